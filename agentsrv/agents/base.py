@@ -1,0 +1,172 @@
+"""What every agent adapter is: bytes in, events and replies out; no I/O, no clock, no tasks.
+
+An adapter instance belongs to one live agent process. `turns` starts the process that `launch` describes,
+writes to its stdin what `prompt`, `interrupt` and `Effect.reply` say, and gives each line of its stdout to
+`receive`. What `receive` says must follow from the lines alone: after a crash the same lines are read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from agentsrv.model import Outcome, Session, TurnId, TurnOptions
+
+RAW_KEPT_BYTES = 64 * 1024
+"""How much of a line that is cut (over the limit) is kept in the log."""
+
+PASSED_ON = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR",
+    "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
+    "VIRTUAL_ENV",
+)  # fmt: skip
+"""The allow-list of variables that every agent gets, besides LC_*. Nothing else of the server's environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start the process. `files` (name: content) go into its runner's directory first, mode 0600."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a line means besides being an event of the log. Most lines have no effect at all.
+
+    event: what the log keeps instead of the line; None keeps nothing.
+    reply: to be written to the agent's stdin.
+    begins: the agent works now; outside a turn, it woke up by itself.
+    outcome: how the turn ended, as far as the agent said.
+    is_over: the agent has finished with the turn and waits for the next prompt.
+    gave_up: the turn should be stopped with this outcome, the agent would go on for long without use.
+    internal_session_id: the agent's conversation has this name from now on.
+    """
+
+    event: bytes | None
+    reply: bytes | None = None
+    begins: bool = False
+    outcome: Outcome | None = None
+    is_over: bool = False
+    gave_up: Outcome | None = None
+    internal_session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """What is installed. `credentials` and `options` are names only."""
+
+    name: str
+    available: bool
+    version: str | None = None
+    path: str | None = None
+    problem: str | None = None
+    credentials: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    options: tuple[str, ...] = field(default=())
+
+
+class Adapter(Protocol):
+    """One live agent process, as its bytes tell."""
+
+    name: ClassVar[str]
+
+    @property
+    def has_background_work(self) -> bool:
+        """Something goes on between turns; its end will wake the agent."""
+        ...
+
+    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
+        """`resume`: the agent has a conversation under the session's internal id."""
+        ...
+
+    def begin_turn(self) -> None:
+        """A prompt is about to be written, or the agent woke up."""
+        ...
+
+    def prompt(self, event: bytes) -> bytes:
+        """The stdin lines that carry a user event (see `Agent.user_event`)."""
+        ...
+
+    def interrupt(self, turn_id: TurnId) -> bytes:
+        """The stdin lines that ask the agent to stop what it does and stay."""
+        ...
+
+    def receive(self, line: bytes) -> Effect | None:
+        """Read one line of stdout, without its newline. None: an ordinary event, logged as it is."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What must be known of this process after a server restart, as of the end of a turn; JSON."""
+        ...
+
+    def explain_exit(self, stderr: str) -> tuple[str, str] | None:
+        """A clearer error (message, code) than "the agent exited", from what it wrote on stderr."""
+        ...
+
+
+class Agent(Protocol):
+    """A kind of agent: what is needed before there is a process. Made once, by the composition root."""
+
+    name: str
+
+    def adapter(self, state: Mapping[str, Any] | None = None) -> Adapter: ...
+
+    def check(self, options: TurnOptions) -> None:
+        """Raises InvalidInput (`unsupported_option`) for options that this agent does not have."""
+        ...
+
+    def process_key(self, options: TurnOptions) -> str | None:
+        """Equal for options that one process can serve in turn; None: a process for this turn alone."""
+        ...
+
+    def new_internal_id(self, session_id: str) -> str:
+        """The name under which the agent is to keep a new session's conversation."""
+        ...
+
+    def transcript_of(self, session: Session) -> Path | None:
+        """Where the agent keeps the session's conversation; None when it has none. Reads directories."""
+        ...
+
+    def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
+        """The user message in the agent's own shape: the first event of a turn."""
+        ...
+
+    def is_message(self, event: Mapping[str, Any]) -> bool:
+        """Is this a whole message of the conversation, and not a delta or a notice?"""
+        ...
+
+    def find(self) -> Path | None:
+        """The program, as configured, bundled or on PATH. Reads directories."""
+        ...
+
+    async def describe(self) -> AgentInfo: ...
+
+
+def child_environment(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The allow-listed part of the server's environment, plus `names`."""
+    wanted = {*PASSED_ON, *names}
+    return {
+        key: value for key, value in environment.items() if key in wanted or key.startswith("LC_")
+    }
+
+
+def raw_event(line: bytes, *, total: int | None = None) -> bytes:
+    """A line that is not JSON text, kept as an event. `total`: it was this long, and was cut."""
+    event: dict[str, Any] = {"type": "raw", "data": line.decode("utf-8", "replace")}
+    if total is not None:
+        event |= {"truncated": True, "bytes": total}
+    return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def is_executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)

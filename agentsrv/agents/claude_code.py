@@ -1,0 +1,437 @@
+"""Claude Code in its headless mode: `claude -p` with stream-json on stdin and stdout.
+
+The shapes are those of claude 2.1.330, from live captures (tests/agents/transcripts/claude/). A turn is
+`session_state_changed running`, `init`, messages, `result`, `session_state_changed idle`; the state events need
+CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS. A finished background task wakes an idle agent: a turn without a prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from agentsrv.agents.base import (
+    AgentInfo,
+    Effect,
+    Launch,
+    child_environment,
+    is_executable,
+    raw_event,
+)
+from agentsrv.agents.version import read_version
+from agentsrv.config import Config
+from agentsrv.errors import InvalidInput, Problem
+from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
+
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+MODELS = ("opus", "sonnet", "haiku")
+OPTIONS = (
+    "model", "effort", "system_prompt", "max_turns", "max_budget_usd", "mcp_servers", "output_schema",
+    "partial_messages",
+)  # fmt: skip
+
+CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+PASSED_ON = (
+    *CREDENTIALS, "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL", "ANTHROPIC_CUSTOM_HEADERS",
+    "ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_MAX_RETRIES", "CLAUDE_CODE_MAX_OUTPUT_TOKENS", "API_TIMEOUT_MS",
+    "BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_TIMEOUT_MS", "MAX_THINKING_TOKENS",
+)  # fmt: skip
+
+FIXED_ENVIRONMENT = {
+    # The transcript is on disk before the line that shows it: a killed agent can be resumed.
+    "CLAUDE_CODE_EAGER_FLUSH": "1",
+    "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
+    # Permission bypass is refused to root unless the CLI is told that it runs in a sandbox.
+    "IS_SANDBOX": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
+
+MAX_SCHEMA_BYTES = 64 * 1024
+
+# A wrong key stays wrong; the CLI would try ten times, for minutes. A closed port may open again.
+PATIENCE = {401: 2, 403: 2, None: 6}
+
+ERROR_CODES = {
+    "authentication_failed": "agent_not_authenticated",
+    "rate_limit": "agent_rate_limited",
+    "overloaded": "agent_overloaded",
+    "model_not_found": "model_not_found",
+    "prompt_too_long": "context_too_long",
+    "error_max_turns": "max_turns_reached",
+    "error_max_budget_usd": "max_budget_reached",
+    "connection_failed": "agent_api_unreachable",
+    "server_error": "agent_api_error",
+}
+STATUS_CODES = {401: "authentication_failed", 403: "authentication_failed", 429: "rate_limit", 529: "overloaded"}
+
+
+class _Envelope(msgspec.Struct):
+    """The parts of a line that decide whether it means something to the server. The rest is skipped unread."""
+
+    type: str | None = None
+    subtype: str | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+ORDINARY = frozenset({"assistant", "user", "stream_event"})
+NOTHING = Effect(event=None)
+
+
+class ClaudeAdapter:
+    """One `claude` process."""
+
+    name: ClassVar[str] = "claude-code"
+
+    def __init__(self, agent: ClaudeCode, state: Mapping[str, Any] | None = None) -> None:
+        self._agent = agent
+        self._cost_before = float((state or {}).get("cost_usd", 0.0))
+        self._cost = self._cost_before
+        self._internal_id: str | None = None
+        self._synthetic_error: str | None = None
+        self._background_tasks = 0
+
+    @property
+    def has_background_work(self) -> bool:
+        """Commands that the agent started in the background still run; their end will wake it."""
+        return self._background_tasks > 0
+
+    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
+        self._internal_id = session.internal_session_id
+        files, arguments = _options(options, directory)
+        conversation = f"--resume={self._internal_id}" if resume else f"--session-id={self._internal_id}"
+        return Launch(
+            argv=(str(self._agent.program()), *BASE_ARGUMENTS, conversation, *arguments),
+            env=self._agent.environment(),
+            files=files,
+        )
+
+    def begin_turn(self) -> None:
+        self._cost_before = self._cost
+        self._synthetic_error = None
+
+    def prompt(self, event: bytes) -> bytes:
+        # The user event is exactly what the CLI reads.
+        return event + b"\n"
+
+    def interrupt(self, turn_id: TurnId) -> bytes:
+        return _control(f"interrupt-{turn_id}", {"subtype": "interrupt"})
+
+    def state(self) -> dict[str, Any]:
+        return {"cost_usd": self._cost}
+
+    def receive(self, line: bytes) -> Effect | None:
+        try:
+            envelope = _decode_envelope(line)
+        except (msgspec.DecodeError, RecursionError):
+            return self._receive_odd(line)
+        if envelope.type in ORDINARY:
+            if b'"<synthetic>"' in line:
+                self._note_error(line)
+            return None
+        return self._receive_special(envelope.type, envelope.subtype, line)
+
+    def _receive_odd(self, line: bytes) -> Effect | None:
+        """What the fast decoder refuses: text that is not JSON, but also lone surrogates and odd types."""
+        if not line.strip():
+            return NOTHING
+        message = _load(line)
+        if message is None:
+            return Effect(event=raw_event(line))
+        return self._receive_special(message.get("type"), message.get("subtype"), line)
+
+    def _receive_special(self, type_: Any, subtype: Any, line: bytes) -> Effect | None:
+        match type_, subtype:
+            case "system", "session_state_changed":
+                return self._state_changed(line)
+            case "system", "init":
+                return self._init(line)
+            case "system", "background_tasks_changed":
+                self._background_tasks = len((_load(line) or {}).get("tasks") or [])
+                return None
+            case "system", "api_retry":
+                return self._retry(line)
+            case "result", _:
+                return self._result(line)
+            case "control_response", _:
+                return NOTHING
+            case "control_request", _:
+                return self._asked(line)
+            case _:
+                return None
+
+    def _state_changed(self, line: bytes) -> Effect:
+        state = (_load(line) or {}).get("state")
+        return Effect(event=line, begins=state == "running", is_over=state == "idle")
+
+    def _init(self, line: bytes) -> Effect:
+        internal_id = (_load(line) or {}).get("session_id")
+        if not isinstance(internal_id, str) or internal_id == self._internal_id:
+            internal_id = None
+        else:
+            self._internal_id = internal_id
+        return Effect(event=line, begins=True, internal_session_id=internal_id)
+
+    def _note_error(self, line: bytes) -> None:
+        """The CLI writes its own errors as an assistant message; the result line does not repeat their kind."""
+        message = _load(line) or {}
+        if isinstance(error := message.get("error"), str):
+            self._synthetic_error = error
+
+    def _retry(self, line: bytes) -> Effect | None:
+        message = _load(line) or {}
+        status = message.get("error_status")
+        attempt = message.get("attempt")
+        limit = PATIENCE.get(status if isinstance(status, int) else None) if status in PATIENCE else None
+        if limit is None or not isinstance(attempt, int) or attempt < limit:
+            return None
+        reason = message.get("error")
+        if status is None:
+            error, code = "the model API cannot be reached", "agent_api_unreachable"
+        else:
+            error = f"the model API refused the credentials (HTTP {status}, {reason})"
+            code = "agent_not_authenticated"
+        return Effect(event=line, gave_up=Outcome(TurnStatus.FAILED, error, code))
+
+    def _result(self, line: bytes) -> Effect:
+        message = _load(line) or {}
+        cost = message.get("total_cost_usd")
+        if isinstance(cost, int | float):
+            self._cost = float(cost)
+        usage = message.get("usage")
+        error, code = self._error(message)
+        outcome = Outcome(
+            TurnStatus.COMPLETED if error is None else TurnStatus.FAILED,
+            error,
+            code,
+            stop_reason=message.get("stop_reason") if error is None else message.get("terminal_reason"),
+            usage=usage if isinstance(usage, dict) else None,
+            cost_usd=round(max(self._cost - self._cost_before, 0.0), 9),
+            structured_output=message.get("structured_output"),
+        )
+        return Effect(event=line, outcome=outcome)
+
+    def _error(self, result: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """(message, code) of a `result` line; (None, None) when it is a success.
+
+        API errors come with subtype "success" and is_error true; limits come with their own subtype.
+        """
+        subtype = result.get("subtype")
+        if subtype == "success" and not result.get("is_error"):
+            return None, None
+        errors = result.get("errors")
+        texts = [text for text in errors if isinstance(text, str)] if isinstance(errors, list) else []
+        if texts and texts[0].startswith("[ede_diagnostic]"):
+            return "the agent was interrupted", "agent_interrupted"
+        message = result.get("result") or "; ".join(texts) or f"the agent ended with {subtype}"
+        kinds = (
+            subtype,
+            result.get("terminal_reason"),
+            STATUS_CODES.get(result.get("api_error_status") or 0),
+            result.get("api_error"),
+            self._synthetic_error,
+        )
+        code = next((ERROR_CODES[kind] for kind in kinds if kind in ERROR_CODES), "agent_error")
+        return str(message), code
+
+    def _asked(self, line: bytes) -> Effect:
+        """A control request of the CLI. Nobody asked for any, so the answer is an error: it never waits in vain."""
+        message = _load(line) or {}
+        reply = {
+            "type": "control_response",
+            "response": {
+                "subtype": "error",
+                "request_id": message.get("request_id"),
+                "error": "not supported by this client",
+            },
+        }
+        return Effect(event=line, reply=_dump(reply) + b"\n")
+
+    def explain_exit(self, stderr: str) -> tuple[str, str] | None:
+        if "Not logged in" in stderr:
+            return "the agent is not logged in; set ANTHROPIC_API_KEY", "agent_not_authenticated"
+        lines = [text for text in stderr.splitlines() if text.lower().startswith("error")]
+        return (lines[-1][:500], "agent_error") if lines else None
+
+
+class ClaudeCode:
+    """What is known of Claude Code without a process."""
+
+    name = "claude-code"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def adapter(self, state: Mapping[str, Any] | None = None) -> ClaudeAdapter:
+        return ClaudeAdapter(self, state)
+
+    def check(self, options: TurnOptions) -> None:
+        if options.permission_mode is not PermissionMode.BYPASS:
+            raise _unsupported("permission_mode", "only `bypass` is supported so far")
+        if options.effort is not None and options.effort not in EFFORTS:
+            raise _unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+        if options.output_schema is not None and len(_dump(options.output_schema)) > MAX_SCHEMA_BYTES:
+            raise _unsupported("output_schema", f"must not be larger than {MAX_SCHEMA_BYTES} bytes of JSON")
+
+    def process_key(self, options: TurnOptions) -> str | None:
+        if options.max_budget_usd is not None:
+            # The CLI's budget is for all that a process does, not for a turn.
+            return None
+        files, arguments = _options(options, Path())
+        return hashlib.sha256(repr((arguments, files)).encode()).hexdigest()
+
+    def new_internal_id(self, session_id: str) -> str:
+        try:
+            return str(uuid.UUID(session_id))
+        except ValueError:
+            return str(uuid.uuid4())
+
+    def transcript_of(self, session: Session) -> Path | None:
+        if session.internal_session_id is None:
+            return None
+        name = f"{session.internal_session_id}.jsonl"
+        projects = self._config_directory() / "projects"
+        usual = projects / re.sub(r"[^A-Za-z0-9]", "-", session.cwd) / name
+        if usual.is_file():
+            return usual
+        return next(projects.glob(f"*/{name}"), None)
+
+    def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
+        return _dump(
+            {
+                "type": "user",
+                "message": {"role": "user", "content": [{"type": "text", "text": prompt}]},
+                "uuid": turn_id,
+                "session_id": session.internal_session_id,
+                "parent_tool_use_id": None,
+            }
+        )
+
+    def is_message(self, event: Mapping[str, Any]) -> bool:
+        return event.get("type") in {"user", "assistant", "result"}
+
+    def find(self) -> Path | None:
+        if self._config.claude_path is not None:
+            return self._config.claude_path if is_executable(self._config.claude_path) else None
+        if (bundled := _bundled()) is not None:
+            return bundled
+        on_path = shutil.which("claude", path=self._config.environment.get("PATH"))
+        return Path(on_path) if on_path else None
+
+    def program(self) -> Path:
+        """The program to start, found or not: starting a missing one gives the clearer error."""
+        return self.find() or self._config.claude_path or Path("claude")
+
+    def environment(self) -> dict[str, str]:
+        names = {*PASSED_ON, *self._config.agent_env}
+        if self._config.use_claude_credentials:
+            # With an API key in its environment the CLI does not look at the stored login.
+            names -= {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}
+        return child_environment(self._config.environment, names) | FIXED_ENVIRONMENT
+
+    async def describe(self) -> AgentInfo:
+        program = self.find()
+        if program is None:
+            problem = "claude was not found; install the `agents` extra or set CLAUDE_PATH"
+            return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
+        version, trouble = await read_version(program, self.environment())
+        return AgentInfo(
+            self.name,
+            available=version is not None,
+            version=version,
+            path=str(program),
+            problem=trouble,
+            credentials=self.credentials(),
+            models=MODELS,
+            options=OPTIONS,
+        )
+
+    def credentials(self) -> tuple[str, ...]:
+        """Names of the credentials that an agent would find."""
+        environment = self.environment()
+        found = [name for name in CREDENTIALS if environment.get(name)]
+        if (self._config_directory() / ".credentials.json").is_file():
+            found.append(".credentials.json")
+        return tuple(found)
+
+    def _config_directory(self) -> Path:
+        environment = self._config.environment
+        if directory := environment.get("CLAUDE_CONFIG_DIR"):
+            return Path(directory)
+        return Path(environment.get("HOME") or Path.home()) / ".claude"
+
+
+BASE_ARGUMENTS = (
+    "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
+    "--permission-mode", "bypassPermissions",
+)  # fmt: skip
+
+
+def _options(options: TurnOptions, directory: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Files to write into `directory`, and arguments. Texts of users go by file: `ps` shows arguments."""
+    files: dict[str, bytes] = {}
+    arguments: list[str] = []
+    if options.partial_messages:
+        arguments.append("--include-partial-messages")
+    if options.model is not None:
+        arguments.append(f"--model={options.model}")
+    if options.effort is not None:
+        arguments.append(f"--effort={options.effort}")
+    if options.system_prompt is not None:
+        files["system-prompt.txt"] = options.system_prompt.encode()
+        arguments += ["--append-system-prompt-file", str(directory / "system-prompt.txt")]
+    if options.max_turns is not None:
+        arguments.append(f"--max-turns={options.max_turns}")
+    if options.max_budget_usd is not None:
+        arguments.append(f"--max-budget-usd={options.max_budget_usd}")
+    if options.mcp_servers is not None:
+        files["mcp.json"] = _dump({"mcpServers": options.mcp_servers})
+        arguments += ["--mcp-config", str(directory / "mcp.json")]
+    if options.output_schema is not None:
+        arguments.append(f"--json-schema={_dump(options.output_schema).decode()}")
+    return files, arguments
+
+
+def _bundled() -> Path | None:
+    """The program inside the claude-agent-sdk wheel; the package itself is not imported."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if is_executable(program := Path(place) / "_bundled" / "claude"):
+            return program
+    return None
+
+
+def _control(request_id: str, request: dict[str, Any]) -> bytes:
+    return _dump({"type": "control_request", "request_id": request_id, "request": request}) + b"\n"
+
+
+def _load(line: bytes) -> dict[str, Any] | None:
+    """A line as an object; None when it is anything else."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _unsupported(field: str, message: str) -> InvalidInput:
+    return InvalidInput(
+        f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)]
+    )

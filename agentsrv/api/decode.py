@@ -1,0 +1,239 @@
+"""From a request to values that the layers below can trust. Everything from outside passes here once.
+
+Text that SQLite, the file system or `exec` would choke on (NUL, lone surrogates) is refused at this door, and
+all fields that are wrong are reported together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from agentsrv.api.keys import CONFIG
+from agentsrv.errors import InvalidInput, NotFound, Problem, TooSlow, UnsupportedMediaType
+from agentsrv.model import SESSION_ID, SessionId, TurnId
+
+T = TypeVar("T", bound=msgspec.Struct)
+V = TypeVar("V")
+
+MAX_DEPTH = 64
+"""How deep a body may nest. Nothing that we accept needs more, and what comes after us recurses."""
+
+RESERVED_IDS = frozenset({"filesystem"})
+"""`/sessions/filesystem/...` are routes of earlier clients."""
+
+TURN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body as a `kind`.
+
+    Raises UnsupportedMediaType, TooSlow, HTTPRequestEntityTooLarge, InvalidInput (`invalid_json`,
+    `invalid_body`, or `invalid_input` with every field that is wrong).
+    """
+    document = parse_json(await _read(request))
+    if not isinstance(document, dict):
+        raise InvalidInput("the body must be a JSON object", code="invalid_body")
+    return convert(document, kind, _convert_strictly)
+
+
+async def read_optional_body(request: web.Request, kind: type[T]) -> T:
+    """Like `read_body`; no body at all counts as `{}`."""
+    return await read_body(request, kind) if request.body_exists else kind()
+
+
+def read_query(request: web.Request, kind: type[T]) -> T:
+    """The query parameters as a `kind`; each may come once. Unknown ones are ignored."""
+    query = request.query
+    repeated = sorted({name for name in query if len(query.getall(name)) > 1})
+    if repeated:
+        _refuse([Problem(name, "may be given only once") for name in repeated])
+    return convert(dict(query), kind, _convert_text)
+
+
+def session_id_of(request: web.Request) -> SessionId:
+    """The session in the path. What cannot be an id names nothing."""
+    text = request.match_info["session_id"]
+    if not SESSION_ID.match(text):
+        raise NotFound("no such session: the id in the path is not one", code="session_not_found")
+    return SessionId(text)
+
+
+def turn_id_of(request: web.Request) -> TurnId:
+    text = request.match_info["task_id"]
+    if not TURN_ID.fullmatch(text):
+        raise NotFound("no such job: the id in the path is not one", code="job_not_found")
+    return TurnId(text)
+
+
+def given(value: V | msgspec.UnsetType) -> V | None:
+    return None if isinstance(value, msgspec.UnsetType) else value
+
+
+def chosen_model(value: str | msgspec.UnsetType) -> str | None:
+    """The model that was asked for; an agent's name in its place means the agent's own default."""
+    return None if value in ("claude-code", "codex") else given(value)
+
+
+def require_usable_id(field: str, session_id: str | None) -> None:
+    if session_id in RESERVED_IDS:
+        raise invalid_field(field, "is the name of a route; choose another id")
+
+
+def require_native(format: str) -> None:
+    if format != "native":
+        raise unsupported("format", "only native is available yet")
+
+
+def invalid_field(field: str, message: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {message}", problems=[Problem(field, message)])
+
+
+def unsupported(field: str, message: str) -> InvalidInput:
+    """For an option that this server knows of and cannot do."""
+    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])
+
+
+async def _read(request: web.Request) -> bytes:
+    if request.body_exists and (
+        request.content_type != "application/json"
+        or (request.charset or "utf-8").lower() not in ("utf-8", "utf8")
+    ):
+        raise UnsupportedMediaType("send the body as application/json, in UTF-8")
+    timeout_s = request.app[CONFIG].body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _invite_body(request)
+            return await request.read()
+    except TimeoutError as exc:
+        raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send it faster or smaller") from exc
+
+
+async def continue_later(request: web.Request) -> None:
+    """For aiohttp's `expect_handler`: who asks before sending a body is answered when we want to read it."""
+
+
+async def _invite_body(request: web.Request) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The writer counts what it sent to know whether a response has begun; this was none.
+        request.writer.output_size = 0
+
+
+def parse_json(body: bytes) -> Any:
+    """The document: no NaN, no number that does not fit, no NUL, no lone surrogate, no depth bomb."""
+    try:
+        document = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    # RecursionError: brackets by the thousand. ValueError is also what bytes that are not UTF-8 and a number
+    # of 5,000 digits give.
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInput("the body is not valid JSON", code="invalid_json") from exc
+    if bad := list(_bad_values(document)):
+        _refuse(bad)
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("number out of range")
+    return number
+
+
+def _bad_values(document: Any) -> Iterator[Problem]:
+    """Text that cannot be stored and what is nested too deep. A loop: recursion is what depth bombs want."""
+    pending: list[tuple[Any, tuple[str, ...]]] = [(document, ())]
+    while pending:
+        value, path = pending.pop()
+        if isinstance(value, str):
+            if reason := text_problem(value):
+                yield Problem(".".join(path), reason)
+        elif isinstance(value, dict | list):
+            if len(path) >= MAX_DEPTH:
+                yield Problem(path[0], f"is nested deeper than {MAX_DEPTH}")
+                return
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in items:
+                name = str(key)
+                if text_problem(name):
+                    yield Problem(".".join(path), "has a field name with characters that cannot be stored")
+                elif isinstance(item, str | dict | list):
+                    pending.append((item, (*path, name)))
+
+
+def text_problem(text: str) -> str | None:
+    """Why `text` cannot be stored or passed on, if so."""
+    if "\0" in text:
+        return "must not contain NUL"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "must not contain lone surrogates"
+    return None
+
+
+Convert = Callable[[Any, Any], Any]
+
+
+def convert(values: Mapping[str, Any], kind: type[T], convert_field: Convert) -> T:
+    """A `kind` from `values`, field by field. Raises InvalidInput with all that are wrong."""
+    fields: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        if name in values:
+            try:
+                fields[field.name] = convert_field(values[name], field.type)
+            except msgspec.ValidationError as exc:
+                problems.append(_problem(name, str(exc)))
+        elif field.required:
+            problems.append(Problem(name, "is required"))
+    if problems:
+        _refuse(problems)
+    return kind(**fields)
+
+
+def _convert_strictly(value: Any, kind: Any) -> Any:
+    return msgspec.convert(value, kind)
+
+
+def _convert_text(text: str, kind: Any) -> Any:
+    """`true`, `false` and whole numbers may be meant as such; text may be meant as text."""
+    if reason := text_problem(text):
+        raise msgspec.ValidationError(reason)
+    try:
+        return msgspec.convert(text, kind)
+    except msgspec.ValidationError:
+        return msgspec.convert(_literal(text), kind)
+
+
+def _literal(text: str) -> bool | int | str:
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text
+
+
+def _problem(name: str, message: str) -> Problem:
+    """msgspec's ``Expected `str`, got `int` - at `$[0].data` ``: its path goes on from ours."""
+    reason, _, inner = message.partition(" - at `$")
+    steps = re.findall(r"[^.\[\]`]+", inner)
+    return Problem(".".join([name, *steps]), reason)
+
+
+def _refuse(problems: list[Problem]) -> NoReturn:
+    summary = "; ".join(
+        f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems[:5]
+    )
+    raise InvalidInput(summary, problems=problems[:100])

@@ -1,0 +1,100 @@
+"""From values to answers: the only place that knows how times, sessions, jobs and errors look on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from agentsrv.agents.base import AgentInfo
+from agentsrv.api.schemas import AgentView, JobView, SessionView
+from agentsrv.errors import AgentsrvError
+from agentsrv.model import Millis, Outcome, Seq, Session, Turn
+
+T = TypeVar("T")
+
+
+def json_response(
+    answer: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(answer),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+def timestamp(at: Millis | None = None) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`; None: now."""
+    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def session_view(session: Session) -> SessionView:
+    return SessionView(
+        id=session.id,
+        name=session.name,
+        agent=session.agent,
+        cwd=session.cwd,
+        model=session.model,
+        internal_session_id=session.internal_session_id,
+        created_at=timestamp(session.created_at),
+        updated_at=timestamp(session.updated_at),
+        is_streaming=session.active_turn_id is not None,
+        active_task_id=session.active_turn_id,
+    )
+
+
+def job_view(turn: Turn, last_seq: Seq) -> JobView:
+    outcome = turn.outcome or Outcome(turn.status)
+    return JobView(
+        task_id=turn.id,
+        session_id=turn.session_id,
+        status=turn.status,
+        created_at=timestamp(turn.created_at),
+        started_at=UNSET if turn.started_at is None else timestamp(turn.started_at),
+        finished_at=UNSET if turn.finished_at is None else timestamp(turn.finished_at),
+        error=_some(outcome.error),
+        first_event_id=turn.first_seq,
+        last_event_id=last_seq,
+        stop_reason=_some(outcome.stop_reason),
+        usage=_some(outcome.usage),
+        cost_usd=_some(outcome.cost_usd),
+        structured_output=_some(outcome.structured_output),
+    )
+
+
+def agent_view(info: AgentInfo) -> AgentView:
+    return AgentView(
+        name=info.name,
+        version=info.version,
+        path=info.path,
+        available=info.available,
+        problem=info.problem,
+        credentials=list(info.credentials),
+        models=list(info.models),
+        options=list(info.options),
+    )
+
+
+def error_body(error: AgentsrvError) -> dict[str, object]:
+    """`details` names each field that is wrong; `extra` adds what the error is about, such as `taskId`."""
+    body: dict[str, object] = {
+        "error": error.message,
+        "code": error.code,
+        "timestamp": timestamp(),
+        **error.extra,
+    }
+    if error.problems:
+        body["details"] = [{"path": problem.path, "message": problem.message} for problem in error.problems]
+    return body
+
+
+def _some(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value

@@ -1,0 +1,27 @@
+"""Where handlers find the services: `request.app[TURNS]` is a TurnService, for readers and for mypy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from agentsrv.config import Config
+
+if TYPE_CHECKING:
+    from agentsrv.agents import AgentRegistry
+    from agentsrv.api.openapi import Operation
+    from agentsrv.store.health import HealthCheck
+    from agentsrv.turns.service import TurnService
+    from agentsrv.turns.sessions import SessionService
+
+CONFIG = web.AppKey("config", Config)
+TURNS: web.AppKey[TurnService] = web.AppKey("turns")
+SESSIONS: web.AppKey[SessionService] = web.AppKey("sessions")
+AGENTS: web.AppKey[AgentRegistry] = web.AppKey("agents")
+HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
+OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")
+"""The table of routes.py: what the middlewares and the OpenAPI document know about every route."""
+PUBLIC: web.AppKey[frozenset[Handler]] = web.AppKey("public")
+"""The handlers that need no key."""

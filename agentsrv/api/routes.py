@@ -1,0 +1,59 @@
+"""Every URL. The router, the OpenAPI document and the check for a key are made from this one table."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from agentsrv.api import agents, env, generate, health, jobs, openapi, sessions
+from agentsrv.api import schemas as s
+from agentsrv.api.decode import continue_later
+from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC
+from agentsrv.api.middleware import add_headers
+from agentsrv.api.openapi import EVENT_STREAM, HTML, JSON, NO_BODY, Operation
+
+# fmt: off
+ROUTES = (
+    Operation("GET", "/", health.welcome, {200: s.Welcome}, is_public=True),
+    Operation("GET", "/health", health.health, {200: s.HealthView, 503: s.HealthView}, is_public=True),
+    Operation("GET", "/health/ready", health.ready, {200: s.Ready}, (503,)),
+    Operation("GET", "/openapi.json", openapi.openapi, {200: JSON}, is_public=True),
+    Operation("GET", "/docs", openapi.docs, {200: HTML}, is_public=True),
+
+    Operation("GET", "/sessions", sessions.list_sessions, {200: s.SessionList}, query=s.ListSessions),
+    Operation("POST", "/sessions", sessions.create_session, {201: s.SessionView}, (409, 507),
+              body=s.CreateSession),
+    Operation("GET", "/sessions/{session_id}", sessions.get_session, {200: s.SessionView}, (404,)),
+    Operation("PUT", "/sessions/{session_id}", sessions.update_session, {200: s.SessionView}, (404, 507),
+              body=s.UpdateSession),
+    Operation("DELETE", "/sessions/{session_id}", sessions.delete_session, {200: s.SessionDeleted},
+              (404, 409, 507), query=s.DeleteSession),
+    Operation("GET", "/sessions/{session_id}/messages", sessions.list_messages, {200: s.MessageList}, (404,),
+              query=s.ListMessages),
+    Operation("GET", "/sessions/{session_id}/events", sessions.follow_session, {200: EVENT_STREAM},
+              (404, 410), query=s.Follow),
+
+    Operation("POST", "/generate/v2", generate.generate, {200: EVENT_STREAM, 202: s.JobAccepted},
+              (409, 429, 503, 507), body=s.Generate),
+    Operation("GET", "/generate/v2/jobs", jobs.list_jobs, {200: s.JobList}, query=s.ListJobs),
+    Operation("GET", "/generate/v2/jobs/{task_id}", jobs.get_job, {200: s.JobView}, (404,), query=s.GetJob),
+    Operation("GET", "/generate/v2/jobs/{task_id}/stream", jobs.follow_job, {200: EVENT_STREAM, 204: NO_BODY},
+              (404, 410), query=s.Follow),
+    Operation("DELETE", "/generate/{session_id}/stop", generate.stop, {200: s.Stopped}, (404, 503),
+              body=s.Stop, is_body_required=False),
+
+    Operation("GET", "/agents", agents.list_agents, {200: s.AgentList}),
+    Operation("GET", "/env/{names:.*}", env.check_environment, {200: JSON}, (400,)),
+)
+# fmt: on
+
+
+def setup(app: web.Application) -> None:
+    """Add the routes, and the headers that every answer has, to an application that holds CONFIG."""
+    app[OPERATIONS] = ROUTES
+    app[PUBLIC] = frozenset(op.handler for op in ROUTES if op.is_public)
+    for op in ROUTES:
+        for method in ("GET", "HEAD") if op.method == "GET" else (op.method,):
+            app.router.add_route(method, op.path, op.handler, name=op.name, expect_handler=continue_later)
+    # Load balancers like to add the slash.
+    app.router.add_get("/health/", health.health)
+    app.on_response_prepare.append(add_headers(app[CONFIG]))

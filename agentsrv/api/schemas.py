@@ -1,0 +1,240 @@
+"""What bodies, queries and answers look like. The OpenAPI document is made from these classes.
+
+A field with `UNSET` may be left out; null is not a way to leave it out. Unknown fields are ignored, so that a
+client of an earlier or later version keeps working.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from agentsrv.model import MODEL_PATTERN, SESSION_ID_PATTERN, PermissionMode, TurnStatus
+
+MESSAGE_ID_PATTERN = r"^[!-~]{1,200}\Z"
+
+SessionIdText = Annotated[str, Meta(pattern=SESSION_ID_PATTERN)]
+ModelText = Annotated[str, Meta(pattern=MODEL_PATTERN)]
+NameText = Annotated[str, Meta(min_length=1, max_length=200)]
+PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+CursorText = Annotated[str, Meta(min_length=1, max_length=500)]
+MessageIdText = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]
+SeqText = Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]
+AgentText = Literal["claude-code", "codex"]
+Format = Literal["native", "acp"]
+
+
+# Bodies
+
+
+class CreateSession(Struct, kw_only=True, rename="camel"):
+    session_id: SessionIdText | UnsetType = UNSET
+    agent: AgentText = "claude-code"
+    cwd: PathText | UnsetType = UNSET
+    model: ModelText | UnsetType = UNSET
+    name: NameText | UnsetType = UNSET
+
+
+class UpdateSession(Struct, kw_only=True):
+    name: NameText | UnsetType = UNSET
+    model: ModelText | UnsetType = UNSET
+
+
+class Generate(Struct, kw_only=True):
+    session_id: SessionIdText
+    # More than white space somewhere in it; at most 8 MiB, which is checked in bytes.
+    prompt: Annotated[str, Meta(pattern=r"\S")]
+    agent: AgentText | UnsetType = UNSET
+    cwd: PathText | UnsetType = UNSET
+    model: ModelText | UnsetType = UNSET
+    background: bool = False
+    use_worktree: bool = False
+    images: Annotated[list[Any], Meta(max_length=20)] | UnsetType = UNSET
+    message_id: MessageIdText | UnsetType = UNSET
+    permission_mode: PermissionMode | UnsetType = UNSET
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | UnsetType = UNSET
+    system_prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] | UnsetType = UNSET
+    max_turns: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    max_budget_usd: Annotated[float, Meta(gt=0, le=1_000_000)] | UnsetType = UNSET
+    mcp_servers: dict[str, dict[str, Any]] | UnsetType = UNSET
+    output_schema: dict[str, Any] | UnsetType = UNSET
+    partial_messages: bool = False
+    format: Format = "native"
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class Stop(Struct, kw_only=True):
+    session_id: str | UnsetType = UNSET
+
+
+# Queries: every value is text in the URL
+
+
+class ListSessions(Struct, kw_only=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+    cursor: CursorText | UnsetType = UNSET
+    agent: AgentText | UnsetType = UNSET
+
+
+class DeleteSession(Struct, kw_only=True):
+    force: bool = False
+    worktree: Literal["remove"] | UnsetType = UNSET
+
+
+class ListMessages(Struct, kw_only=True):
+    format: Format = "native"
+    limit: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    after: Annotated[int, Meta(ge=0)] = 0
+
+
+class Follow(Struct, kw_only=True):
+    format: Format = "native"
+    after: SeqText = ""
+
+
+class GetJob(Struct, kw_only=True):
+    wait: Annotated[int, Meta(ge=0, le=300)] = 0
+
+
+class ListJobs(Struct, kw_only=True):
+    session_id: SessionIdText | UnsetType = UNSET
+    status: TurnStatus | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: CursorText | UnsetType = UNSET
+
+
+# Answers
+
+
+class SessionView(Struct, kw_only=True, rename="camel"):
+    id: str
+    name: str | None
+    agent: str
+    cwd: str
+    model: str | None
+    internal_session_id: str | None
+    created_at: str
+    updated_at: str
+    is_streaming: bool
+    active_task_id: str | None
+    worktree: str | None = None
+
+
+class SessionList(Struct, kw_only=True, rename="camel"):
+    sessions: list[SessionView]
+    count: int
+    next_cursor: str | None
+    timestamp: str
+
+
+class SessionDeleted(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    timestamp: str
+    deleted: bool = True
+
+
+class MessageList(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    messages: list[Any]
+    count: int
+    timestamp: str
+
+
+class JobAccepted(Struct, kw_only=True, rename="camel"):
+    task_id: str
+    session_id: str
+    status: str = "queued"
+
+
+class JobView(Struct, kw_only=True, rename="camel"):
+    task_id: str
+    session_id: str
+    status: TurnStatus
+    created_at: str
+    started_at: str | UnsetType
+    finished_at: str | UnsetType
+    error: str | UnsetType
+    first_event_id: int
+    last_event_id: int
+    stop_reason: str | UnsetType
+    usage: dict[str, Any] | UnsetType
+    cost_usd: float | UnsetType
+    structured_output: Any
+
+
+class JobList(Struct, kw_only=True, rename="camel"):
+    jobs: list[JobView]
+    count: int
+    next_cursor: str | None
+    timestamp: str
+
+
+class Stopped(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    task_id: str
+    timestamp: str
+    stopped: bool = True
+
+
+class AgentView(Struct, kw_only=True):
+    """What is installed, or in `problem` why it cannot be used. `credentials` are names."""
+
+    name: str
+    version: str | None
+    path: str | None
+    available: bool
+    problem: str | None
+    credentials: list[str]
+    models: list[str]
+    options: list[str]
+
+
+class AgentList(Struct, kw_only=True):
+    agents: list[AgentView]
+    count: int
+    timestamp: str
+
+
+class DatabaseHealth(Struct, kw_only=True):
+    connected: bool
+
+
+class RedisHealth(Struct, kw_only=True):
+    configured: bool
+    connected: bool
+
+
+class HealthView(Struct, kw_only=True):
+    status: Literal["healthy", "degraded"]
+    timestamp: str
+    version: str
+    database: DatabaseHealth
+    redis: RedisHealth
+    error: str | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+
+
+class Ready(Struct, kw_only=True):
+    timestamp: str
+    status: str = "ready"
+
+
+class Welcome(Struct, kw_only=True):
+    message: str
+    version: str
+    timestamp: str
+
+
+class FieldProblem(Struct, kw_only=True):
+    path: str
+    message: str
+
+
+class ErrorBody(Struct, kw_only=True):
+    """Every answer that is not 2xx. Some have one more field, such as the `taskId` of a busy session."""
+
+    error: str
+    code: str
+    timestamp: str
+    details: list[FieldProblem] | UnsetType = UNSET

@@ -1,0 +1,114 @@
+"""Sessions: durable conversations with one agent in one working directory."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from agentsrv.api.decode import (
+    chosen_model,
+    given,
+    read_body,
+    read_query,
+    require_native,
+    require_usable_id,
+    session_id_of,
+    unsupported,
+)
+from agentsrv.api.encode import json_response, session_view, timestamp
+from agentsrv.api.keys import SESSIONS, TURNS
+from agentsrv.api.schemas import (
+    CreateSession,
+    DeleteSession,
+    Follow,
+    ListMessages,
+    ListSessions,
+    MessageList,
+    SessionDeleted,
+    SessionList,
+    UpdateSession,
+)
+from agentsrv.api.sse import require_reached, resume_point, stream
+from agentsrv.model import SessionId
+
+
+async def list_sessions(request: web.Request) -> web.Response:
+    """All sessions, newest first."""
+    query = read_query(request, ListSessions)
+    sessions, cursor = await request.app[SESSIONS].list_sessions(
+        limit=query.limit, cursor=given(query.cursor), agent=given(query.agent)
+    )
+    views = [session_view(session) for session in sessions]
+    return json_response(
+        SessionList(sessions=views, count=len(views), next_cursor=cursor, timestamp=timestamp())
+    )
+
+
+async def create_session(request: web.Request) -> web.Response:
+    """Make a session; the server chooses an id when none is given."""
+    body = await read_body(request, CreateSession)
+    session_id = given(body.session_id)
+    require_usable_id("sessionId", session_id)
+    session = await request.app[SESSIONS].create(
+        session_id=session_id and SessionId(session_id),
+        agent=body.agent,
+        cwd=given(body.cwd),
+        model=chosen_model(body.model),
+        name=given(body.name),
+    )
+    location = str(request.app.router["get_session"].url_for(session_id=session.id))
+    return json_response(session_view(session), status=201, headers={"Location": location})
+
+
+async def get_session(request: web.Request) -> web.Response:
+    """One session."""
+    return json_response(session_view(await request.app[SESSIONS].get(session_id_of(request))))
+
+
+async def update_session(request: web.Request) -> web.Response:
+    """Change a session's name or the model that it uses from its next turn on."""
+    session_id = session_id_of(request)
+    body = await read_body(request, UpdateSession)
+    changes: dict[str, str | None] = {}
+    if not isinstance(body.name, msgspec.UnsetType):
+        changes["name"] = body.name
+    if not isinstance(body.model, msgspec.UnsetType):
+        changes["model"] = chosen_model(body.model)
+    return json_response(session_view(await request.app[SESSIONS].update(session_id, **changes)))
+
+
+async def delete_session(request: web.Request) -> web.Response:
+    """Delete a session with its jobs and events; 409 while a turn runs.
+
+    `force=true` stops the turn first.
+    """
+    query = read_query(request, DeleteSession)
+    if query.worktree:
+        raise unsupported("worktree", "worktrees are not available yet")
+    session_id = session_id_of(request)
+    await request.app[SESSIONS].delete(session_id, force=query.force)
+    return json_response(SessionDeleted(session_id=session_id, timestamp=timestamp()))
+
+
+async def list_messages(request: web.Request) -> web.Response:
+    """The whole messages of a session, oldest first, without token deltas."""
+    query = read_query(request, ListMessages)
+    require_native(query.format)
+    session_id = session_id_of(request)
+    found = await request.app[SESSIONS].messages(session_id, limit=given(query.limit), after=query.after)
+    messages = [msgspec.Raw(data) for _, data in found]
+    return json_response(
+        MessageList(session_id=session_id, messages=messages, count=len(messages), timestamp=timestamp())
+    )
+
+
+async def follow_session(request: web.Request) -> web.StreamResponse:
+    """The events of all turns of a session, past and to come, as an event stream that stays open."""
+    query = read_query(request, Follow)
+    require_native(query.format)
+    after = resume_point(request, query)
+    session_id = session_id_of(request)
+    await request.app[SESSIONS].get(session_id)
+    require_reached(after, await request.app[SESSIONS].last_seq(session_id))
+    chunks = request.app[TURNS].follow_session(session_id, after)
+    return await stream(request, chunks, headers={"X-Session-Id": session_id})

@@ -1,0 +1,212 @@
+"""Sends an async iterator of chunks as Server-Sent Events, to clients that read fast, slowly, or no longer.
+
+A follower costs its handler and one timer. Bytes are formatted once for all followers of a chunk; here they
+are only written, at most 64 KiB at a time, and the kernel's buffer for the connection is bounded too: a
+client that does not read holds back its own iterator and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+
+import msgspec
+from aiohttp import HttpVersion11, web
+from aiohttp_sse import EventSourceResponse
+
+from agentsrv.api.decode import invalid_field
+from agentsrv.api.keys import CONFIG
+from agentsrv.api.middleware import is_gone
+from agentsrv.api.schemas import Follow
+from agentsrv.errors import AgentsrvError
+from agentsrv.model import Chunk, Seq
+from agentsrv.projections import native
+
+logger = logging.getLogger(__name__)
+
+SLICE_BYTES = 64 * 1024
+
+SEND_BUFFER_BYTES = 128 * 1024
+"""What the kernel may hold for one follower (it doubles this for its own bookkeeping).
+
+Left alone, Linux takes up to 4 MiB for a client that does not read.
+"""
+
+RETRY = b"retry: 1000\n\n"
+KEEPALIVE = b": keepalive\n\n"
+
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+TELL_TIMEOUT_S = 5.0
+
+URGENT_STEP_S = 1.0
+"""How soon a lost client is noticed where that ends its job; elsewhere it only saves memory."""
+
+
+def resume_point(request: web.Request, query: Follow) -> Seq:
+    """After which event the client wants to go on; 0: from the start.
+
+    `Last-Event-ID` wins over `?after=`: a browser that reconnects repeats the URL it began with.
+    """
+    given = request.headers.getall("Last-Event-ID", [query.after])
+    if len(given) > 1 or not re.fullmatch("[0-9]{0,18}", given[0]):
+        raise invalid_field("Last-Event-ID", "must be the id of one event, a whole number")
+    return int(given[0] or 0)
+
+
+def require_reached(after: Seq, last_seq: Seq) -> None:
+    """Refuse an id that the log has not reached: the client has mixed up streams, and would wait for ever."""
+    if after > last_seq:
+        raise invalid_field("Last-Event-ID", f"{after} lies ahead of the newest event, {last_seq}")
+
+
+async def stream(
+    request: web.Request,
+    chunks: AsyncGenerator[Chunk, None],
+    *,
+    headers: Mapping[str, str] | None = None,
+    on_lost: Callable[[], Awaitable[None]] | None = None,
+) -> web.StreamResponse:
+    """Answer with the events of `chunks`, to their end.
+
+    A client that goes away, or takes nothing for the stall time-out, ends the answer and nothing else, unless
+    `on_lost` is given: that is called then. A failure after the first byte can no longer become a status; it
+    is told as an `error` event without an id, so that the client resumes after what it has. HEAD gets the
+    headers alone.
+    """
+    all_headers = {**HEADERS, **(headers or {})}
+    if request.method == "HEAD":
+        return web.Response(headers=all_headers)
+    response = EventSourceResponse(allow_all_methods=True, send_timeout=request.app[CONFIG].stall_timeout_s)
+    response.headers.update(all_headers)
+    scope = asyncio.timeout(None)
+    try:
+        async with aclosing(chunks), scope:
+            await _open(response, request)
+            await _send_all(response, chunks, _Pulse(request, scope, is_lost_urgent=on_lost is not None))
+        return response
+    except Exception as exc:
+        if not (scope.expired() or is_gone(request)):
+            await _tell(response, exc)
+            return response
+    if request.transport is not None:
+        request.transport.abort()
+    if on_lost is not None:
+        await on_lost()
+    return response
+
+
+async def _open(response: EventSourceResponse, request: web.Request) -> None:
+    connection = request.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    await response.prepare(request)
+    # Ends the ping task of aiohttp-sse: it would cost a task for each follower and knows nothing of stalls.
+    response.stop_streaming()
+    await response.write(RETRY)
+
+
+async def _send_all(
+    response: EventSourceResponse, chunks: AsyncGenerator[Chunk, None], pulse: _Pulse
+) -> None:
+    with pulse:
+        async for chunk in chunks:
+            data = native.render(chunk)
+            pulse.is_writing = True
+            if len(data) <= SLICE_BYTES:
+                await response.write(data)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(view), SLICE_BYTES):
+                    await response.write(view[start : start + SLICE_BYTES])
+            pulse.wrote()
+        pulse.is_writing = True
+        await response.write_eof()
+
+
+async def _tell(response: EventSourceResponse, error: Exception) -> None:
+    if not response.prepared:
+        raise error
+    logger.error("a stream failed", exc_info=error)
+    told = {"type": "error", "error": "the stream failed; connect again to resume", "code": "internal_error"}
+    if isinstance(error, AgentsrvError):
+        told = {"type": "error", "error": error.message, "code": error.code}
+    with suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(TELL_TIMEOUT_S):
+            await response.write(b"data: " + msgspec.json.encode(told) + b"\n\n")
+            await response.write_eof()
+
+
+class _Pulse:
+    """Watches one connection by a timer: a comment when it is idle, the end when the client leaves or stalls.
+
+    aiohttp does not tell a handler that waits for the next event that its client has left, and a stalled one
+    holds a write for ever; expiring `scope` ends either wait. One timer, not a time-out for each write:
+    arming one costs as much as the write.
+    """
+
+    def __init__(self, request: web.Request, scope: asyncio.Timeout, *, is_lost_urgent: bool) -> None:
+        config = request.app[CONFIG]
+        self.is_writing = False
+        """In the middle of a chunk, where a comment would tear an event apart."""
+        self._request = request
+        self._scope = scope
+        self._keepalive_s = config.keepalive_s
+        self._stall_s = config.stall_timeout_s
+        self._step_s = min(config.keepalive_s, config.stall_timeout_s) / 3
+        if is_lost_urgent:
+            self._step_s = min(self._step_s, URGENT_STEP_S)
+        self._loop = asyncio.get_running_loop()
+        self._taken_bytes = -1
+        self._progress_at = self._wrote_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._arm(self._loop.time())
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def wrote(self) -> None:
+        self.is_writing = False
+        self._wrote_at = self._loop.time()
+
+    def _arm(self, now: float) -> None:
+        due = self._wrote_at + self._keepalive_s
+        self._timer = self._loop.call_at(
+            min(due, now + self._step_s) if due > now else now + self._step_s, self._beat
+        )
+
+    def _beat(self) -> None:
+        now = self._loop.time()
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or self._is_stalled(transport, now):
+            self._scope.reschedule(now)
+            return
+        is_idle = not self.is_writing and transport.get_write_buffer_size() == 0
+        if is_idle and now >= self._wrote_at + self._keepalive_s:
+            transport.write(_framed(KEEPALIVE, self._request))
+            self._wrote_at = now
+        self._arm(now)
+
+    def _is_stalled(self, transport: asyncio.WriteTransport, now: float) -> bool:
+        """Has the kernel taken nothing of what waits, since the stall time-out?"""
+        waiting = transport.get_write_buffer_size()
+        taken = self._request.writer.output_size - waiting
+        if not waiting or taken != self._taken_bytes:
+            self._taken_bytes, self._progress_at = taken, now
+        return now - self._progress_at >= self._stall_s
+
+
+def _framed(data: bytes, request: web.Request) -> bytes:
+    """`data` as one HTTP chunk. A timer cannot await the response's own `write`."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if request.version >= HttpVersion11 else data

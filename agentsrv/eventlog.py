@@ -1,0 +1,231 @@
+"""The log of a session: append events, follow them from any age, without a seam between replay and live.
+
+The log is the buffer. A follower is a cursor and a wake-up: it reads what lies after its cursor (recent
+events from a bounded tail in memory that all followers share, older ones from the database), hands it out,
+and waits. There is no queue per follower, so a slow one costs no memory and slows nobody.
+
+Agent output is visible as soon as it is appended: it lies in the runner's spool already, and its seqs follow
+from its place there, so after a crash the same lines get the same seqs. What the server itself adds has no
+such second copy: it is published only after its commit, and agent output waits meanwhile (`hold`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, TurnId
+from agentsrv.store import events
+from agentsrv.store.database import Database
+
+PAGE_BYTES = 256 * 1024
+"""About how much a follower takes at once, from memory or from disk."""
+
+TAIL_BYTES = 1024 * 1024
+TAIL_BYTES_WHEN_CROWDED = 64 * 1024
+ALL_TAILS_BYTES = 16 * 1024 * 1024
+
+CONGESTED_BYTES = 8 * 1024 * 1024
+"""So much appended and not yet committed: the agent's output is left in its spool until the disk keeps up."""
+
+End = Callable[[], Seq | None]
+
+
+def now_ms() -> Millis:
+    return time.time_ns() // 1_000_000
+
+
+class SessionLog:
+    """The live end of one session's log. Exists while somebody appends or follows."""
+
+    def __init__(self, owner: EventLog, session_id: SessionId, last_seq: Seq) -> None:
+        self.session_id = session_id
+        self.last_seq = last_seq
+        self.on_ready: Callable[[], None] | None = None
+        """Called when `is_ready` turns true again: the one who appends agent output goes on."""
+        self.is_closed = False
+        self._owner = owner
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._tail: deque[Chunk] = deque()
+        self._tail_bytes = 0
+        self._unsaved_chunks = 0
+        self._unsaved_bytes = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """May agent output be appended now?"""
+        return not self._lock.locked() and self._unsaved_bytes < CONGESTED_BYTES
+
+    def append(
+        self,
+        lease: Lease,
+        turn_id: TurnId | None,
+        data: bytes,
+        count: int,
+        runner_id: RunnerId,
+        spool_offset: int,
+        on_saved: Callable[[bool], None],
+    ) -> None:
+        """Append `count` lines of agent output; followers see them at once, the commit comes behind.
+
+        `on_saved` is called after it; with True when the database refused them, the lease being too old.
+        """
+        first = self.last_seq + 1
+        chunk = Chunk(
+            self.session_id, turn_id, Source.AGENT, now_ms(), first, self.last_seq + count, data
+        )
+        append = events.Append(chunk, lease, runner_id, spool_offset)
+        self._unsaved_chunks += 1
+        self._unsaved_bytes += len(data)
+
+        def saved(error: BaseException | None) -> None:
+            self._saved(len(data))
+            if error is None:
+                on_saved(append.is_stale)
+
+        self._owner.db.queue(events.append_all, append, saved)
+        self.publish(chunk)
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Seq]:
+        """Keep agent output out while the server adds events; gives the next seq.
+
+        Inside: commit a chunk that starts with that seq, then `publish` it.
+        """
+        try:
+            async with self._lock:
+                yield self.last_seq + 1
+        finally:
+            self._notify_ready()
+
+    def publish(self, chunk: Chunk) -> None:
+        """Make `chunk` the newest one and wake all followers."""
+        assert chunk.first_seq == self.last_seq + 1
+        self.last_seq = chunk.last_seq
+        self._tail.append(chunk)
+        self._tail_bytes += _weight(chunk)
+        self._owner.tail_bytes += _weight(chunk)
+        self._trim()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have every follower look again."""
+        self._changed.set()
+        self._changed.clear()
+
+    def close(self) -> None:
+        """End all followers: the session is gone or the server stops."""
+        self.is_closed = True
+        self.wake()
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def recent(self, after: Seq) -> list[Chunk] | None:
+        """About a page of the chunks after `after` that are in memory; None when the next one no longer is."""
+        if after >= self.last_seq:
+            return []
+        if not self._tail or self._tail[0].first_seq > after + 1:
+            return None
+        newer: list[Chunk] = []
+        for chunk in reversed(self._tail):
+            if chunk.last_seq <= after:
+                break
+            newer.append(chunk)
+        newer.reverse()
+        return _first_page(newer)
+
+    def __del__(self) -> None:
+        self._owner.tail_bytes -= self._tail_bytes
+
+    def _saved(self, size: int) -> None:
+        was_ready = self.is_ready
+        self._unsaved_chunks -= 1
+        self._unsaved_bytes -= size
+        self._trim()
+        if not was_ready:
+            self._notify_ready()
+
+    def _notify_ready(self) -> None:
+        if self.on_ready is not None and self.is_ready:
+            self.on_ready()
+
+    def _trim(self) -> None:
+        """Forget the oldest chunks that are committed, beyond the bound."""
+        crowded = self._owner.tail_bytes > ALL_TAILS_BYTES
+        bound = TAIL_BYTES_WHEN_CROWDED if crowded else TAIL_BYTES
+        while self._tail_bytes > bound and len(self._tail) > self._unsaved_chunks:
+            weight = _weight(self._tail.popleft())
+            self._tail_bytes -= weight
+            self._owner.tail_bytes -= weight
+
+
+class EventLog:
+    """All sessions' logs."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.tail_bytes = 0
+        self._sessions: WeakValueDictionary[SessionId, SessionLog] = WeakValueDictionary()
+        self._is_closed = False
+
+    async def session(self, session_id: SessionId) -> SessionLog:
+        """The live end of a session's log. Keep the reference for as long as you append or follow."""
+        if (found := self._sessions.get(session_id)) is not None:
+            return found
+        last_seq = await events.last_seq(self.db, session_id)
+        # Somebody else may have loaded it meanwhile; there must be only one.
+        if (found := self._sessions.get(session_id)) is None:
+            found = self._sessions[session_id] = SessionLog(self, session_id, last_seq)
+            found.is_closed = self._is_closed
+        return found
+
+    def open_session(self, session_id: SessionId) -> SessionLog | None:
+        """The live end, when somebody has it."""
+        return self._sessions.get(session_id)
+
+    async def follow(self, session_id: SessionId, after: Seq, end: End) -> AsyncGenerator[Chunk, None]:
+        """Yield every event with seq > `after`, oldest first, then live ones as they come.
+
+        Each event comes exactly once and without gaps. Ends after the event that `end()` names, as soon
+        as it names one, and when the log closes (shutdown, session deleted): the last seq yielded is the
+        client's `Last-Event-ID`.
+        """
+        log = await self.session(session_id)
+        cursor = after
+        while (last := end()) is None or cursor < last:
+            chunks = log.recent(cursor)
+            if chunks is None:
+                chunks = await events.page(self.db, session_id, cursor, PAGE_BYTES)
+            elif not chunks:
+                if log.is_closed:
+                    return
+                await log.changed()
+            for chunk in chunks:
+                yield chunk if chunk.first_seq > cursor else chunk.after(cursor)
+                cursor = chunk.last_seq
+
+    def close(self) -> None:
+        """End all followers, once they have what is there."""
+        self._is_closed = True
+        for log in list(self._sessions.values()):
+            log.close()
+
+
+def _weight(chunk: Chunk) -> int:
+    """What a chunk costs in memory: its data, once more as rendered for followers, and the objects."""
+    return 2 * len(chunk.data) + 512
+
+
+def _first_page(chunks: list[Chunk]) -> list[Chunk]:
+    total = 0
+    for count, chunk in enumerate(chunks, 1):
+        total += len(chunk.data)
+        if total >= PAGE_BYTES:
+            return chunks[:count]
+    return chunks

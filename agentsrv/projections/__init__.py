@@ -1,0 +1,1 @@
+"""Views of the log, one per kind of client: pure functions of chunks."""

@@ -1,0 +1,376 @@
+"""The server's end of a runner: send, kill, wait for the exit, attach again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentsrv.model import RunnerId
+from agentsrv.runner import child
+
+DEFAULT_GRACE_S = 3.0
+ATTACH_TIMEOUT_S = 5.0
+TAIL_TIMEOUT_S = 2.0
+WEDGED_AFTER_S = 2.0
+"""A runner that has not ended its tree so long after the grace is itself killed."""
+SWEEP_LIMIT_S = 2.0
+PEER_CREDENTIALS = struct.Struct("3i")
+
+
+class RunnerError(Exception):
+    """There is no agent: it could not be started. `about` is `cwd`, `program`, `disk` (full) or `runner`."""
+
+    def __init__(self, message: str, *, about: str = "runner") -> None:
+        super().__init__(message)
+        self.message = message
+        self.about = about
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSpec:
+    """What to run and how long it may go on.
+
+    `argv[0]` is a path; it is not searched for. `env` is the agent's whole environment, to which only the
+    cookie is added. `directory` is made by the runner and must not have been used before; its name is the id.
+    `quota_bytes` is how much of the spool may lie on the disk unread. `orphan_s` is how long the agent may
+    live while no server is connected (`RunnerHandle.set_linger` changes it).
+    """
+
+    id: RunnerId
+    argv: tuple[str, ...]
+    cwd: str
+    env: dict[str, str]
+    directory: Path
+    quota_bytes: int
+    orphan_s: float
+    grace_s: float = DEFAULT_GRACE_S
+
+    def encode(self) -> bytes:
+        return json.dumps(
+            {
+                "argv": self.argv,
+                "cwd": self.cwd,
+                "env": {**self.env, child.COOKIE: self.id},
+                "directory": str(self.directory),
+                "quota_bytes": self.quota_bytes,
+                "orphan_s": self.orphan_s,
+                "grace_s": self.grace_s,
+                "boot_id": boot_id(),
+            }
+        ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentExit:
+    """How an agent ended. Its tree is gone too, but for `survivors` (of another user, stuck in the kernel).
+
+    `reason` is why: `exited` (by itself, or by a signal from elsewhere), `killed` (asked for), `quota`,
+    `orphaned` (no server for too long), `exec_failed` (stderr_tail says why), `runner_lost` (the runner died;
+    `code` and `signal` are not known), `replaced` (another connection has taken the runner over: the agent
+    lives, this handle does not).
+    """
+
+    code: int | None
+    signal: int | None
+    reason: str
+    stderr_tail: str = ""
+    survivors: int = 0
+
+    @staticmethod
+    def decode(record: bytes) -> AgentExit:
+        fields = json.loads(record)
+        return AgentExit(
+            code=fields.get("code"),
+            signal=fields.get("signal"),
+            reason=fields["reason"],
+            stderr_tail=fields.get("stderr_tail", ""),
+            survivors=fields.get("survivors", 0),
+        )
+
+
+class RunnerHandle(asyncio.Protocol):
+    """One connection to a runner, from its greeting to the agent's exit. `pid` is the agent's.
+
+    `exited` resolves when the agent and its whole tree are gone and the exit is recorded, also when the
+    runner was killed. Await it through `wait_exit`: a task that awaits the bare future and is cancelled
+    cancels it for all others.
+    """
+
+    def __init__(self, id: RunnerId, directory: Path) -> None:
+        loop = asyncio.get_running_loop()
+        self.id = id
+        self.directory = directory
+        self.pid = 0
+        self.exited: asyncio.Future[AgentExit] = loop.create_future()
+        self._loop = loop
+        self._runner_pid = 0
+        self._greeting: asyncio.Future[None] = loop.create_future()
+        self._tails: deque[asyncio.Future[str]] = deque()
+        self._frames = child.Frames()
+        self._transport: asyncio.Transport | None = None
+        self._is_detached = False
+
+    def send(self, message_id: str, data: bytes) -> None:
+        """Give `data` to the agent's stdin, whole, behind what was sent before; never blocks.
+
+        The runner drops a message whose id it has taken before, so after a crash it may be sent again.
+        An agent that has ended or closed its stdin loses it silently: its exit is the news.
+        """
+        id_bytes = message_id.encode()
+        self._write(child.MESSAGE, child.ID_LENGTH.pack(len(id_bytes)) + id_bytes + data)
+
+    def close_stdin(self) -> None:
+        """End the agent's input behind what was sent before. A well-behaved agent then exits by itself."""
+        self._write(child.END_OF_INPUT)
+
+    def set_linger(self, seconds: float) -> None:
+        """From now on let the agent live for `seconds` while no server is connected; `math.inf`: for ever."""
+        self._write(child.LINGER, child.NUMBER.pack(seconds))
+
+    async def kill(self, grace_s: float | None = None) -> AgentExit:
+        """TERM to the whole tree, KILL after the grace; return when all of it is dead.
+
+        Again, or meanwhile: the sooner KILL wins. After the exit: just returns it.
+        """
+        grace_s = DEFAULT_GRACE_S if grace_s is None else grace_s
+        self._write(child.KILL, child.NUMBER.pack(grace_s))
+        try:
+            async with asyncio.timeout(grace_s + WEDGED_AFTER_S):
+                return await self.wait_exit()
+        except TimeoutError:
+            if self._is_connected():  # So the pid is still the runner's.
+                os.kill(self._runner_pid, signal.SIGKILL)
+        return await self.wait_exit()
+
+    async def wait_exit(self) -> AgentExit:
+        return await asyncio.shield(self.exited)
+
+    async def stderr_tail(self) -> str:
+        """The last 16 KiB that the agent wrote to stderr; empty when the runner does not answer in time."""
+        if self.exited.done():
+            return self.exited.result().stderr_tail
+        tail: asyncio.Future[str] = self._loop.create_future()
+        self._tails.append(tail)
+        self._write(child.TAIL)
+        try:
+            async with asyncio.timeout(TAIL_TIMEOUT_S):
+                return await tail
+        except TimeoutError:
+            return ""
+
+    def detach(self) -> None:
+        """Close the connection and leave everything running: the server is going. `exited` stays pending."""
+        self._is_detached = True
+        if self._transport is not None:
+            self._transport.close()
+
+    # ---- the connection
+
+    async def open(self, connection: socket.socket, unsent: bytes = b"") -> None:
+        """Connect, send what is still `unsent` of a spec, and wait for the runner's greeting.
+
+        Raises RunnerError (no agent) and ConnectionError (the runner went without a word). When the greeting
+        is an exit record, `exited` is done.
+        """
+        await self._loop.create_unix_connection(lambda: self, sock=connection)
+        assert self._transport is not None
+        self._transport.write(unsent)
+        await self._greeting
+
+    def abandon(self, connection: socket.socket) -> None:
+        """Nobody waits for this agent any more: have it killed and close the connection, whatever its state."""
+        kill = child.frame(child.KILL, child.NUMBER.pack(0.0))
+        if self._transport is None:
+            with contextlib.suppress(OSError), connection:
+                connection.send(kill)
+        else:
+            self._transport.write(kill)
+            self.detach()
+
+    def _is_connected(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def _write(self, kind: bytes, body: bytes = b"") -> None:
+        if self._transport is not None and self._is_connected():
+            self._transport.write(child.frame(kind, body))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for kind, body in self._frames.feed(data):
+            self._take(kind, body)
+
+    def _take(self, kind: bytes, body: bytes) -> None:
+        if kind == child.READY:
+            greeting = json.loads(body)
+            self.pid, self._runner_pid = greeting["pid"], greeting["runner_pid"]
+            self._greet(None)
+        elif kind == child.FAILED:
+            failure = json.loads(body)
+            self._greet(RunnerError(failure["message"], about=failure["about"]))
+        elif kind == child.STDERR:
+            self._tell_tail(body.decode(errors="replace"))
+        elif kind == child.EXIT:
+            self._resolve(AgentExit.decode(body))
+        elif kind == child.REPLACED:
+            self._resolve(AgentExit(None, None, "replaced"))
+
+    def _greet(self, error: Exception | None) -> None:
+        if self._greeting.done():
+            return
+        if error is None:
+            self._greeting.set_result(None)
+        else:
+            self._greeting.set_exception(error)
+
+    def _tell_tail(self, tail: str) -> None:
+        """Answer the oldest who waits for a tail."""
+        while self._tails:
+            waiting = self._tails.popleft()
+            if not waiting.done():
+                waiting.set_result(tail)
+                return
+
+    def _resolve(self, exit: AgentExit) -> None:
+        if not self.exited.done():
+            self.exited.set_result(exit)
+        self._greet(None)
+        while self._tails:
+            self._tell_tail(exit.stderr_tail)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Without an exit record the runner was killed, and its tree may still be there."""
+        if self._is_detached or self.exited.done():
+            return
+        if not self._greeting.done():
+            self._greet(ConnectionError(f"the runner {self.id} went without a word"))
+        elif self._greeting.exception() is None:
+            clean_up = self._loop.run_in_executor(None, clean_up_after, self.directory)
+            clean_up.add_done_callback(lambda done: self._resolve(done.result()))
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's name for the time since the machine started; empty when it does not say.
+
+    A `meta` with another one belongs to an agent that is dead.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerMeta:
+    """Who a runner is, or was: written when its agent has started."""
+
+    pid: int
+    runner_pid: int
+    boot_id: str
+
+
+def read_meta(directory: Path) -> RunnerMeta | None:
+    """None when no agent has ever started there. Blocking."""
+    try:
+        return RunnerMeta(**json.loads((directory / "meta").read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+async def attach(directory: Path) -> RunnerHandle | AgentExit:
+    """Find the runner of `directory` again, after a restart of the server.
+
+    Returns how its agent ended when it has. When the runner is gone without a record, or does not answer
+    within 5 s, what is left of its tree is killed and the reason is `runner_lost`. The newest connection to a
+    runner wins: an older handle's `exited` resolves with `replaced`.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connect(connection, directory)
+    except OSError:  # No socket, or nobody listens.
+        connection.close()
+        return await asyncio.to_thread(clean_up_after, directory)
+    runner_pid = peer_pid(connection)
+    handle = RunnerHandle(RunnerId(directory.name), directory)
+    try:
+        async with asyncio.timeout(ATTACH_TIMEOUT_S):
+            await handle.open(connection)
+    except (TimeoutError, ConnectionError):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(runner_pid, signal.SIGKILL)
+        return await asyncio.to_thread(clean_up_after, directory)
+    finally:
+        if handle.pid == 0:
+            handle.detach()
+    return handle.exited.result() if handle.exited.done() else handle
+
+
+def connect(connection: socket.socket, directory: Path) -> None:
+    """Connect to `directory/sock` without blocking. By a descriptor, for paths of over 108 bytes."""
+    connection.setblocking(False)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        connection.connect(f"/proc/self/fd/{fd}/sock")
+    finally:
+        os.close(fd)
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The process that listens at the other end."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
+    return pid
+
+
+def clean_up_after(directory: Path) -> AgentExit:
+    """What a dead runner has recorded; without a record, kill what it left. Blocking."""
+    try:
+        return AgentExit.decode((directory / "exit").read_bytes())
+    except FileNotFoundError:
+        survivors = sweep([RunnerId(directory.name)])
+        return AgentExit(None, None, "runner_lost", survivors=survivors)
+
+
+def sweep(runner_ids: Collection[RunnerId]) -> int:
+    """Kill every process that carries the cookie of one of `runner_ids`; return how many did not die.
+
+    Blocking. Two passes in a row must find nothing: a process may be born behind the back of one.
+    """
+    cookies = tuple(f"{child.COOKIE}={runner_id}".encode() for runner_id in runner_ids)
+    gives_up_at = time.monotonic() + SWEEP_LIMIT_S
+    found, empty_passes = 0, 0
+    while empty_passes < 2 and time.monotonic() < gives_up_at:
+        marked = marked_processes(cookies)
+        found, empty_passes = len(marked), 0 if marked else empty_passes + 1
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if marked:
+            time.sleep(0.005)
+    return found
+
+
+def marked_processes(cookies: Collection[bytes]) -> list[int]:
+    """Processes whose environment holds one of `cookies`. The dead (zombies) have no environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                environment = Path(f"/proc/{name}/environ").read_bytes()
+                if not set(cookies).isdisjoint(environment.split(b"\0")):
+                    found.append(int(name))
+    return found

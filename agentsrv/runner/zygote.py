@@ -1,0 +1,120 @@
+"""The server's end of the zygote: the pre-started process from which runners are forked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agentsrv.runner import child
+from agentsrv.runner.handle import RunnerError, RunnerHandle, RunnerSpec
+
+START_TIMEOUT_S = 10.0
+PASSED_VARIABLES = ("LD_LIBRARY_PATH",)
+"""What a Python linked to a libpython in an unusual place needs. Nothing else: runners keep no secrets."""
+
+
+class Zygote:
+    """Starts runners. Restarted at the next spawn when it was killed; runners do not notice.
+
+    `environment` is the server's; see PASSED_VARIABLES.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        environment = environment or {}
+        self._environment = {name: environment[name] for name in PASSED_VARIABLES if name in environment}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers. Raises RunnerError."""
+        control = self._running()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                sign_of_life = await asyncio.get_running_loop().sock_recv(control, 1)
+        except TimeoutError:
+            sign_of_life = b""
+        if not sign_of_life:
+            self._end()
+            raise RunnerError(f"the process that starts agents does not run: {sys.executable}")
+
+    async def spawn(self, spec: RunnerSpec) -> RunnerHandle:
+        """Start an agent under a new runner; return when its program runs.
+
+        Raises RunnerError when it cannot: the program or the directory is missing, not allowed, ...
+        """
+        control = self._running()
+        try:
+            return await self._spawn(spec, control)
+        except ConnectionError:
+            # The zygote was killed with our request in its queue. No prompt is sent yet: asking again is safe.
+            if self._control is control:  # Otherwise somebody else has restarted it already.
+                self._end()
+        try:
+            return await self._spawn(spec, self._running())
+        except ConnectionError as exc:
+            raise RunnerError(f"the runner of {spec.argv[0]} died at its start") from exc
+
+    async def close(self) -> None:
+        """End the zygote. Runners go on. Closing twice is fine."""
+        self._end()
+
+    async def _spawn(self, spec: RunnerSpec, control: socket.socket) -> RunnerHandle:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        request = child.frame(child.SPEC, spec.encode())
+        handle = RunnerHandle(spec.id, spec.directory)
+        try:
+            with theirs:
+                # Before the runner has the other end, so that it finds its spec there and need not wait.
+                sent = ours.send(request)
+                socket.send_fds(control, [b"1"], [theirs.fileno()])
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await handle.open(ours, request[sent:])
+        except BaseException as exc:
+            handle.abandon(ours)
+            if isinstance(exc, BlockingIOError):
+                raise RunnerError("too many agents are being started at once") from exc
+            if isinstance(exc, TimeoutError):
+                raise RunnerError(f"{spec.argv[0]} was not started within {START_TIMEOUT_S:g} s") from exc
+            raise
+        return handle
+
+    def _running(self) -> socket.socket:
+        """The control socket of a living zygote."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        if self._control is None:
+            self._launch()
+        assert self._control is not None
+        return self._control
+
+    def _launch(self) -> None:
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        # -I -S: no site-packages and no user's modules; -X utf8: paths do not depend on the server's locale.
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", str(Path(child.__file__)), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
+            self._process = None

@@ -1,0 +1,64 @@
+"""Runners' rows: which agent processes may be alive, and how far their output is in the log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiosqlite
+
+from agentsrv.model import Millis, RunnerId, SessionId
+from agentsrv.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerRecord:
+    """`spawn_key` names the options that the process was started with; `agent_state` is the adapter's."""
+
+    id: RunnerId
+    session_id: SessionId
+    spawn_key: str
+    created_at: Millis
+    spool_offset: int = 0
+    agent_state: dict[str, Any] = field(default_factory=dict)
+
+
+async def list_all(db: Database) -> list[RunnerRecord]:
+    rows = await db.read(
+        """
+        SELECT id, session_id, spawn_key, created_at, spool_offset, agent_state
+          FROM runners
+         ORDER BY created_at
+        """
+    )
+    return [
+        RunnerRecord(RunnerId(id_), SessionId(session_id), key, created_at, offset, json.loads(state))
+        for id_, session_id, key, created_at, offset, state in rows
+    ]
+
+
+async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
+    await db.execute(
+        """
+        INSERT INTO runners (id, session_id, spawn_key, created_at)
+        VALUES (:id, :session_id, :spawn_key, :created_at)
+        """,
+        {
+            "id": record.id,
+            "session_id": record.session_id,
+            "spawn_key": record.spawn_key,
+            "created_at": record.created_at,
+        },
+    )
+
+
+async def set_agent_state(db: aiosqlite.Connection, runner_id: RunnerId, state: dict[str, Any]) -> None:
+    """Remember the adapter's state as of the end of a turn."""
+    await db.execute(
+        "UPDATE runners SET agent_state = :state WHERE id = :id", {"id": runner_id, "state": json.dumps(state)}
+    )
+
+
+async def delete(db: aiosqlite.Connection, runner_id: RunnerId) -> None:
+    await db.execute("DELETE FROM runners WHERE id = :id", {"id": runner_id})

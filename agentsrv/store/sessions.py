@@ -1,0 +1,157 @@
+"""Sessions' rows."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import aiosqlite
+
+from agentsrv.errors import Conflict, NotFound
+from agentsrv.model import Millis, Session, SessionId, TurnId
+from agentsrv.store.database import Database
+
+COLUMNS = "id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation, active_turn_id"
+
+
+async def find(db: Database, session_id: SessionId) -> Session | None:
+    rows = await db.read(f"SELECT {COLUMNS} FROM sessions WHERE id = :id", {"id": session_id})
+    return _session(rows[0]) if rows else None
+
+
+async def page(
+    db: Database, *, agent: str | None, before: tuple[Millis, str] | None, limit: int
+) -> list[Session]:
+    """Newest first, by creation and id; `before` is the last row of the page before."""
+    created_at, session_id = before or (None, None)
+    rows = await db.read(
+        f"""
+        SELECT {COLUMNS}
+          FROM sessions
+         WHERE (:agent IS NULL OR agent = :agent)
+           AND (:created_at IS NULL OR (created_at, id) < (:created_at, :id))
+         ORDER BY created_at DESC, id DESC
+         LIMIT :limit
+        """,
+        {"agent": agent, "created_at": created_at, "id": session_id, "limit": limit},
+    )
+    return [_session(row) for row in rows]
+
+
+async def insert(db: aiosqlite.Connection, session: Session) -> None:
+    """Raises Conflict (`session_exists`)."""
+    try:
+        await db.execute(
+            """
+            INSERT INTO sessions (id, name, agent, cwd, model, internal_session_id, created_at, updated_at)
+            VALUES (:id, :name, :agent, :cwd, :model, :internal_session_id, :created_at, :updated_at)
+            """,
+            {
+                "id": session.id,
+                "name": session.name,
+                "agent": session.agent,
+                "cwd": session.cwd,
+                "model": session.model,
+                "internal_session_id": session.internal_session_id,
+                "created_at": session.created_at,
+                "updated_at": session.updated_at,
+            },
+        )
+    except sqlite3.IntegrityError as exc:
+        raise Conflict(f"session {session.id} exists already", code="session_exists") from exc
+
+
+async def update(db: aiosqlite.Connection, session_id: SessionId, changes: dict[str, str | None], now: Millis) -> None:
+    """Set `name` and `model`, those that `changes` holds. Raises NotFound."""
+    cursor = await db.execute(
+        """
+        UPDATE sessions
+           SET name = CASE WHEN :set_name THEN :name ELSE name END,
+               model = CASE WHEN :set_model THEN :model ELSE model END,
+               updated_at = :now
+         WHERE id = :id
+        """,
+        {
+            "id": session_id,
+            "set_name": "name" in changes,
+            "name": changes.get("name"),
+            "set_model": "model" in changes,
+            "model": changes.get("model"),
+            "now": now,
+        },
+    )
+    if cursor.rowcount == 0:
+        raise not_found(session_id)
+
+
+async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, internal_id: str) -> None:
+    """Remember under which name the agent keeps the conversation."""
+    await db.execute(
+        "UPDATE sessions SET internal_session_id = :internal_id WHERE id = :id",
+        {"id": session_id, "internal_id": internal_id},
+    )
+
+
+async def acquire_lease(
+    db: aiosqlite.Connection, session_id: SessionId, turn_id: TurnId, model: str | None, now: Millis
+) -> int:
+    """Give the session to a turn and return the new generation. Raises Conflict (`session_busy`), NotFound."""
+    cursor = await db.execute(
+        """
+        UPDATE sessions
+           SET generation = generation + 1,
+               active_turn_id = :turn_id,
+               model = :model,
+               updated_at = :now
+         WHERE id = :id AND active_turn_id IS NULL
+        """,
+        {"id": session_id, "turn_id": turn_id, "model": model, "now": now},
+    )
+    rows = await db.execute_fetchall(
+        "SELECT generation, active_turn_id FROM sessions WHERE id = :id", {"id": session_id}
+    )
+    for generation, active_turn_id in rows:
+        if cursor.rowcount:
+            return int(generation)
+        raise busy(session_id, active_turn_id)
+    raise not_found(session_id)
+
+
+async def release_lease(
+    db: aiosqlite.Connection, session_id: SessionId, turn_id: TurnId, generation: int, now: Millis
+) -> None:
+    """End the lease that `turn_id` took as `generation`; somebody else's is left alone."""
+    await db.execute(
+        """
+        UPDATE sessions
+           SET active_turn_id = NULL, updated_at = :now
+         WHERE id = :id AND active_turn_id = :turn_id AND generation = :generation
+        """,
+        {"id": session_id, "turn_id": turn_id, "generation": generation, "now": now},
+    )
+
+
+async def delete(db: aiosqlite.Connection, session_id: SessionId) -> None:
+    """Delete an idle session with its turns and events. Raises NotFound, Conflict (`session_busy`)."""
+    rows = await db.execute_fetchall("SELECT active_turn_id FROM sessions WHERE id = :id", {"id": session_id})
+    for (active_turn_id,) in rows:
+        if active_turn_id is not None:
+            raise busy(session_id, active_turn_id)
+        await db.execute("DELETE FROM sessions WHERE id = :id", {"id": session_id})
+        return
+    raise not_found(session_id)
+
+
+def not_found(session_id: SessionId) -> NotFound:
+    return NotFound(f"there is no session {session_id}", code="session_not_found")
+
+
+def busy(session_id: SessionId, turn_id: str) -> Conflict:
+    return Conflict(
+        f"session {session_id} is busy with job {turn_id}; follow it, stop it, or wait for its end",
+        code="session_busy",
+        extra={"taskId": turn_id},
+    )
+
+
+def _session(row: sqlite3.Row) -> Session:
+    return Session(*row)

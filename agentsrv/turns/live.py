@@ -1,0 +1,363 @@
+"""A live agent process: its spool becomes events, its events become the verdict on its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+from agentsrv.agents.base import Adapter, Effect, raw_event
+from agentsrv.eventlog import SessionLog
+from agentsrv.model import Lease, Outcome, RunnerId, Session, SessionId, Turn
+from agentsrv.runner.handle import AgentExit
+from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
+from agentsrv.runner.watch import FileWatcher
+from agentsrv.store.runners import RunnerRecord
+from agentsrv.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 256 * 1024
+GIVE_BACK_BYTES = 4 * 1024 * 1024
+
+# An agent that said how the turn ended but not that it is idle. Idle follows within milliseconds.
+IDLE_GRACE_S = 2.0
+
+INTERRUPT_GRACE_S = 1.0
+TERM_GRACE_S = 3.0
+
+
+class Verdict(Enum):
+    """Why a turn is to be closed."""
+
+    OVER = auto()
+    EXITED = auto()
+    GAVE_UP = auto()
+    STOPPED = auto()
+    TIMED_OUT = auto()
+    STALE = auto()
+
+
+class Runner(Protocol):
+    """The process behind a live agent: a RunnerHandle, or what a dead one has left."""
+
+    id: RunnerId
+    directory: Path
+
+    def send(self, message_id: str, data: bytes) -> None: ...
+    def set_linger(self, seconds: float) -> None: ...
+    async def kill(self, grace_s: float | None = None) -> AgentExit: ...
+    async def wait_exit(self) -> AgentExit: ...
+    def detach(self) -> None: ...
+
+
+class ActiveTurn:
+    """A turn that runs here. The first verdict counts; `finished` is set when its `done` is in the log."""
+
+    def __init__(self, session: Session, turn: Turn, user_event: bytes | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.session = session
+        self.turn = turn
+        self.user_event = user_event
+        self.outcome: Outcome | None = None
+        self.runner: RunnerRecord | None = None
+        """The new process that this turn needs; None when a warm one takes it."""
+        self.last_output_at = loop.time()
+        self.verdict: asyncio.Future[Verdict] = loop.create_future()
+        self.started: asyncio.Future[None] = loop.create_future()
+        self.finished = asyncio.Event()
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.turn.session_id, self.turn.generation)
+
+    def settle(self, verdict: Verdict) -> None:
+        if not self.verdict.done():
+            self.verdict.set_result(verdict)
+
+
+class LiveAgent:
+    """One agent process under its runner, warm between turns.
+
+    Its output is read here, in the event loop and without a task: the watcher calls `pump` when the spool has
+    grown, and `pump` appends what it reads to the log. Reading stops at the end of a turn until the turn's
+    `done` is committed, at a line with which the agent wakes up by itself until that turn is open, and while the
+    log is not ready. What is not read waits in the spool.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        handle: Runner,
+        adapter: Adapter,
+        session_log: SessionLog,
+        lease: Lease,
+        spool_offset: int,
+        max_line_bytes: int,
+        on_wake: Callable[[LiveAgent], None],
+        on_exit: Callable[[LiveAgent], None],
+        on_internal_id: Callable[[SessionId, str], None],
+    ) -> None:
+        self.key = key
+        self.handle = handle
+        self.adapter = adapter
+        self.turn: ActiveTurn | None = None
+        self.lease = lease
+        self.exit: AgentExit | None = None
+        self.drained = asyncio.Event()
+        self._log = session_log
+        self._log.on_ready = self.pump
+        self._tail = SpoolTail(handle.directory / "out", spool_offset)
+        self._framer = LineFramer(max_line_bytes, spool_offset)
+        self._max_line_bytes = max_line_bytes
+        self._offset = spool_offset
+        self._given_back = spool_offset
+        self._is_held = False
+        self._is_halting = False
+        self._quiet = asyncio.Event()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._on_wake = on_wake
+        self._on_exit = on_exit
+        self._on_internal_id = on_internal_id
+
+    @property
+    def id(self) -> RunnerId:
+        return self.handle.id
+
+    @property
+    def session_id(self) -> SessionId:
+        return self._log.session_id
+
+    def start(self, watcher: FileWatcher, tasks: Tasks) -> None:
+        """Read the spool from now on, and notice the end of the process."""
+        self._tasks = tasks
+        self._watch = watcher.watch(self.handle.directory / "out", self.pump)
+        self._exit_task = tasks.start(self._await_exit(), name=f"exit:{self.id}")
+        asyncio.get_running_loop().call_soon(self.pump)
+
+    def begin(self, turn: ActiveTurn) -> None:
+        """From here on the output belongs to `turn`; its prompt, when it has one, goes to the agent.
+
+        Sending a prompt that the runner has already is harmless: it knows the turn's id.
+        """
+        self.turn = turn
+        self.lease = turn.lease
+        self._quiet.clear()
+        self.adapter.begin_turn()
+        if turn.user_event is not None:
+            self.handle.send(turn.turn.id, self.adapter.prompt(turn.user_event))
+        self._release()
+
+    @property
+    def is_usable(self) -> bool:
+        """May a turn begin here?"""
+        return self.exit is None and not self._is_halting
+
+    async def catch_up(self) -> None:
+        """Wait until all that the agent has written so far is read, or reading is held for a turn's sake."""
+        while not (self._is_held or self.drained.is_set() or self._tail.offset >= self._tail.size()):
+            await asyncio.sleep(0)
+
+    def resume(self) -> None:
+        """Read on where `on_wake` had held: the agent's work is not going to be a turn of its own."""
+        self._release()
+
+    def end_turn(self) -> None:
+        """The turn's `done` is in the log; what the agent writes now belongs to no turn."""
+        self.turn = None
+        self._release()
+
+    async def halt(self) -> AgentExit:
+        """Stop the agent: ask it, then kill the whole process tree. Its output is in the log when this returns."""
+        self._is_halting = True
+        self._release()
+        if self.exit is None and self.turn is not None:
+            self.handle.send(f"interrupt-{self.turn.turn.id}", self.adapter.interrupt(self.turn.turn.id))
+            await self._interrupted()
+        await self.handle.kill(TERM_GRACE_S)
+        await self.drained.wait()
+        assert self.exit is not None
+        return self.exit
+
+    def detach(self) -> None:
+        """Leave the process alone, for the next server."""
+        self._close()
+        self._exit_task.cancel()
+        self.handle.detach()
+
+    def pump(self) -> None:
+        """Read a piece of the spool into the log; one piece per pass of the loop, so that nobody starves."""
+        if self._is_held or self.drained.is_set() or not self._log.is_ready:
+            return
+        data = self._tail.read(READ_BYTES)
+        if data:
+            self._take(self._framer.feed(data))
+            asyncio.get_running_loop().call_soon(self.pump)
+        elif self.exit is not None:
+            self._take_rest()
+
+    def _take(self, lines: list[bytes | OversizedLine]) -> None:
+        receive = self.adapter.receive
+        events: list[bytes] = []
+        offset = self._offset
+        for line in lines:
+            start = offset
+            if not isinstance(line, bytes):
+                offset += line.total + 1
+                events.append(raw_event(line.kept, total=line.total))
+                continue
+            offset += len(line) + 1
+            effect = receive(line)
+            if effect is None:
+                events.append(line)
+                continue
+            if effect.begins and self.turn is None and not self._is_halting:
+                self._append(events, start)
+                self._hold_at(start)
+                self._on_wake(self)
+                return
+            if effect.event is not None:
+                events.append(effect.event)
+            if self._heed(effect, offset):
+                self._append(events, offset)
+                self._hold_at(offset)
+                return
+        self._append(events, offset)
+        self._offset = offset
+
+    def _heed(self, effect: Effect, offset: int) -> bool:
+        """Act on what a line means; True when reading must stop behind it because the turn is over."""
+        if effect.reply is not None:
+            self.handle.send(f"reply-{offset}", effect.reply)
+        if effect.internal_session_id is not None:
+            self._on_internal_id(self.session_id, effect.internal_session_id)
+        if effect.is_over:
+            self._quiet.set()
+        turn = self.turn
+        if turn is None or self._is_halting:
+            return False
+        if effect.begins:
+            self._cancel_idle_timer()
+        if effect.gave_up is not None:
+            turn.outcome = effect.gave_up
+            turn.settle(Verdict.GAVE_UP)
+        if effect.outcome is not None:
+            turn.outcome = effect.outcome
+            self._expect_idle(turn)
+        if effect.is_over:
+            turn.settle(Verdict.OVER)
+        return effect.is_over
+
+    def _append(self, events: list[bytes], offset: int) -> None:
+        """Put `events` into the log; `offset` is where the spool was read to for them."""
+        if not events:
+            return
+        turn = self.turn
+        if turn is not None:
+            turn.last_output_at = asyncio.get_running_loop().time()
+        self._log.append(
+            self.lease,
+            None if turn is None else turn.turn.id,
+            _one_per_line(events),
+            len(events),
+            self.id,
+            offset,
+            lambda is_stale: self._saved(offset, is_stale),
+        )
+
+    def _take_rest(self) -> None:
+        """The process is gone and the spool is read to its end: what has no newline is an event, too."""
+        assert self.exit is not None
+        rest = self._framer.rest()
+        if isinstance(rest, OversizedLine):
+            self._append([raw_event(rest.kept, total=rest.total)], self._offset + rest.total)
+        elif rest:
+            self._append([raw_event(rest)], self._offset + len(rest))
+        self.drained.set()
+        self._close()
+        if self.turn is not None:
+            self.turn.settle(Verdict.EXITED)
+        self._on_exit(self)
+
+    def _hold_at(self, offset: int) -> None:
+        """Read no further than `offset` for now."""
+        self._is_held = True
+        self._offset = offset
+        self._tail.offset = offset
+        self._framer = LineFramer(self._max_line_bytes, offset)
+        self._cancel_idle_timer()
+
+    def _release(self) -> None:
+        self._is_held = False
+        asyncio.get_running_loop().call_soon(self.pump)
+
+    def _saved(self, offset: int, is_stale: bool) -> None:
+        """The log has committed the spool up to `offset`: the disk may have that part back."""
+        if is_stale:
+            self._lose_lease()
+        elif offset - self._given_back >= GIVE_BACK_BYTES:
+            give_back(self.handle.directory / "out", offset, self._given_back)
+            self._given_back = offset
+
+    def _lose_lease(self) -> None:
+        """Somebody else owns the session now: this agent must not go on working in it."""
+        self._is_held = True
+        self._tasks.spawn(self.handle.kill(TERM_GRACE_S), name=f"kill:{self.id}")
+        if self.turn is not None:
+            self.turn.settle(Verdict.STALE)
+
+    async def _await_exit(self) -> None:
+        self.exit = await self.handle.wait_exit()
+        self.pump()
+
+    async def _interrupted(self) -> None:
+        """Wait a little for the agent to end its turn by itself, so that its transcript is whole."""
+        try:
+            async with asyncio.timeout(INTERRUPT_GRACE_S):
+                await self._quiet.wait()
+        except TimeoutError:
+            log.info("agent %s did not react to an interrupt", self.id)
+
+    def _close(self) -> None:
+        self._cancel_idle_timer()
+        self._watch.close()
+        self._tail.close()
+        if self._log.on_ready == self.pump:
+            self._log.on_ready = None
+
+    def _expect_idle(self, turn: ActiveTurn) -> None:
+        def settle() -> None:
+            if self.turn is turn and not self._is_held:
+                self._hold_at(self._offset)
+                turn.settle(Verdict.OVER)
+
+        self._cancel_idle_timer()
+        self._idle_timer = asyncio.get_running_loop().call_later(IDLE_GRACE_S, settle)
+
+    def _cancel_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+
+def _one_per_line(events: list[bytes]) -> bytes:
+    """Join events to a chunk's data. What would break the stream (CR, bytes that are not UTF-8) is mended."""
+    data = b"\n".join(events) + b"\n"
+    if b"\r" in data:
+        # Outside of strings a CR is white space, and inside of them JSON does not allow it.
+        data = data.replace(b"\r", b" ")
+    if data.isascii() or _is_utf8(data):
+        return data
+    return b"".join((event if _is_utf8(event) else raw_event(event)) + b"\n" for event in events)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,150 @@
+"""At start-up: take over what an earlier server left open.
+
+A runner that is still there is read on from where the log has its output; the agent never noticed. Of one that is
+gone the rest of the spool is read, and its turn is closed: as the agent said, when it had finished, else as
+`interrupted`. No prompt is ever run again: what the runner has taken once it does not take twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+from agentsrv.eventlog import EventLog
+from agentsrv.model import Chunk, Lease, Outcome, RunnerId, SessionId, Source, Turn, TurnStatus
+from agentsrv.runner.handle import AgentExit, RunnerHandle, attach
+from agentsrv.store import runners, sessions, turns
+from agentsrv.store.database import Database
+from agentsrv.store.runners import RunnerRecord
+from agentsrv.turns.live import ActiveTurn, LiveAgent, Runner, Verdict
+from agentsrv.turns.service import TurnService
+
+log = logging.getLogger(__name__)
+
+ATTACH_AT_ONCE = 16
+
+
+class DeadRunner:
+    """In place of a RunnerHandle where the runner is gone: all that is left is its spool and how it ended."""
+
+    def __init__(self, directory: Path, ended: AgentExit) -> None:
+        self.id = RunnerId(directory.name)
+        self.directory = directory
+        self._ended = ended
+
+    def send(self, message_id: str, data: bytes) -> None:
+        """Nobody is there to read it."""
+
+    def set_linger(self, seconds: float) -> None:
+        """Nothing lives that could linger."""
+
+    async def kill(self, grace_s: float | None = None) -> AgentExit:
+        return self._ended
+
+    async def wait_exit(self) -> AgentExit:
+        return self._ended
+
+    def detach(self) -> None:
+        """There is no connection."""
+
+
+async def recover(db: Database, event_log: EventLog, service: TurnService) -> None:
+    """Take over every runner and close every turn that has none. Before any request is served.
+
+    When this returns, the output of agents without a turn is in the log, so that nothing can be appended ahead of it.
+    """
+    records = await runners.list_all(db)
+    await _remove_strays(service.runners_directory, {record.id for record in records})
+    open_turns = {turn.session_id: turn for turn in await turns.list_open(db)}
+    slots = asyncio.Semaphore(ATTACH_AT_ONCE)
+
+    async def take_over(record: RunnerRecord) -> LiveAgent | None:
+        async with slots:
+            return await _take_over(db, event_log, service, record, open_turns.get(record.session_id))
+
+    agents = [agent for agent in await asyncio.gather(*map(take_over, records)) if agent is not None]
+    for agent in agents:
+        if agent.turn is None:
+            await agent.catch_up()
+    for turn in open_turns.values():
+        if not service.is_active(turn.session_id):
+            await _close_lost_turn(db, service, turn)
+    if records or open_turns:
+        log.info("recovered: %d agents, %d open turns", len(agents), len(open_turns))
+
+
+async def _remove_strays(directory: Path, known: set[RunnerId]) -> None:
+    """End runners that no row tells of: their server died before it had committed to them."""
+
+    def find() -> list[Path]:
+        return [path for path in directory.iterdir() if path.name not in known] if directory.is_dir() else []
+
+    for path in await asyncio.to_thread(find):
+        found = await attach(path)
+        if isinstance(found, RunnerHandle):
+            await found.kill(0.0)
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+
+async def _take_over(
+    db: Database, event_log: EventLog, service: TurnService, record: RunnerRecord, turn: Turn | None
+) -> LiveAgent | None:
+    session = await sessions.find(db, record.session_id)
+    directory = service.runners_directory / record.id
+    runner = await _find(directory)
+    if session is None or runner is None:
+        if runner is not None:
+            await runner.kill(0.0)
+        await service.discard_runner(record.id)
+        return None
+    lease = Lease(session.id, session.generation)
+    agent = await service.adopt(runner, record, session, lease)
+    if turn is None:
+        service.rest(agent)
+        return agent
+    written = await _read_turn(event_log, turn)
+    active = ActiveTurn(session, turn, _prompt_of(written))
+    active.started.set_result(None)
+    service.resume_turn(active, agent)
+    _replay(active, agent, written)
+    return agent
+
+
+async def _find(directory: Path) -> Runner | None:
+    """The runner of `directory`, alive or dead; None when it had not even begun."""
+    found = await attach(directory)
+    if isinstance(found, RunnerHandle):
+        return found
+    return DeadRunner(directory, found) if (directory / "out").exists() else None
+
+
+async def _read_turn(event_log: EventLog, turn: Turn) -> list[Chunk]:
+    last = (await event_log.session(turn.session_id)).last_seq
+    return [chunk async for chunk in event_log.follow(turn.session_id, turn.first_seq - 1, lambda: last)]
+
+
+def _prompt_of(written: list[Chunk]) -> bytes | None:
+    """The turn's user event; an unprompted turn has none."""
+    return written[0].lines()[0] if written and written[0].source is Source.USER else None
+
+
+def _replay(active: ActiveTurn, agent: LiveAgent, written: list[Chunk]) -> None:
+    """Bring the adapter to where it was: it reads the turn's lines that are in the log already."""
+    for chunk in written:
+        if chunk.source is Source.AGENT:
+            for line in chunk.lines():
+                effect = agent.adapter.receive(line)
+                if effect is not None and effect.outcome is not None:
+                    active.outcome = effect.outcome
+                if effect is not None and effect.is_over:
+                    active.settle(Verdict.OVER)
+
+
+async def _close_lost_turn(db: Database, service: TurnService, turn: Turn) -> None:
+    session = await sessions.find(db, SessionId(turn.session_id))
+    assert session is not None
+    outcome = Outcome(TurnStatus.INTERRUPTED, "the server went down before the agent had started", "runner_lost")
+    await service.close_turn(ActiveTurn(session, turn, None), outcome)
+

@@ -1,0 +1,667 @@
+"""Start, follow and stop turns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import sqlite3
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from agentsrv.agents import AgentRegistry
+from agentsrv.config import Config
+from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
+from agentsrv.eventlog import EventLog, now_ms
+from agentsrv.model import (
+    Chunk,
+    Lease,
+    Outcome,
+    RunnerId,
+    Seq,
+    Session,
+    SessionId,
+    Source,
+    Turn,
+    TurnId,
+    TurnOptions,
+    TurnStatus,
+)
+from agentsrv.runner.handle import AgentExit, RunnerError, RunnerSpec
+from agentsrv.runner.watch import FileWatcher
+from agentsrv.runner.zygote import Zygote
+from agentsrv.store import events, runners, sessions, turns
+from agentsrv.store.database import Database
+from agentsrv.store.runners import RunnerRecord
+from agentsrv.tasks import Tasks
+from agentsrv.turns.cursor import decode_cursor, encode_cursor
+from agentsrv.turns.live import TERM_GRACE_S, ActiveTurn, LiveAgent, Runner, Verdict
+from agentsrv.workspace.paths import Workspace
+
+log = logging.getLogger(__name__)
+
+# An agent whose server went away in the middle of a turn goes on for so long.
+TURN_LINGER_S = 24 * 3600.0
+STOP_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartTurn:
+    """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one."""
+
+    session_id: SessionId
+    prompt: str
+    agent: str | None = None
+    cwd: str | None = None
+    options: TurnOptions = TurnOptions()
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`is_new` is False when the same `message_id` had started this turn before."""
+
+    turn: Turn
+    is_new: bool
+
+
+class TurnService:
+    """The turns of this server: each has a task of its own, from its lease to its `done`."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        db: Database,
+        event_log: EventLog,
+        agents: AgentRegistry,
+        workspace: Workspace,
+        zygote: Zygote,
+        watcher: FileWatcher,
+    ) -> None:
+        self.is_draining = False
+        self._config = config
+        self._db = db
+        self._log = event_log
+        self._agents = agents
+        self._workspace = workspace
+        self._zygote = zygote
+        self._watcher = watcher
+        self._tasks = Tasks("turns")
+        self._active: dict[SessionId, ActiveTurn] = {}
+        self._live: dict[SessionId, LiveAgent] = {}
+        # Idle agents, the one that idles longest first, each with the timer that ends it.
+        self._idle: dict[RunnerId, tuple[LiveAgent, asyncio.TimerHandle]] = {}
+
+    @property
+    def runners_directory(self) -> Path:
+        return self._config.state_dir / "runners"
+
+    # What clients ask for
+
+    async def start(self, request: StartTurn) -> Started:
+        """Take the session's lease, log the prompt and set the agent to work.
+
+        All that a client may be told is wrong is raised here, before anything has happened: InvalidInput,
+        Forbidden, Conflict (`session_busy`, `agent_mismatch`, `cwd_mismatch`), LimitReached
+        (`too_many_turns`), Unavailable (`draining`, `agent_unavailable`), StorageFull.
+        """
+        if request.message_id is not None:
+            known = await turns.find_by_message(self._db, request.session_id, request.message_id)
+            if known is not None:
+                return Started(known, is_new=False)
+        session, is_new = await self._session_for(request)
+        running = self._active.get(session.id)
+        if running is not None and running.turn.message_id == request.message_id is not None:
+            await asyncio.shield(running.started)
+            return Started(running.turn, is_new=False)
+        active = self._reserve(session, request)
+        self._tasks.spawn(self._run(active, is_new), name=f"turn:{active.turn.id}")
+        try:
+            # The turn belongs to the server from here on: a client that goes away takes nothing with it.
+            await asyncio.shield(active.started)
+        except sqlite3.IntegrityError:
+            return await self._repeated(request)
+        return Started(active.turn, is_new=True)
+
+    async def get(self, turn_id: TurnId) -> Turn:
+        """Raises NotFound (`job_not_found`)."""
+        active = self._find_active(turn_id)
+        return active.turn if active else await turns.get(self._db, turn_id)
+
+    async def list_turns(
+        self, *, session_id: SessionId | None, status: TurnStatus | None, limit: int, cursor: str | None
+    ) -> tuple[list[Turn], str | None]:
+        """A page, newest first, and the cursor of the next one. Raises InvalidInput for a bad cursor."""
+        found = await turns.page(
+            self._db,
+            session_id=session_id,
+            status=status,
+            before=decode_cursor(cursor),
+            limit=limit + 1,
+        )
+        page = found[:limit]
+        more = len(found) > limit
+        return page, encode_cursor(page[-1].created_at, page[-1].id) if more else None
+
+    async def wait(self, turn_id: TurnId, timeout_s: float) -> Turn:
+        """The turn once it has ended, or as it is after `timeout_s`."""
+        if active := self._find_active(turn_id):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await active.finished.wait()
+            except TimeoutError:
+                pass
+            return active.turn
+        return await turns.get(self._db, turn_id)
+
+    async def stop(self, session_id: SessionId) -> Turn:
+        """End the running turn. Returns when its process tree is dead and its `done` is in the log.
+
+        Raises NotFound (`not_running`).
+        """
+        active = self._active.get(session_id)
+        if active is None:
+            raise NotFound(f"nothing runs in session {session_id}", code="not_running")
+        active.settle(Verdict.STOPPED)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await active.finished.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"job {active.turn.id} is being stopped, but its end cannot be recorded yet; ask again",
+                code="database_unavailable",
+                retry_after_s=5,
+            ) from None
+        return active.turn
+
+    def last_seq(self, turn: Turn) -> Seq:
+        """The newest seq that a follower of `turn` may have seen."""
+        if turn.last_seq is not None:
+            return turn.last_seq
+        session_log = self._log.open_session(turn.session_id)
+        return session_log.last_seq if session_log else turn.first_seq
+
+    async def follow_turn(self, turn: Turn, after: Seq) -> AsyncGenerator[Chunk, None]:
+        """The turn's events with seq > `after`, up to its `done`; live ones as they come."""
+        active = self._find_active(turn.id)
+        if active is None:
+            turn = await turns.get(self._db, turn.id)
+        first = max(after, turn.first_seq - 1)
+
+        def end() -> Seq | None:
+            return active.turn.last_seq if active else turn.last_seq
+
+        async with aclosing(self._log.follow(turn.session_id, first, end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def follow_session(self, session_id: SessionId, after: Seq) -> AsyncGenerator[Chunk, None]:
+        """All events of a session with seq > `after`, and what comes until the server stops."""
+        async with aclosing(self._log.follow(session_id, after, lambda: None)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    # Life of the server
+
+    def drain(self) -> None:
+        """Refuse new turns from now on."""
+        self.is_draining = True
+
+    async def close(self) -> None:
+        """Let turns that are ending end; leave the others to their runners; end idle agents."""
+        self.drain()
+        ending = [self._tasks.start(a.finished.wait(), name="ending") for a in self._active.values() if a.verdict.done()]
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSE_TIMEOUT_S)
+        idle = [agent for agent in self._live.values() if agent.turn is None and agent.exit is None]
+        await asyncio.gather(*(self._retire(agent) for agent in idle), return_exceptions=True)
+        for agent in list(self._live.values()):
+            agent.detach()
+        await self._tasks.close()
+
+    async def forget_session(self, session_id: SessionId) -> None:
+        """End the session's idle agent, because the session is about to be deleted."""
+        if (agent := self._live.get(session_id)) is not None:
+            await self._retire(agent)
+
+    def is_active(self, session_id: SessionId) -> bool:
+        return session_id in self._active
+
+    # Before the turn
+
+    async def _session_for(self, request: StartTurn) -> tuple[Session, bool]:
+        """The session that the turn is for, and whether it has to be created."""
+        session = await sessions.find(self._db, request.session_id)
+        is_new = session is None
+        if session is None:
+            session = self.new_session(
+                request.session_id, agent=request.agent, cwd=request.cwd, model=request.options.model
+            )
+        else:
+            self._check_mismatch(session, request)
+        agent = self._agents.get(session.agent)
+        agent.check(request.options)
+        if agent.find() is None:
+            raise Unavailable(
+                f"the program of agent {session.agent} was not found on the server", code="agent_unavailable"
+            )
+        return session, is_new
+
+    def new_session(
+        self, session_id: SessionId, *, agent: str | None, cwd: str | None, model: str | None, name: str | None = None
+    ) -> Session:
+        """A session that is not stored yet. Raises InvalidInput, Forbidden."""
+        kind = self._agents.get(agent or self._agents.names()[0])
+        now = now_ms()
+        return Session(
+            id=session_id,
+            name=name,
+            agent=kind.name,
+            cwd=str(self._workspace.directory(cwd)),
+            model=model,
+            internal_session_id=kind.new_internal_id(session_id),
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _check_mismatch(self, session: Session, request: StartTurn) -> None:
+        if request.agent is not None and request.agent != session.agent:
+            self._agents.get(request.agent)
+            raise Conflict(
+                f"session {session.id} belongs to agent {session.agent}; use it, or another session",
+                code="agent_mismatch",
+            )
+        # Also finds out, before the stream has begun, that the directory is gone.
+        directory = str(self._workspace.directory(session.cwd))
+        if request.cwd is not None and str(self._workspace.directory(request.cwd)) != directory:
+            raise Conflict(
+                f"session {session.id} works in {session.cwd}; leave out cwd, or use another session",
+                code="cwd_mismatch",
+            )
+
+    def _reserve(self, session: Session, request: StartTurn) -> ActiveTurn:
+        """Make the session this server's only turn. No await between the checks and the reservation."""
+        if self.is_draining:
+            raise Unavailable("the server is shutting down; try again", code="draining", retry_after_s=5)
+        if (running := self._active.get(session.id)) is not None:
+            raise sessions.busy(session.id, running.turn.id)
+        if len(self._active) >= self._config.max_concurrent_turns:
+            raise LimitReached(
+                f"{len(self._active)} turns are running, which is the limit; try again later",
+                code="too_many_turns",
+                retry_after_s=5,
+            )
+        options = replace(request.options, model=request.options.model or session.model)
+        turn = _new_turn(session.id, options, request.message_id)
+        event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt)
+        active = self._active[session.id] = ActiveTurn(session, turn, event)
+        return active
+
+    async def _repeated(self, request: StartTurn) -> Started:
+        assert request.message_id is not None
+        known = await turns.find_by_message(self._db, request.session_id, request.message_id)
+        if known is None:
+            raise NotFound(f"there is no session {request.session_id}", code="session_not_found")
+        return Started(known, is_new=False)
+
+    # The turn
+
+    async def _run(self, active: ActiveTurn, is_new: bool) -> None:
+        """The life of a turn."""
+        if await self._opened(active, is_new=is_new):
+            await self._work_and_finish(active, None)
+
+    async def _opened(self, active: ActiveTurn, *, is_new: bool) -> bool:
+        """Open the turn; when that fails tell those who wait for it, and leave everything as it was."""
+        try:
+            await self._open(active, is_new)
+        except (AgentsrvError, sqlite3.Error) as exc:
+            del self._active[active.session.id]
+            active.started.set_exception(exc)
+            if (agent := self._live.get(active.session.id)) is not None:
+                agent.resume()
+            return False
+        active.started.set_result(None)
+        return True
+
+    async def _work_and_finish(self, active: ActiveTurn, agent: LiveAgent | None) -> None:
+        try:
+            if agent is None:
+                agent = await self._agent_for(active)
+                agent.begin(active)
+            verdict = await self._verdict(active)
+            outcome = await self._outcome(active, agent, verdict)
+        except RunnerError as exc:
+            outcome = Outcome(TurnStatus.FAILED, str(exc), "agent_not_started")
+        except Exception:
+            log.exception("turn %s failed", active.turn.id)
+            outcome = Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
+        await self.close_turn(active, outcome, agent)
+
+    async def _open(self, active: ActiveTurn, is_new: bool) -> None:
+        """Commit lease, turn, prompt and, for a new process, its runner: all or nothing. Then show the prompt."""
+        session, record = active.session, self._runner_record(active)
+        session_log = await self._log.session(session.id)
+        async with session_log.hold() as seq:
+            opened = replace(active.turn, first_seq=seq)
+            chunk = None
+            if active.user_event is not None:
+                chunk = _server_chunk(opened, Source.USER, seq, [active.user_event])
+
+            async def write(db: aiosqlite.Connection) -> Turn:
+                if is_new:
+                    await sessions.insert(db, session)
+                generation = await sessions.acquire_lease(
+                    db, session.id, opened.id, opened.options.model, opened.created_at
+                )
+                turn = replace(opened, generation=generation)
+                await turns.insert(db, turn)
+                if chunk is not None:
+                    await events.insert(db, chunk, Lease(session.id, generation))
+                if record is not None:
+                    await runners.insert(db, record)
+                return turn
+
+            # Work that the agent has begun by itself happens, whether there is room for it or not.
+            active.turn = await self._db.write(write, must_happen=active.user_event is None)
+            active.runner = record
+            if chunk is not None:
+                session_log.publish(chunk)
+
+    def _runner_record(self, active: ActiveTurn) -> RunnerRecord | None:
+        """The runner that this turn will need; None when a warm agent can take the turn."""
+        if active.user_event is None:
+            return None
+        key = self._process_key(active)
+        agent = self._live.get(active.session.id)
+        if agent is not None and agent.is_usable and agent.key == key:
+            return None
+        return RunnerRecord(RunnerId(uuid.uuid4().hex), active.session.id, key, now_ms())
+
+    def _process_key(self, active: ActiveTurn) -> str:
+        key = self._agents.get(active.session.agent).process_key(active.turn.options)
+        return key or f"turn-{active.turn.id}"
+
+    async def _agent_for(self, active: ActiveTurn) -> LiveAgent:
+        """The session's warm agent when it can serve this turn, else a new process. Raises RunnerError."""
+        agent = self._live.get(active.session.id)
+        if agent is not None and agent.is_usable and active.runner is None:
+            self._wake(agent)
+            return agent
+        if agent is not None:
+            await self._retire(agent)
+        record = active.runner
+        if record is None:
+            record = RunnerRecord(
+                RunnerId(uuid.uuid4().hex), active.session.id, self._process_key(active), now_ms()
+            )
+            await self._db.write(lambda db: runners.insert(db, record), must_happen=True)
+        return await self._launch(active, record)
+
+    async def _launch(self, active: ActiveTurn, record: RunnerRecord) -> LiveAgent:
+        kind = self._agents.get(active.session.agent)
+        adapter = kind.adapter()
+        directory = self.runners_directory / record.id
+
+        def prepare() -> RunnerSpec:
+            session = active.session
+            resume = kind.transcript_of(session) is not None
+            launch = adapter.launch(session, active.turn.options, resume=resume, directory=directory)
+            directory.mkdir(mode=0o700, parents=True)
+            for name, content in launch.files.items():
+                (directory / name).touch(mode=0o600)
+                (directory / name).write_bytes(content)
+            return RunnerSpec(
+                id=record.id,
+                argv=launch.argv,
+                cwd=session.cwd,
+                env=launch.env,
+                directory=directory,
+                grace_s=TERM_GRACE_S,
+                quota_bytes=self._config.spool_quota_bytes,
+                orphan_s=TURN_LINGER_S,
+            )
+
+        try:
+            handle = await self._zygote.spawn(await asyncio.to_thread(prepare))
+        except (RunnerError, OSError) as exc:
+            self._tasks.spawn(self.discard_runner(record.id), name=f"clean-up:{record.id}")
+            raise RunnerError(f"the agent could not be started: {exc}") from exc
+        return await self.adopt(handle, record, active.session, active.lease)
+
+    async def adopt(
+        self, handle: Runner, record: RunnerRecord, session: Session, lease: Lease
+    ) -> LiveAgent:
+        """Read a process's output from where the log has it."""
+        agent = LiveAgent(
+            key=record.spawn_key,
+            handle=handle,
+            adapter=self._agents.get(session.agent).adapter(record.agent_state),
+            session_log=await self._log.session(session.id),
+            lease=lease,
+            spool_offset=record.spool_offset,
+            max_line_bytes=self._config.max_line_bytes,
+            on_wake=self._woke_up,
+            on_exit=self._exited,
+            on_internal_id=self._internal_id_changed,
+        )
+        self._live[session.id] = agent
+        agent.start(self._watcher, self._tasks)
+        return agent
+
+    async def _verdict(self, active: ActiveTurn) -> Verdict:
+        """Wait for the turn's verdict, or pass it when a time limit is over."""
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        while not active.verdict.done():
+            limits = []
+            if self._config.turn_timeout_s:
+                limits.append(started_at + self._config.turn_timeout_s)
+            if self._config.turn_idle_timeout_s:
+                limits.append(active.last_output_at + self._config.turn_idle_timeout_s)
+            if limits and min(limits) <= loop.time():
+                active.settle(Verdict.TIMED_OUT)
+                break
+            await asyncio.wait({active.verdict}, timeout=min(limits) - loop.time() if limits else None)
+        return active.verdict.result()
+
+    async def _outcome(self, active: ActiveTurn, agent: LiveAgent, verdict: Verdict) -> Outcome:
+        match verdict:
+            case Verdict.OVER:
+                return active.outcome or Outcome(TurnStatus.COMPLETED)
+            case Verdict.EXITED:
+                assert agent.exit is not None
+                return active.outcome or _explain(agent.exit, agent)
+            case Verdict.GAVE_UP:
+                await agent.halt()
+                assert active.outcome is not None
+                return active.outcome
+            case Verdict.STOPPED:
+                await agent.halt()
+                return Outcome(TurnStatus.CANCELLED, stop_reason="cancelled")
+            case Verdict.TIMED_OUT:
+                await agent.halt()
+                return Outcome(TurnStatus.FAILED, "the turn took longer than the server allows", "turn_timeout")
+            case Verdict.STALE:
+                await agent.handle.kill(TERM_GRACE_S)
+                return Outcome(TurnStatus.INTERRUPTED, "another server took over the session", "stale_lease")
+
+    async def close_turn(self, active: ActiveTurn, outcome: Outcome, agent: LiveAgent | None = None) -> None:
+        """Commit the outcome with the turn's last events, release the lease, and show them."""
+        session_id = active.session.id
+        session_log = await self._log.session(session_id)
+        lines = _closing_events(active.turn.id, outcome)
+        async with session_log.hold() as seq:
+            turn = replace(
+                active.turn,
+                status=outcome.status,
+                outcome=outcome,
+                finished_at=now_ms(),
+                last_seq=seq + len(lines) - 1,
+            )
+            chunk = _server_chunk(turn, Source.SERVER, seq, lines)
+
+            async def write(db: aiosqlite.Connection) -> None:
+                await events.insert(db, chunk, active.lease)
+                await turns.finish(db, turn)
+                await sessions.release_lease(db, session_id, turn.id, turn.generation, turn.finished_at or 0)
+                if agent is not None:
+                    await runners.set_agent_state(db, agent.id, agent.adapter.state())
+
+            try:
+                await self._db.write(write, must_happen=True)
+            except events.StaleLease:
+                log.warning("turn %s lost its session to another owner; its end is not recorded", turn.id)
+            else:
+                active.turn = turn
+                session_log.publish(chunk)
+        # From here to the end there is no await: a client that sees `done` may start the next turn at once.
+        self._active.pop(session_id, None)
+        active.finished.set()
+        if agent is not None:
+            agent.end_turn()
+            self.rest(agent)
+
+    def resume_turn(self, active: ActiveTurn, agent: LiveAgent) -> None:
+        """Go on with a turn that an earlier server began."""
+        self._active[active.session.id] = active
+        agent.begin(active)
+        self._tasks.spawn(self._work_and_finish(active, agent), name=f"turn:{active.turn.id}")
+
+    # Agents between turns
+
+    def rest(self, agent: LiveAgent) -> None:
+        """Keep an agent warm for the next turn, within the limits."""
+        if agent.exit is not None or self._live.get(agent.session_id) is not agent:
+            return
+        idle_s = self._config.agent_idle_timeout_s
+        if idle_s <= 0 or self._config.max_warm_agents == 0:
+            self._start_retiring(agent)
+            return
+        # The runner ends it as well, should no server be there to do it.
+        agent.handle.set_linger(idle_s)
+        timer = asyncio.get_running_loop().call_later(idle_s, self._idled_out, agent)
+        self._idle[agent.id] = (agent, timer)
+        while len(self._idle) > self._config.max_warm_agents:
+            oldest, _ = next(iter(self._idle.values()))
+            self._start_retiring(oldest)
+
+    def _idled_out(self, agent: LiveAgent) -> None:
+        self._wake(agent)
+        if agent.adapter.has_background_work:
+            self.rest(agent)
+        else:
+            self._start_retiring(agent)
+
+    def _wake(self, agent: LiveAgent) -> None:
+        """The agent is not idle any more."""
+        if (entry := self._idle.pop(agent.id, None)) is not None:
+            entry[1].cancel()
+        agent.handle.set_linger(TURN_LINGER_S)
+
+    def _start_retiring(self, agent: LiveAgent) -> None:
+        self._wake(agent)
+        self._tasks.spawn(self._retire(agent), name=f"retire:{agent.id}")
+
+    async def _retire(self, agent: LiveAgent) -> None:
+        """End an idle agent; its last output is in the log when this returns."""
+        self._wake(agent)
+        if self._live.get(agent.session_id) is agent:
+            await agent.halt()
+
+    def _woke_up(self, agent: LiveAgent) -> None:
+        """An idle agent works again, for a background command has ended: a turn without a prompt."""
+        self._wake(agent)
+        self._tasks.spawn(self._run_unprompted(agent), name=f"wake:{agent.id}")
+
+    async def _run_unprompted(self, agent: LiveAgent) -> None:
+        session = await sessions.find(self._db, agent.session_id)
+        if session is None:
+            agent.resume()
+            return
+        if session.id in self._active:
+            # A prompt came at the same moment. What the agent does is part of that turn, which reads on.
+            return
+        turn = _new_turn(session.id, TurnOptions(model=session.model), None)
+        active = self._active[session.id] = ActiveTurn(session, turn, None)
+        # Nobody else waits for it, so its failure must not be reported as never retrieved.
+        active.started.add_done_callback(lambda started: started.exception())
+        if await self._opened(active, is_new=False):
+            agent.begin(active)
+            await self._work_and_finish(active, agent)
+
+    def _exited(self, agent: LiveAgent) -> None:
+        """A process is gone and all its output is in the log."""
+        self._wake(agent)
+        if self._live.get(agent.session_id) is agent:
+            del self._live[agent.session_id]
+        self._tasks.spawn(self.discard_runner(agent.id), name=f"clean-up:{agent.id}")
+
+    async def discard_runner(self, runner_id: RunnerId) -> None:
+        """Forget a runner: first its row, so that a directory without a row is always rubbish."""
+        await self._db.write(lambda db: runners.delete(db, runner_id), must_happen=True)
+        directory = self.runners_directory / runner_id
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
+        write = self._db.write(
+            lambda db: sessions.set_internal_id(db, session_id, internal_id), must_happen=True
+        )
+        self._tasks.spawn(write, name=f"internal-id:{session_id}")
+
+    def _find_active(self, turn_id: TurnId) -> ActiveTurn | None:
+        for active in self._active.values():
+            if active.turn.id == turn_id and active.started.done():
+                return active
+        return None
+
+
+def _new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:
+    now = now_ms()
+    return Turn(
+        id=TurnId(str(uuid.uuid4())),
+        session_id=session_id,
+        generation=0,
+        status=TurnStatus.RUNNING,
+        created_at=now,
+        started_at=now,
+        message_id=message_id,
+        options=options,
+    )
+
+
+def _server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Chunk:
+    data = b"\n".join(lines) + b"\n"
+    return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
+
+
+def _closing_events(turn_id: TurnId, outcome: Outcome) -> list[bytes]:
+    """An `error` event when something went wrong, and always `done`."""
+    done: dict[str, Any] = {"done": True, "taskId": turn_id, "status": outcome.status}
+    if outcome.error is None:
+        return [json.dumps(done).encode()]
+    error = {"type": "error", "error": outcome.error, "code": outcome.error_code}
+    return [json.dumps(error).encode(), json.dumps(done | {"error": outcome.error}).encode()]
+
+
+def _explain(ended: AgentExit, agent: LiveAgent) -> Outcome:
+    """The outcome of a turn whose process ended before the agent said how the turn did."""
+    if ended.reason == "runner_lost":
+        return Outcome(TurnStatus.INTERRUPTED, "the agent's runner was lost", "runner_lost")
+    if ended.reason == "quota":
+        error = "the agent wrote more than the server could take; it was stopped"
+        return Outcome(TurnStatus.FAILED, error, "spool_quota_exceeded")
+    if (explained := agent.adapter.explain_exit(ended.stderr_tail)) is not None:
+        error, code = explained
+        return Outcome(TurnStatus.FAILED, error, code)
+    how = f"signal {ended.signal}" if ended.signal else f"exit code {ended.code}"
+    return Outcome(TurnStatus.FAILED, f"the agent ended in the middle of the turn ({how})", "agent_exited")

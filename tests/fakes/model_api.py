@@ -1,0 +1,376 @@
+"""A scripted Messages API on loopback: the model behind the real `claude` in tests.
+
+The prompt says what the model does, one step a line; everything else in the prompt is ignored:
+
+    SCRIPT: text Hello there              a text block
+    SCRIPT: deltas 50 0.01                a text block of 50 deltas, 0.01 s apart
+    SCRIPT: fill 100000                   a text block of so many characters, in deltas of 1,000
+    SCRIPT: think Hmm                     a thinking block
+    SCRIPT: bash echo hi                  the Bash tool; `bash-bg` runs it in the background
+    SCRIPT: write notes.txt some text     the Write tool; the path has no blanks
+    SCRIPT: edit notes.txt some any       the Edit tool: path, old word, new text
+    SCRIPT: tool Name {"input": 1}        any tool
+    SCRIPT: structured {"n": 5}           the StructuredOutput tool
+    SCRIPT: error 429 2                   this HTTP error twice, then the rest; without a count: always
+    SCRIPT: context_too_long              the 400 of a prompt that does not fit
+    SCRIPT: hang                          nothing more, until the client goes away
+    SCRIPT: drip 0.01                     what follows is sent in crumbs of 7 bytes, so far apart
+    SCRIPT: drop                          the connection is cut
+    SCRIPT: usage 1000 100                input and output tokens of this answer
+    SCRIPT: end                           the answer ends; what follows is for a call that nobody prompted
+
+A model call plays the steps up to and including the next tool (or `end`); the tool's result comes back in the
+next call, which plays on from there. A call beyond the script, or without one, answers `ok`. So the fake has no
+conversation state of its own: what to play follows from the request, except for the counted errors.
+
+Run alone: `python -m tests.fakes.model_api` prints its URL and serves until it is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+
+TOOLS = frozenset({"bash", "bash-bg", "write", "edit", "tool", "structured"})
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One `SCRIPT:` line: its verb and the rest of the line."""
+
+    verb: str
+    rest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One call of `POST /v1/messages` as it came in."""
+
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return str(self.body["model"])
+
+    @property
+    def effort(self) -> str | None:
+        return self.body.get("output_config", {}).get("effort")
+
+    @property
+    def system(self) -> str:
+        return "\n".join(texts(self.body.get("system", "")))
+
+    @property
+    def tools(self) -> list[str]:
+        return [str(tool.get("name")) for tool in self.body.get("tools", [])]
+
+    @property
+    def user_texts(self) -> list[str]:
+        """Every text block of every user message, oldest first; a prompt is one of them, byte for byte."""
+        return [text for message in self.body["messages"] if message["role"] == "user" for text in texts(message["content"])]
+
+
+@dataclass(slots=True)
+class ModelApi:
+    """The fake. `async with ModelApi() as api:` serves at `api.url`; `api.requests` is what it was asked."""
+
+    port: int = 0
+    requests: list[Recorded] = field(default_factory=list)
+    _failures: Counter[bytes] = field(default_factory=Counter)
+    _runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("HEAD", "/", self._probe)
+        app.router.add_post("/v1/messages", self._messages)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _probe(self, request: web.Request) -> web.Response:
+        """HEAD /: the CLI's reachability probe."""
+        return web.Response()
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/messages: the next part of the script, as SSE or as one JSON body."""
+        body = await request.json()
+        self.requests.append(Recorded(dict(request.headers), body))
+        steps = next_steps(body)
+        for step in steps:
+            if error := self._error(step, body):
+                return error
+        if body.get("stream"):
+            return await self._stream(request, body, steps)
+        if any(step.verb == "drop" for step in steps):
+            return cut(request)
+        if any(step.verb == "hang" for step in steps):
+            await asyncio.Event().wait()
+        return web.json_response(whole_message(body, steps))
+
+    def _error(self, step: Step, body: dict[str, Any]) -> web.Response | None:
+        if step.verb == "context_too_long":
+            return error_response(400, "prompt is too long: 250000 tokens > 200000 maximum")
+        if step.verb != "error":
+            return None
+        status, _, count = step.rest.partition(" ")
+        call = hashlib.sha256(json.dumps([step.rest, body["messages"]], default=str).encode()).digest()
+        if count and self._failures[call] >= int(count):
+            return None
+        self._failures[call] += 1
+        return error_response(int(status), f"scripted error {status}")
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], steps: list[Step]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "request-id": "req_fake"})
+        crumb_s: float | None = None
+        async for event in play(body, steps):
+            match event:
+                case Step("hang"):
+                    await asyncio.Event().wait()
+                case Step("drop"):
+                    return cut(request)
+                case Step("drip", rest):
+                    crumb_s = float(rest or "0.005")
+                case Step():
+                    raise AssertionError(event)
+                case _:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    await write_frame(response, event, crumb_s)
+        await response.write_eof()
+        return response
+
+
+def next_steps(body: dict[str, Any]) -> list[Step]:
+    """The steps that this call plays: the group after those that the assistant's messages have answered."""
+    script: list[Step] = []
+    answered = 0
+    for message in body["messages"]:
+        if message["role"] == "assistant":
+            answered += 1
+        elif found := script_of(texts(message["content"])):
+            script, answered = found, 0
+    groups = list(grouped(script))
+    return groups[answered] if answered < len(groups) else [Step("text", "ok")]
+
+
+def script_of(blocks: list[str]) -> list[Step]:
+    """The steps of the last block that has any: the CLI joins prompts that nobody answered into one message."""
+    for text in reversed(blocks):
+        if lines := [line for line in text.split("\n") if line.startswith("SCRIPT: ")]:
+            return [Step(*line.removeprefix("SCRIPT: ").split(" ", 1)) for line in lines]
+    return []
+
+
+def grouped(script: list[Step]) -> Iterator[list[Step]]:
+    """Cut the script behind each tool and at each `end`: one part a model call."""
+    group: list[Step] = []
+    for step in script:
+        if step.verb != "end":
+            group.append(step)
+        if step.verb == "end" or step.verb in TOOLS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def texts(content: str | list[dict[str, Any]]) -> list[str]:
+    """The text blocks of a message's content; tool results are not among them."""
+    if isinstance(content, str):
+        return [content]
+    return [block["text"] for block in content if block.get("type") == "text"]
+
+
+async def play(body: dict[str, Any], steps: list[Step]) -> AsyncIterator[dict[str, Any] | Step]:
+    """The API's stream events for `steps`; `hang`, `drop` and `drip` come out as they are."""
+    used_in, used_out = usage_of(steps)
+    message = message_head(body, used_in)
+    stop_reason = "end_turn"
+    index = 0
+    started = False
+    for step in steps:
+        if step.verb in {"error", "usage"}:
+            continue
+        if step.verb in {"hang", "drop", "drip"}:
+            yield step
+            continue
+        if not started:
+            yield {"type": "message_start", "message": message}
+            started = True
+        async for event in play_block(index, step):
+            yield event
+        index += 1
+        if step.verb in TOOLS:
+            stop_reason = "tool_use"
+    if not started:
+        yield {"type": "message_start", "message": message}
+    delta = {"stop_reason": stop_reason, "stop_sequence": None}
+    yield {"type": "message_delta", "delta": delta, "usage": {"output_tokens": used_out}}
+    yield {"type": "message_stop"}
+
+
+async def play_block(index: int, step: Step) -> AsyncIterator[dict[str, Any]]:
+    """One content block: start, deltas, stop."""
+    empty, pause_s, deltas = block_parts(step)
+    yield {"type": "content_block_start", "index": index, "content_block": empty}
+    for delta in deltas:
+        if pause_s:
+            await asyncio.sleep(pause_s)
+        yield {"type": "content_block_delta", "index": index, "delta": delta}
+    yield {"type": "content_block_stop", "index": index}
+
+
+def block_parts(step: Step) -> tuple[dict[str, Any], float, list[dict[str, Any]]]:
+    """A block's empty form, the pause between its deltas in seconds, and the deltas."""
+    text = {"type": "text", "text": ""}
+    match step.verb:
+        case "text":
+            return text, 0, [{"type": "text_delta", "text": step.rest}]
+        case "deltas":
+            count, pause_s = step.rest.split(" ")
+            return text, float(pause_s), [{"type": "text_delta", "text": f"delta {n} "} for n in range(int(count))]
+        case "fill":
+            length = int(step.rest)
+            sizes = [min(1000, length - done) for done in range(0, length, 1000)]
+            return text, 0, [{"type": "text_delta", "text": "x" * size} for size in sizes]
+        case "think":
+            thought = {"type": "thinking_delta", "thinking": step.rest}
+            signature = {"type": "signature_delta", "signature": "c2lnbmF0dXJl"}
+            return {"type": "thinking", "thinking": "", "signature": ""}, 0, [thought, signature]
+        case _:
+            name, tool_input = tool_call(step)
+            tool_id = "toolu_" + hashlib.sha256(f"{step}{id(tool_input)}".encode()).hexdigest()[:20]
+            block = {"type": "tool_use", "id": tool_id, "name": name, "input": {}}
+            return block, 0, [{"type": "input_json_delta", "partial_json": json.dumps(tool_input)}]
+
+
+def tool_call(step: Step) -> tuple[str, dict[str, Any]]:
+    """The tool's name and input for a tool step."""
+    match step:
+        case Step("bash", command):
+            return "Bash", {"command": command, "description": "run a command"}
+        case Step("bash-bg", command):
+            return "Bash", {"command": command, "description": "run a command", "run_in_background": True}
+        case Step("write", rest):
+            path, _, content = rest.partition(" ")
+            return "Write", {"file_path": path, "content": content}
+        case Step("edit", rest):
+            path, old, new = rest.split(" ", 2)
+            return "Edit", {"file_path": path, "old_string": old, "new_string": new}
+        case Step("structured", rest):
+            return "StructuredOutput", json.loads(rest)
+        case Step("tool", rest):
+            name, _, tool_input = rest.partition(" ")
+            return name, json.loads(tool_input or "{}")
+        case _:
+            raise ValueError(f"unknown step in the script: {step.verb} {step.rest}")
+
+
+def whole_message(body: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
+    """The answer to a call that does not stream: the same blocks, whole."""
+    used_in, used_out = usage_of(steps)
+    message = message_head(body, used_in)
+    message["usage"]["output_tokens"] = used_out
+    message["stop_reason"] = "end_turn"
+    for step in steps:
+        if step.verb in {"error", "usage", "drip"}:
+            continue
+        block, _, deltas = block_parts(step)
+        if step.verb in TOOLS:
+            block["input"] = json.loads(deltas[0]["partial_json"])
+            message["stop_reason"] = "tool_use"
+        elif block["type"] == "text":
+            block["text"] = "".join(delta["text"] for delta in deltas)
+        else:
+            block |= {"thinking": deltas[0]["thinking"], "signature": deltas[1]["signature"]}
+        message["content"].append(block)
+    return message
+
+
+def usage_of(steps: list[Step]) -> tuple[int, int]:
+    for step in steps:
+        if step.verb == "usage":
+            used_in, used_out = step.rest.split(" ")
+            return int(used_in), int(used_out)
+    return 10, 5
+
+
+def message_head(body: dict[str, Any], used_in: int) -> dict[str, Any]:
+    return {
+        "id": "msg_" + hashlib.sha256(json.dumps(body["messages"], default=str).encode()).hexdigest()[:20],
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": used_in,
+            "output_tokens": 1,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+        },
+    }
+
+
+def error_response(status: int, text: str) -> web.Response:
+    kind = ERROR_TYPES.get(status, "api_error")
+    body = {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_fake"}
+    return web.json_response(body, status=status)
+
+
+def cut(request: web.Request) -> web.StreamResponse:
+    """Cut the connection without an end of the answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def write_frame(response: web.StreamResponse, event: dict[str, Any], crumb_s: float | None) -> None:
+    frame = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+    if crumb_s is None:
+        await response.write(frame)
+        return
+    for at in range(0, len(frame), 7):
+        await response.write(frame[at : at + 7])
+        await asyncio.sleep(crumb_s)
+
+
+async def main() -> None:
+    """Serve until ended; the first line of stdout is the URL."""
+    async with ModelApi() as api:
+        sys.stdout.write(api.url + "\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

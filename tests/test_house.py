@@ -1,0 +1,145 @@
+"""How the project is built: what ships, what is pinned, what modules may know."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import agentsrv
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+SOURCES = sorted((ROOT / "agentsrv").rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    directory = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=50)
+    return zipfile.ZipFile(next(directory.glob("*.whl")))
+
+
+def test_the_wheel_is_complete(wheel: zipfile.ZipFile) -> None:
+    """Who installs the wheel gets migrations, types and every module."""
+    shipped = set(wheel.namelist())
+    migrations = {f"agentsrv/_migrations/{path.name}" for path in (ROOT / "migrations").glob("*.sql")}
+    modules = {str(path.relative_to(ROOT)) for path in SOURCES}
+
+    assert migrations
+    assert migrations | modules | {"agentsrv/py.typed"} <= shipped
+
+
+def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
+    """No tests, no local files."""
+    assert {name.split("/")[0] for name in wheel.namelist()} == {
+        "agentsrv",
+        f"agentsrv-{agentsrv.__version__}.dist-info",
+    }
+
+
+def test_the_public_surface_is_what_it_says() -> None:
+    """`from agentsrv import ...` gives all that `__all__` promises, and unknown names are an error."""
+    assert all(getattr(agentsrv, name) for name in agentsrv.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = agentsrv.no_such_name
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_locks_pin_by_hash_and_name_no_registry(lock: Path) -> None:
+    """Anyone can install the same files from any mirror."""
+    content = lock.read_text()
+    entries = re.split(r"\n(?=\S)", content.strip())
+
+    assert [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry] == []
+    assert re.findall(r"https?://|--index|--find-links|@ ", content) == []
+
+
+def test_locks_cover_what_the_project_asks_for() -> None:
+    """A dependency that is added without `make lock` is noticed."""
+    wanted = {
+        "run.txt": PROJECT["dependencies"],
+        "dev.txt": [*PROJECT["dependencies"], *extra("test"), *extra("dev")],
+        "agents.txt": extra("agents"),
+    }
+
+    missing = {
+        (lock, need) for lock, needs in wanted.items() for need in needs if name_of(need) not in pinned(lock)
+    }
+    assert missing == set()
+
+
+def test_tests_run_with_the_versions_that_run() -> None:
+    """The development lock has every package of the server in the same version."""
+    assert pinned("run.txt").items() - pinned("dev.txt").items() == set()
+
+
+def extra(name: str) -> list[str]:
+    return [need for need in PROJECT["optional-dependencies"][name] if not need.startswith("agentsrv[")]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=~!\[ ;]", requirement)[0]
+
+
+def pinned(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / "requirements" / lock).read_text(), re.MULTILINE))
+
+
+def test_the_runner_needs_nothing_but_python() -> None:
+    """The zygote starts in milliseconds and never breaks with a dependency."""
+    tree = ast.parse((ROOT / "agentsrv/runner/child.py").read_text())
+
+    assert imported(tree) - sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_have_no_state(path: Path) -> None:
+    """Two applications in one process share nothing: no `global`, and no empty container waiting to be filled."""
+    tree = ast.parse(path.read_text())
+    globals_ = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    containers = [node.lineno for node in tree.body if is_empty_container(node)]
+
+    assert globals_ + containers == []
+
+
+def is_empty_container(node: ast.stmt) -> bool:
+    match node:
+        case ast.Assign(value=value) | ast.AnnAssign(value=value):
+            return ast.unparse(value) in {"[]", "{}", "set()", "list()", "dict()"} if value else False
+    return False
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The top-level packages that a module imports."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_the_command_line_starts_without_the_http_stack() -> None:
+    """`--version` and `token` answer at once."""
+    modules = "'aiohttp', 'sqlite3', 'yoyo', 'redis', 'asyncio'"
+    code = f"import sys, agentsrv.__main__; print([m for m in ({modules}) if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+
+    assert answer.stdout == "[]\n"
+
+
+def test_documents_and_code_name_no_machine() -> None:
+    """Nothing in the project points at one developer's directories."""
+    found = [path for path in SOURCES if re.search(r"/(?:root|home/[a-z]+|Users)/", path.read_text())]
+
+    assert found == []
