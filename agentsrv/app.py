@@ -23,6 +23,7 @@ from agentsrv.runner.zygote import Zygote
 from agentsrv.store.database import Database
 from agentsrv.store.health import HealthCheck
 from agentsrv.store.migrate import migrate
+from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.recovery import recover
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
@@ -32,23 +33,19 @@ from agentsrv.workspace.paths import DEFAULT_DIRECTORY, Workspace
 def make_app(config: Config) -> web.Application:
     """The whole service as an application, to be served or mounted with `add_subapp`. Does no I/O by itself.
 
-    Start-up (by whoever runs the application) raises StartupError. It stops in two steps: `on_shutdown` refuses
-    new turns and ends streams, the cleanup then closes everything in reverse order. Agents at work go on under
-    their runners, and the next application with the same state directory takes them over.
+    Start-up (by whoever runs the application) raises StartupError. It stops in two steps: `on_shutdown`
+    refuses new turns and ends streams, the cleanup then closes everything in reverse order. Agents at work go
+    on under their runners, and the next application with the same state directory takes them over.
     """
     db = Database(config.database_path, synchronous=config.database_synchronous)
     event_log = EventLog(db)
     agents = make_agents(config)
     zygote = Zygote(config.environment)
     watcher = FileWatcher()
+    pool = AgentPool(config=config, db=db, event_log=event_log, agents=agents, zygote=zygote, watcher=watcher)
+    workspace = Workspace(config.workspace_base, private=(config.state_dir, config.database_path.parent))
     turns = TurnService(
-        config=config,
-        db=db,
-        event_log=event_log,
-        agents=agents,
-        workspace=Workspace(config.workspace_base, private=(config.state_dir, config.database_path.parent)),
-        zygote=zygote,
-        watcher=watcher,
+        config=config, db=db, event_log=event_log, agents=agents, workspace=workspace, pool=pool
     )
 
     async def run(_: web.Application) -> AsyncIterator[None]:
@@ -60,8 +57,9 @@ def make_app(config: Config) -> web.Application:
             stack.push_async_callback(db.close)
             await db.open()
             stack.callback(watcher.close)
+            stack.push_async_callback(pool.close)
             stack.push_async_callback(turns.close)
-            await recover(db, event_log, turns)
+            await recover(db, event_log, pool, turns)
             yield
 
     async def shut_down(_: web.Application) -> None:
@@ -72,7 +70,7 @@ def make_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[AGENTS] = agents
     app[TURNS] = turns
-    app[SESSIONS] = SessionService(db, event_log, agents, turns)
+    app[SESSIONS] = SessionService(db, event_log, agents, pool, turns)
     app[HEALTH] = HealthCheck(db, config.redis_url)
     routes.setup(app)
     app.cleanup_ctx.append(run)

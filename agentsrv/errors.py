@@ -15,7 +15,7 @@
     └── StorageFull
     StartupError               the server cannot start; one line for the operator, exit code 78
 
-`code` is stable and part of the wire contract; the message says what happened, to which thing, and what to do.
+`code` is stable and part of the wire contract; the message says what happened, to what, and what to do.
 Nothing here knows HTTP: `api/middleware.py` maps classes to statuses.
 """
 

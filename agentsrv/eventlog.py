@@ -76,9 +76,7 @@ class SessionLog:
         `on_saved` is called after it; with True when the database refused them, the lease being too old.
         """
         first = self.last_seq + 1
-        chunk = Chunk(
-            self.session_id, turn_id, Source.AGENT, now_ms(), first, self.last_seq + count, data
-        )
+        chunk = Chunk(self.session_id, turn_id, Source.AGENT, now_ms(), first, self.last_seq + count, data)
         append = events.Append(chunk, lease, runner_id, spool_offset)
         self._unsaved_chunks += 1
         self._unsaved_bytes += len(data)
@@ -127,7 +125,7 @@ class SessionLog:
         await self._changed.wait()
 
     def recent(self, after: Seq) -> list[Chunk] | None:
-        """About a page of the chunks after `after` that are in memory; None when the next one no longer is."""
+        """About a page of what follows `after` in memory; None when the next event no longer is there."""
         if after >= self.last_seq:
             return []
         if not self._tail or self._tail[0].first_seq > after + 1:

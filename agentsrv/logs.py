@@ -1,7 +1,6 @@
 """Log lines on stderr: text for people, JSON (one object per line) for machines.
 
-What a caller passes as `extra` becomes fields: members of a JSON line, `name=value` at the end of a text line
-(but for what the message says already).
+What a caller passes as `extra` becomes fields: members of a JSON line, `name=value` at a text line's end.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ import time
 from agentsrv.config import LogFormat, LogLevel
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+IN_THE_MESSAGE = frozenset({"method", "path", "status"})
+"""Fields of the access log that its message tells people already."""
 
 
 def set_up(level: LogLevel, layout: LogFormat) -> None:
@@ -38,9 +40,8 @@ def extra_fields(record: logging.LogRecord) -> dict[str, object]:
 class TextLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         words = [moment(record), record.levelname.lower(), record.name, one_line(record.getMessage())]
-        said = record.args if isinstance(record.args, tuple) else ()
         fields = extra_fields(record).items()
-        words += [f"{name}={one_line(str(value))}" for name, value in fields if value not in said]
+        words += [f"{name}={one_line(str(value))}" for name, value in fields if name not in IN_THE_MESSAGE]
         line = " ".join(words)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -19,7 +19,12 @@ HTTP_API = (ROOT / "docs/http-api.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 EXAMPLE = (ROOT / "env.example").read_text()
 SOURCES = sorted((ROOT / "agentsrv").rglob("*.py"))
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / "docs").rglob("*.md"),
+]
 
 SETTINGS = {field.metadata["name"] for field in fields(Config) if field.metadata}
 CREDENTIALS = {"ANTHROPIC_API_KEY"}
@@ -103,15 +108,19 @@ def error_codes(tree: ast.Module) -> Iterator[str]:
         match node:
             case ast.keyword(arg="code" | "error_code", value=ast.Constant(value=str(code))):
                 yield code
-            case ast.Assign(targets=[ast.Name(id="default_code" | "code")], value=ast.Constant(value=str(code))):
+            case ast.Assign(
+                targets=[ast.Name(id="default_code" | "code")], value=ast.Constant(value=str(code))
+            ):
                 yield code
             case ast.Assign(targets=[ast.Name(id="ERROR_CODES")], value=ast.Dict(values=values)):
-                yield from (value.value for value in values if isinstance(value, ast.Constant))
+                yield from (ast.literal_eval(value) for value in values)
             case ast.Call(func=ast.Name(id="Outcome"), args=[_, _, ast.Constant(value=str(code)), *_]):
                 yield code
             case ast.Tuple(elts=[ast.Constant() | ast.JoinedStr(), ast.Constant(value=str(code))]):
                 if re.fullmatch(r"agent_[a-z_]+", code):
                     yield code
+            case _:
+                pass
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

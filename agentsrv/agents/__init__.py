@@ -1,8 +1,8 @@
 """Adapters: one file per agent command line, which alone knows its options and what its lines mean.
 
-An `Agent` is what is known without a process (how to find it, how to shape a user message); an `Adapter` is one
-live process, as its bytes tell: pure, bytes in, `Effect`s out. `turns` owns all the I/O. A new agent is one file
-here, one line in `app.py`, and transcripts for its tests.
+An `Agent` is what is known without a process (how to find it, how to shape a user message); an `Adapter` is
+one live process, as its bytes tell: pure, bytes in, `Effect`s out. `turns` owns all the I/O. A new agent is
+one file here, one line in `app.py`, and transcripts for its tests.
 """
 
 from __future__ import annotations

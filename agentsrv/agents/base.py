@@ -27,7 +27,7 @@ PASSED_ON = (
     "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
     "VIRTUAL_ENV",
 )  # fmt: skip
-"""The allow-list of variables that every agent gets, besides LC_*. Nothing else of the server's environment."""
+"""The allow-list of variables that every agent gets, besides LC_*. Nothing else of the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,6 @@ class Adapter(Protocol):
         """Something goes on between turns; its end will wake the agent."""
         ...
 
-    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
-        """`resume`: the agent has a conversation under the session's internal id."""
-        ...
-
     def begin_turn(self) -> None:
         """A prompt is about to be written, or the agent woke up."""
         ...
@@ -119,7 +115,13 @@ class Agent(Protocol):
 
     name: str
 
-    def adapter(self, state: Mapping[str, Any] | None = None) -> Adapter: ...
+    def adapter(self, session: Session, state: Mapping[str, Any]) -> Adapter:
+        """For a process of `session`; `state` is what an earlier adapter of the same process said."""
+        ...
+
+    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
+        """`resume`: the agent has a conversation under the session's internal id."""
+        ...
 
     def check(self, options: TurnOptions) -> None:
         """Raises InvalidInput (`unsupported_option`) for options that this agent does not have."""
@@ -155,9 +157,7 @@ class Agent(Protocol):
 def child_environment(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """The allow-listed part of the server's environment, plus `names`."""
     wanted = {*PASSED_ON, *names}
-    return {
-        key: value for key, value in environment.items() if key in wanted or key.startswith("LC_")
-    }
+    return {key: value for key, value in environment.items() if key in wanted or key.startswith("LC_")}
 
 
 def raw_event(line: bytes, *, total: int | None = None) -> bytes:

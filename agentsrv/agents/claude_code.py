@@ -1,8 +1,9 @@
 """Claude Code in its headless mode: `claude -p` with stream-json on stdin and stdout.
 
 The shapes are those of claude 2.1.330, from live captures (tests/agents/transcripts/claude/). A turn is
-`session_state_changed running`, `init`, messages, `result`, `session_state_changed idle`; the state events need
-CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS. A finished background task wakes an idle agent: a turn without a prompt.
+`session_state_changed running`, `init`, messages, `result`, `session_state_changed idle`; the state events
+need CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS. A finished background task wakes an idle agent: a turn without a
+prompt.
 """
 
 from __future__ import annotations
@@ -75,11 +76,16 @@ ERROR_CODES = {
     "connection_failed": "agent_api_unreachable",
     "server_error": "agent_api_error",
 }
-STATUS_CODES = {401: "authentication_failed", 403: "authentication_failed", 429: "rate_limit", 529: "overloaded"}
+STATUS_CODES = {
+    401: "authentication_failed",
+    403: "authentication_failed",
+    429: "rate_limit",
+    529: "overloaded",
+}
 
 
 class _Envelope(msgspec.Struct):
-    """The parts of a line that decide whether it means something to the server. The rest is skipped unread."""
+    """What decides whether a line means something to the server. The rest of it is skipped unread."""
 
     type: str | None = None
     subtype: str | None = None
@@ -96,11 +102,10 @@ class ClaudeAdapter:
 
     name: ClassVar[str] = "claude-code"
 
-    def __init__(self, agent: ClaudeCode, state: Mapping[str, Any] | None = None) -> None:
-        self._agent = agent
-        self._cost_before = float((state or {}).get("cost_usd", 0.0))
-        self._cost = self._cost_before
-        self._internal_id: str | None = None
+    def __init__(self, internal_id: str | None, state: Mapping[str, Any]) -> None:
+        self._internal_id = internal_id
+        self._cost = float(state.get("cost_usd", 0.0))
+        self._cost_before = self._cost
         self._synthetic_error: str | None = None
         self._background_tasks = 0
 
@@ -108,16 +113,6 @@ class ClaudeAdapter:
     def has_background_work(self) -> bool:
         """Commands that the agent started in the background still run; their end will wake it."""
         return self._background_tasks > 0
-
-    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
-        self._internal_id = session.internal_session_id
-        files, arguments = _options(options, directory)
-        conversation = f"--resume={self._internal_id}" if resume else f"--session-id={self._internal_id}"
-        return Launch(
-            argv=(str(self._agent.program()), *BASE_ARGUMENTS, conversation, *arguments),
-            env=self._agent.environment(),
-            files=files,
-        )
 
     def begin_turn(self) -> None:
         self._cost_before = self._cost
@@ -186,7 +181,7 @@ class ClaudeAdapter:
         return Effect(event=line, begins=True, internal_session_id=internal_id)
 
     def _note_error(self, line: bytes) -> None:
-        """The CLI writes its own errors as an assistant message; the result line does not repeat their kind."""
+        """The CLI tells the kind of an error in an assistant message of its own, not in `result`."""
         message = _load(line) or {}
         if isinstance(error := message.get("error"), str):
             self._synthetic_error = error
@@ -248,7 +243,7 @@ class ClaudeAdapter:
         return str(message), code
 
     def _asked(self, line: bytes) -> Effect:
-        """A control request of the CLI. Nobody asked for any, so the answer is an error: it never waits in vain."""
+        """A control request that nobody expects: the answer is an error, so that it is not waited for."""
         message = _load(line) or {}
         reply = {
             "type": "control_response",
@@ -275,8 +270,19 @@ class ClaudeCode:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def adapter(self, state: Mapping[str, Any] | None = None) -> ClaudeAdapter:
-        return ClaudeAdapter(self, state)
+    def adapter(self, session: Session, state: Mapping[str, Any]) -> ClaudeAdapter:
+        return ClaudeAdapter(session.internal_session_id, state)
+
+    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
+        files, arguments = _options(options, directory)
+        conversation = f"--resume={session.internal_session_id}"
+        if not resume:
+            conversation = f"--session-id={session.internal_session_id}"
+        return Launch(
+            argv=(str(self.program()), *BASE_ARGUMENTS, conversation, *arguments),
+            env=self.environment(),
+            files=files,
+        )
 
     def check(self, options: TurnOptions) -> None:
         if options.permission_mode is not PermissionMode.BYPASS:
@@ -432,6 +438,4 @@ def _dump(value: Any) -> bytes:
 
 
 def _unsupported(field: str, message: str) -> InvalidInput:
-    return InvalidInput(
-        f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)]
-    )
+    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])

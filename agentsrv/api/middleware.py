@@ -233,6 +233,8 @@ def is_key(token: bytes, keys: Collection[bytes]) -> bool:
 @web.middleware
 async def limit_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse a body that says it is too large, and have one that does not say it stopped while it is read."""
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise errors.UnsupportedMediaType("send the body without Content-Encoding")
     limit = request.app[CONFIG].max_body_bytes
     if (request.content_length or 0) > limit:
         raise errors.TooLarge(f"the body is larger than {limit} bytes")

@@ -34,7 +34,7 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """One method on one path: what it takes, what it answers, how it can fail."""
 

@@ -7,7 +7,7 @@ import logging
 from secrets import token_hex
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from agentsrv.api.middleware import access_logger, error_response, http_error_response
 from agentsrv.errors import AgentsrvError, InvalidInput
@@ -15,10 +15,14 @@ from agentsrv.errors import AgentsrvError, InvalidInput
 logger = logging.getLogger(__name__)
 
 CONNECTION: dict[str, Any] = {
+    # A compressed body is refused (`middleware.limit_body`): do not unpack it to throw it away.
+    "auto_decompress": False,
     # Our own middleware writes the access log.
     "access_log": None,
     # How long a connection may wait for its next request, and take to send the head of it.
     "keepalive_timeout": 75.0,
+    # How long to take in and drop a body that was refused, so that its sender comes to read the answer.
+    "lingering_time": 2.0,
 }
 
 
@@ -56,6 +60,8 @@ class Runner(web.ServerRunner):
         return self._application_server.request_factory(*message)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.version < HttpVersion10:
+            return error_response(InvalidInput("use HTTP/1.1", code="bad_request"))
         try:
             return await self._application_server.request_handler(request)
         except web.HTTPException as exc:

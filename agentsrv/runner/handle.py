@@ -189,7 +189,7 @@ class RunnerHandle(asyncio.Protocol):
         await self._greeting
 
     def abandon(self, connection: socket.socket) -> None:
-        """Nobody waits for this agent any more: have it killed and close the connection, whatever its state."""
+        """Nobody waits for this agent any more: have it killed and close the connection, connected or not."""
         kill = child.frame(child.KILL, child.NUMBER.pack(0.0))
         if self._transport is None:
             with contextlib.suppress(OSError), connection:

@@ -51,7 +51,7 @@ class Zygote:
         try:
             return await self._spawn(spec, control)
         except ConnectionError:
-            # The zygote was killed with our request in its queue. No prompt is sent yet: asking again is safe.
+            # The zygote was killed with the request in its queue. No prompt is sent yet: ask again.
             if self._control is control:  # Otherwise somebody else has restarted it already.
                 self._end()
         try:

@@ -174,7 +174,7 @@ class Database:
         await self._writer.execute("SAVEPOINT operation")
         try:
             result = await first.run(self._writer)
-        except (AgentsrvError, sqlite3.IntegrityError) as exc:
+        except AgentsrvError as exc:
             await self._writer.execute("ROLLBACK TO operation")
             return [(None, exc)]
         finally:

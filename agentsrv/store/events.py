@@ -71,7 +71,7 @@ async def last_seq(db: Database, session_id: SessionId) -> Seq:
 
 
 async def page(db: Database, session_id: SessionId, after: Seq, max_bytes: int) -> list[Chunk]:
-    """Stored chunks that hold events with seq > `after`, oldest first: at least one, and about `max_bytes`."""
+    """Stored chunks with events after `after`, oldest first: about `max_bytes`, and one at least."""
     sizes = await db.read(
         """
         SELECT last_seq, length(data)

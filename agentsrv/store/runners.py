@@ -56,7 +56,8 @@ async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
 async def set_agent_state(db: aiosqlite.Connection, runner_id: RunnerId, state: dict[str, Any]) -> None:
     """Remember the adapter's state as of the end of a turn."""
     await db.execute(
-        "UPDATE runners SET agent_state = :state WHERE id = :id", {"id": runner_id, "state": json.dumps(state)}
+        "UPDATE runners SET agent_state = :state WHERE id = :id",
+        {"id": runner_id, "state": json.dumps(state)},
     )
 
 

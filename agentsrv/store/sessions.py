@@ -7,10 +7,12 @@ import sqlite3
 import aiosqlite
 
 from agentsrv.errors import Conflict, NotFound
-from agentsrv.model import Millis, Session, SessionId, TurnId
+from agentsrv.model import Millis, Session, SessionId, Turn, TurnId
 from agentsrv.store.database import Database
 
-COLUMNS = "id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation, active_turn_id"
+COLUMNS = (
+    "id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation, active_turn_id"
+)
 
 
 async def find(db: Database, session_id: SessionId) -> Session | None:
@@ -60,7 +62,9 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
         raise Conflict(f"session {session.id} exists already", code="session_exists") from exc
 
 
-async def update(db: aiosqlite.Connection, session_id: SessionId, changes: dict[str, str | None], now: Millis) -> None:
+async def update(
+    db: aiosqlite.Connection, session_id: SessionId, changes: dict[str, str | None], now: Millis
+) -> None:
     """Set `name` and `model`, those that `changes` holds. Raises NotFound."""
     cursor = await db.execute(
         """
@@ -94,7 +98,7 @@ async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, inter
 async def acquire_lease(
     db: aiosqlite.Connection, session_id: SessionId, turn_id: TurnId, model: str | None, now: Millis
 ) -> int:
-    """Give the session to a turn and return the new generation. Raises Conflict (`session_busy`), NotFound."""
+    """Give the session to a turn; returns the generation. Raises Conflict (`session_busy`), NotFound."""
     cursor = await db.execute(
         """
         UPDATE sessions
@@ -116,17 +120,20 @@ async def acquire_lease(
     raise not_found(session_id)
 
 
-async def release_lease(
-    db: aiosqlite.Connection, session_id: SessionId, turn_id: TurnId, generation: int, now: Millis
-) -> None:
-    """End the lease that `turn_id` took as `generation`; somebody else's is left alone."""
+async def release_lease(db: aiosqlite.Connection, turn: Turn) -> None:
+    """End the lease that `turn` took; somebody else's is left alone."""
     await db.execute(
         """
         UPDATE sessions
            SET active_turn_id = NULL, updated_at = :now
-         WHERE id = :id AND active_turn_id = :turn_id AND generation = :generation
+         WHERE id = :session_id AND active_turn_id = :id AND generation = :generation
         """,
-        {"id": session_id, "turn_id": turn_id, "generation": generation, "now": now},
+        {
+            "session_id": turn.session_id,
+            "id": turn.id,
+            "generation": turn.generation,
+            "now": turn.finished_at,
+        },
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiosqlite
 
-from agentsrv.errors import NotFound
+from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import (
     Millis,
     Outcome,
@@ -24,6 +24,12 @@ from agentsrv.store.database import Database
 
 COLUMNS = """id, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
     first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output"""
+
+
+class MessageIdUsed(Conflict):
+    """The message has started a turn before: the same request came twice at once."""
+
+    default_code = "message_id_used"
 
 
 async def get(db: Database, turn_id: TurnId) -> Turn:
@@ -74,25 +80,29 @@ async def list_open(db: Database) -> list[Turn]:
 
 
 async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
-    await db.execute(
-        """
-        INSERT INTO turns (id, session_id, generation, status, message_id, options,
-                           created_at, started_at, first_seq)
-        VALUES (:id, :session_id, :generation, :status, :message_id, :options,
-                :created_at, :started_at, :first_seq)
-        """,
-        {
-            "id": turn.id,
-            "session_id": turn.session_id,
-            "generation": turn.generation,
-            "status": turn.status,
-            "message_id": turn.message_id,
-            "options": _encode_options(turn.options),
-            "created_at": turn.created_at,
-            "started_at": turn.started_at,
-            "first_seq": turn.first_seq,
-        },
-    )
+    """Raises MessageIdUsed."""
+    try:
+        await db.execute(
+            """
+            INSERT INTO turns (id, session_id, generation, status, message_id, options,
+                               created_at, started_at, first_seq)
+            VALUES (:id, :session_id, :generation, :status, :message_id, :options,
+                    :created_at, :started_at, :first_seq)
+            """,
+            {
+                "id": turn.id,
+                "session_id": turn.session_id,
+                "generation": turn.generation,
+                "status": turn.status,
+                "message_id": turn.message_id,
+                "options": _encode_options(turn.options),
+                "created_at": turn.created_at,
+                "started_at": turn.started_at,
+                "first_seq": turn.first_seq,
+            },
+        )
+    except sqlite3.IntegrityError as exc:
+        raise MessageIdUsed(f"message {turn.message_id} has a job in session {turn.session_id}") from exc
 
 
 async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
@@ -122,8 +132,10 @@ async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
 
 
 def _turn(row: sqlite3.Row) -> Turn:
-    (id_, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
-     first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output) = row  # fmt: skip
+    (
+        id_, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
+        first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output,
+    ) = row  # fmt: skip
     outcome = None
     if finished_at is not None:
         outcome = Outcome(

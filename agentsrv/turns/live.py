@@ -63,7 +63,7 @@ class ActiveTurn:
         self.turn = turn
         self.user_event = user_event
         self.outcome: Outcome | None = None
-        self.runner: RunnerRecord | None = None
+        self.planned_runner: RunnerRecord | None = None
         """The new process that this turn needs; None when a warm one takes it."""
         self.last_output_at = loop.time()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
@@ -84,15 +84,15 @@ class LiveAgent:
 
     Its output is read here, in the event loop and without a task: the watcher calls `pump` when the spool has
     grown, and `pump` appends what it reads to the log. Reading stops at the end of a turn until the turn's
-    `done` is committed, at a line with which the agent wakes up by itself until that turn is open, and while the
-    log is not ready. What is not read waits in the spool.
+    `done` is committed, at a line with which the agent wakes up by itself until that turn is open, and while
+    the log is not ready. What is not read waits in the spool.
     """
 
     def __init__(
         self,
         *,
         key: str,
-        handle: Runner,
+        runner: Runner,
         adapter: Adapter,
         session_log: SessionLog,
         lease: Lease,
@@ -103,7 +103,7 @@ class LiveAgent:
         on_internal_id: Callable[[SessionId, str], None],
     ) -> None:
         self.key = key
-        self.handle = handle
+        self.runner = runner
         self.adapter = adapter
         self.turn: ActiveTurn | None = None
         self.lease = lease
@@ -111,7 +111,7 @@ class LiveAgent:
         self.drained = asyncio.Event()
         self._log = session_log
         self._log.on_ready = self.pump
-        self._tail = SpoolTail(handle.directory / "out", spool_offset)
+        self._tail = SpoolTail(runner.directory / "out", spool_offset)
         self._framer = LineFramer(max_line_bytes, spool_offset)
         self._max_line_bytes = max_line_bytes
         self._offset = spool_offset
@@ -119,6 +119,7 @@ class LiveAgent:
         self._is_held = False
         self._is_halting = False
         self._quiet = asyncio.Event()
+        self._caught_up = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._on_wake = on_wake
         self._on_exit = on_exit
@@ -126,7 +127,7 @@ class LiveAgent:
 
     @property
     def id(self) -> RunnerId:
-        return self.handle.id
+        return self.runner.id
 
     @property
     def session_id(self) -> SessionId:
@@ -135,7 +136,7 @@ class LiveAgent:
     def start(self, watcher: FileWatcher, tasks: Tasks) -> None:
         """Read the spool from now on, and notice the end of the process."""
         self._tasks = tasks
-        self._watch = watcher.watch(self.handle.directory / "out", self.pump)
+        self._watch = watcher.watch(self.runner.directory / "out", self.pump)
         self._exit_task = tasks.start(self._await_exit(), name=f"exit:{self.id}")
         asyncio.get_running_loop().call_soon(self.pump)
 
@@ -149,7 +150,7 @@ class LiveAgent:
         self._quiet.clear()
         self.adapter.begin_turn()
         if turn.user_event is not None:
-            self.handle.send(turn.turn.id, self.adapter.prompt(turn.user_event))
+            self.runner.send(turn.turn.id, self.adapter.prompt(turn.user_event))
         self._release()
 
     @property
@@ -159,8 +160,7 @@ class LiveAgent:
 
     async def catch_up(self) -> None:
         """Wait until all that the agent has written so far is read, or reading is held for a turn's sake."""
-        while not (self._is_held or self.drained.is_set() or self._tail.offset >= self._tail.size()):
-            await asyncio.sleep(0)
+        await self._caught_up.wait()
 
     def resume(self) -> None:
         """Read on where `on_wake` had held: the agent's work is not going to be a turn of its own."""
@@ -172,13 +172,13 @@ class LiveAgent:
         self._release()
 
     async def halt(self) -> AgentExit:
-        """Stop the agent: ask it, then kill the whole process tree. Its output is in the log when this returns."""
+        """Ask the agent to stop, then kill its process tree. Its output is in the log when this returns."""
         self._is_halting = True
         self._release()
         if self.exit is None and self.turn is not None:
-            self.handle.send(f"interrupt-{self.turn.turn.id}", self.adapter.interrupt(self.turn.turn.id))
+            self.runner.send(f"interrupt-{self.turn.turn.id}", self.adapter.interrupt(self.turn.turn.id))
             await self._interrupted()
-        await self.handle.kill(TERM_GRACE_S)
+        await self.runner.kill(TERM_GRACE_S)
         await self.drained.wait()
         assert self.exit is not None
         return self.exit
@@ -187,7 +187,7 @@ class LiveAgent:
         """Leave the process alone, for the next server."""
         self._close()
         self._exit_task.cancel()
-        self.handle.detach()
+        self.runner.detach()
 
     def pump(self) -> None:
         """Read a piece of the spool into the log; one piece per pass of the loop, so that nobody starves."""
@@ -197,7 +197,9 @@ class LiveAgent:
         if data:
             self._take(self._framer.feed(data))
             asyncio.get_running_loop().call_soon(self.pump)
-        elif self.exit is not None:
+            return
+        self._caught_up.set()
+        if self.exit is not None:
             self._take_rest()
 
     def _take(self, lines: list[bytes | OversizedLine]) -> None:
@@ -232,7 +234,7 @@ class LiveAgent:
     def _heed(self, effect: Effect, offset: int) -> bool:
         """Act on what a line means; True when reading must stop behind it because the turn is over."""
         if effect.reply is not None:
-            self.handle.send(f"reply-{offset}", effect.reply)
+            self.runner.send(f"reply-{offset}", effect.reply)
         if effect.internal_session_id is not None:
             self._on_internal_id(self.session_id, effect.internal_session_id)
         if effect.is_over:
@@ -286,6 +288,7 @@ class LiveAgent:
     def _hold_at(self, offset: int) -> None:
         """Read no further than `offset` for now."""
         self._is_held = True
+        self._caught_up.set()
         self._offset = offset
         self._tail.offset = offset
         self._framer = LineFramer(self._max_line_bytes, offset)
@@ -300,18 +303,18 @@ class LiveAgent:
         if is_stale:
             self._lose_lease()
         elif offset - self._given_back >= GIVE_BACK_BYTES:
-            give_back(self.handle.directory / "out", offset, self._given_back)
+            give_back(self.runner.directory / "out", offset, self._given_back)
             self._given_back = offset
 
     def _lose_lease(self) -> None:
         """Somebody else owns the session now: this agent must not go on working in it."""
         self._is_held = True
-        self._tasks.spawn(self.handle.kill(TERM_GRACE_S), name=f"kill:{self.id}")
+        self._tasks.spawn(self.runner.kill(TERM_GRACE_S), name=f"kill:{self.id}")
         if self.turn is not None:
             self.turn.settle(Verdict.STALE)
 
     async def _await_exit(self) -> None:
-        self.exit = await self.handle.wait_exit()
+        self.exit = await self.runner.wait_exit()
         self.pump()
 
     async def _interrupted(self) -> None:

@@ -1,8 +1,8 @@
 """At start-up: take over what an earlier server left open.
 
-A runner that is still there is read on from where the log has its output; the agent never noticed. Of one that is
-gone the rest of the spool is read, and its turn is closed: as the agent said, when it had finished, else as
-`interrupted`. No prompt is ever run again: what the runner has taken once it does not take twice.
+A runner that is still there is read on from where the log has its output; the agent never noticed. Of one
+that is gone the rest of the spool is read, and its turn is closed: as the agent said, when it had finished,
+else as `interrupted`. No prompt is ever run again: what the runner has taken once it does not take twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from agentsrv.store import runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
 from agentsrv.turns.live import ActiveTurn, LiveAgent, Runner, Verdict
+from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
 
 log = logging.getLogger(__name__)
@@ -50,19 +51,19 @@ class DeadRunner:
         """There is no connection."""
 
 
-async def recover(db: Database, event_log: EventLog, service: TurnService) -> None:
+async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: TurnService) -> None:
     """Take over every runner and close every turn that has none. Before any request is served.
 
-    When this returns, the output of agents without a turn is in the log, so that nothing can be appended ahead of it.
+    When this returns, the output of agents without a turn is in the log: nothing can get ahead of it.
     """
     records = await runners.list_all(db)
-    await _remove_strays(service.runners_directory, {record.id for record in records})
+    await _remove_strays(pool.directory, {record.id for record in records})
     open_turns = {turn.session_id: turn for turn in await turns.list_open(db)}
     slots = asyncio.Semaphore(ATTACH_AT_ONCE)
 
     async def take_over(record: RunnerRecord) -> LiveAgent | None:
         async with slots:
-            return await _take_over(db, event_log, service, record, open_turns.get(record.session_id))
+            return await _take_over(db, event_log, pool, service, record, open_turns.get(record.session_id))
 
     agents = [agent for agent in await asyncio.gather(*map(take_over, records)) if agent is not None]
     for agent in agents:
@@ -89,20 +90,25 @@ async def _remove_strays(directory: Path, known: set[RunnerId]) -> None:
 
 
 async def _take_over(
-    db: Database, event_log: EventLog, service: TurnService, record: RunnerRecord, turn: Turn | None
+    db: Database,
+    event_log: EventLog,
+    pool: AgentPool,
+    service: TurnService,
+    record: RunnerRecord,
+    turn: Turn | None,
 ) -> LiveAgent | None:
     session = await sessions.find(db, record.session_id)
-    directory = service.runners_directory / record.id
+    directory = pool.directory / record.id
     runner = await _find(directory)
     if session is None or runner is None:
         if runner is not None:
             await runner.kill(0.0)
-        await service.discard_runner(record.id)
+        await pool.discard(record.id)
         return None
     lease = Lease(session.id, session.generation)
-    agent = await service.adopt(runner, record, session, lease)
+    agent = await pool.adopt(runner, record, session, lease)
     if turn is None:
-        service.rest(agent)
+        pool.rest(agent)
         return agent
     written = await _read_turn(event_log, turn)
     active = ActiveTurn(session, turn, _prompt_of(written))
@@ -145,6 +151,7 @@ def _replay(active: ActiveTurn, agent: LiveAgent, written: list[Chunk]) -> None:
 async def _close_lost_turn(db: Database, service: TurnService, turn: Turn) -> None:
     session = await sessions.find(db, SessionId(turn.session_id))
     assert session is not None
-    outcome = Outcome(TurnStatus.INTERRUPTED, "the server went down before the agent had started", "runner_lost")
+    outcome = Outcome(
+        TurnStatus.INTERRUPTED, "the server went down before the agent had started", "runner_lost"
+    )
     await service.close_turn(ActiveTurn(session, turn, None), outcome)
-

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import shutil
-import sqlite3
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import aiosqlite
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.config import Config
@@ -22,9 +18,7 @@ from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Una
 from agentsrv.eventlog import EventLog, now_ms
 from agentsrv.model import (
     Chunk,
-    Lease,
     Outcome,
-    RunnerId,
     Seq,
     Session,
     SessionId,
@@ -34,21 +28,17 @@ from agentsrv.model import (
     TurnOptions,
     TurnStatus,
 )
-from agentsrv.runner.handle import AgentExit, RunnerError, RunnerSpec
-from agentsrv.runner.watch import FileWatcher
-from agentsrv.runner.zygote import Zygote
-from agentsrv.store import events, runners, sessions, turns
+from agentsrv.runner.handle import AgentExit, RunnerError
+from agentsrv.store import events, sessions, transactions, turns
 from agentsrv.store.database import Database
-from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
-from agentsrv.turns.live import TERM_GRACE_S, ActiveTurn, LiveAgent, Runner, Verdict
+from agentsrv.turns.live import TERM_GRACE_S, ActiveTurn, LiveAgent, Verdict
+from agentsrv.turns.pool import AgentPool
 from agentsrv.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 
-# An agent whose server went away in the middle of a turn goes on for so long.
-TURN_LINGER_S = 24 * 3600.0
 STOP_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 3.0
 
@@ -61,7 +51,7 @@ class StartTurn:
     prompt: str
     agent: str | None = None
     cwd: str | None = None
-    options: TurnOptions = TurnOptions()
+    options: TurnOptions = field(default_factory=TurnOptions)
     message_id: str | None = None
 
 
@@ -84,8 +74,7 @@ class TurnService:
         event_log: EventLog,
         agents: AgentRegistry,
         workspace: Workspace,
-        zygote: Zygote,
-        watcher: FileWatcher,
+        pool: AgentPool,
     ) -> None:
         self.is_draining = False
         self._config = config
@@ -93,17 +82,10 @@ class TurnService:
         self._log = event_log
         self._agents = agents
         self._workspace = workspace
-        self._zygote = zygote
-        self._watcher = watcher
+        self._pool = pool
+        self._pool.on_wake = self._woke_up
         self._tasks = Tasks("turns")
         self._active: dict[SessionId, ActiveTurn] = {}
-        self._live: dict[SessionId, LiveAgent] = {}
-        # Idle agents, the one that idles longest first, each with the timer that ends it.
-        self._idle: dict[RunnerId, tuple[LiveAgent, asyncio.TimerHandle]] = {}
-
-    @property
-    def runners_directory(self) -> Path:
-        return self._config.state_dir / "runners"
 
     # What clients ask for
 
@@ -128,7 +110,7 @@ class TurnService:
         try:
             # The turn belongs to the server from here on: a client that goes away takes nothing with it.
             await asyncio.shield(active.started)
-        except sqlite3.IntegrityError:
+        except turns.MessageIdUsed:
             return await self._repeated(request)
         return Started(active.turn, is_new=True)
 
@@ -217,21 +199,14 @@ class TurnService:
         self.is_draining = True
 
     async def close(self) -> None:
-        """Let turns that are ending end; leave the others to their runners; end idle agents."""
+        """Let turns that are ending end; the others go on under their runners, for the next server."""
         self.drain()
-        ending = [self._tasks.start(a.finished.wait(), name="ending") for a in self._active.values() if a.verdict.done()]
-        if ending:
-            await asyncio.wait(ending, timeout=CLOSE_TIMEOUT_S)
-        idle = [agent for agent in self._live.values() if agent.turn is None and agent.exit is None]
-        await asyncio.gather(*(self._retire(agent) for agent in idle), return_exceptions=True)
-        for agent in list(self._live.values()):
-            agent.detach()
+        ending = [active for active in self._active.values() if active.verdict.done()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for active in ending:
+                    await active.finished.wait()
         await self._tasks.close()
-
-    async def forget_session(self, session_id: SessionId) -> None:
-        """End the session's idle agent, because the session is about to be deleted."""
-        if (agent := self._live.get(session_id)) is not None:
-            await self._retire(agent)
 
     def is_active(self, session_id: SessionId) -> bool:
         return session_id in self._active
@@ -247,7 +222,7 @@ class TurnService:
                 request.session_id, agent=request.agent, cwd=request.cwd, model=request.options.model
             )
         else:
-            self._check_mismatch(session, request)
+            session = self._checked(session, request)
         agent = self._agents.get(session.agent)
         agent.check(request.options)
         if agent.find() is None:
@@ -257,7 +232,13 @@ class TurnService:
         return session, is_new
 
     def new_session(
-        self, session_id: SessionId, *, agent: str | None, cwd: str | None, model: str | None, name: str | None = None
+        self,
+        session_id: SessionId,
+        *,
+        agent: str | None,
+        cwd: str | None,
+        model: str | None,
+        name: str | None = None,
     ) -> Session:
         """A session that is not stored yet. Raises InvalidInput, Forbidden."""
         kind = self._agents.get(agent or self._agents.names()[0])
@@ -273,7 +254,8 @@ class TurnService:
             updated_at=now,
         )
 
-    def _check_mismatch(self, session: Session, request: StartTurn) -> None:
+    def _checked(self, session: Session, request: StartTurn) -> Session:
+        """The stored session, if the request fits it. Raises Conflict, InvalidInput, Forbidden."""
         if request.agent is not None and request.agent != session.agent:
             self._agents.get(request.agent)
             raise Conflict(
@@ -281,12 +263,14 @@ class TurnService:
                 code="agent_mismatch",
             )
         # Also finds out, before the stream has begun, that the directory is gone.
-        directory = str(self._workspace.directory(session.cwd))
+        # Sessions of the earlier server may have none, or a relative one.
+        directory = str(self._workspace.directory(session.cwd or None))
         if request.cwd is not None and str(self._workspace.directory(request.cwd)) != directory:
             raise Conflict(
                 f"session {session.id} works in {session.cwd}; leave out cwd, or use another session",
                 code="cwd_mismatch",
             )
+        return replace(session, cwd=directory)
 
     def _reserve(self, session: Session, request: StartTurn) -> ActiveTurn:
         """Make the session this server's only turn. No await between the checks and the reservation."""
@@ -324,10 +308,12 @@ class TurnService:
         """Open the turn; when that fails tell those who wait for it, and leave everything as it was."""
         try:
             await self._open(active, is_new)
-        except (AgentsrvError, sqlite3.Error) as exc:
+        except Exception as exc:
+            if not isinstance(exc, AgentsrvError):
+                log.exception("turn %s could not be opened", active.turn.id)
             del self._active[active.session.id]
             active.started.set_exception(exc)
-            if (agent := self._live.get(active.session.id)) is not None:
+            if (agent := self._pool.of(active.session.id)) is not None:
                 agent.resume()
             return False
         active.started.set_result(None)
@@ -336,7 +322,7 @@ class TurnService:
     async def _work_and_finish(self, active: ActiveTurn, agent: LiveAgent | None) -> None:
         try:
             if agent is None:
-                agent = await self._agent_for(active)
+                agent = await self._pool.take(active.session, active.turn, active.planned_runner)
                 agent.begin(active)
             verdict = await self._verdict(active)
             outcome = await self._outcome(active, agent, verdict)
@@ -348,8 +334,10 @@ class TurnService:
         await self.close_turn(active, outcome, agent)
 
     async def _open(self, active: ActiveTurn, is_new: bool) -> None:
-        """Commit lease, turn, prompt and, for a new process, its runner: all or nothing. Then show the prompt."""
-        session, record = active.session, self._runner_record(active)
+        """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
+        session = active.session
+        # Work that the agent has begun by itself needs no other process.
+        planned = self._pool.plan(session, active.turn) if active.user_event is not None else None
         session_log = await self._log.session(session.id)
         async with session_log.hold() as seq:
             opened = replace(active.turn, first_seq=seq)
@@ -357,106 +345,12 @@ class TurnService:
             if active.user_event is not None:
                 chunk = _server_chunk(opened, Source.USER, seq, [active.user_event])
 
-            async def write(db: aiosqlite.Connection) -> Turn:
-                if is_new:
-                    await sessions.insert(db, session)
-                generation = await sessions.acquire_lease(
-                    db, session.id, opened.id, opened.options.model, opened.created_at
-                )
-                turn = replace(opened, generation=generation)
-                await turns.insert(db, turn)
-                if chunk is not None:
-                    await events.insert(db, chunk, Lease(session.id, generation))
-                if record is not None:
-                    await runners.insert(db, record)
-                return turn
-
-            # Work that the agent has begun by itself happens, whether there is room for it or not.
-            active.turn = await self._db.write(write, must_happen=active.user_event is None)
-            active.runner = record
+            active.turn = await transactions.open_turn(
+                self._db, session, opened, is_new_session=is_new, prompt=chunk, runner=planned
+            )
+            active.planned_runner = planned
             if chunk is not None:
                 session_log.publish(chunk)
-
-    def _runner_record(self, active: ActiveTurn) -> RunnerRecord | None:
-        """The runner that this turn will need; None when a warm agent can take the turn."""
-        if active.user_event is None:
-            return None
-        key = self._process_key(active)
-        agent = self._live.get(active.session.id)
-        if agent is not None and agent.is_usable and agent.key == key:
-            return None
-        return RunnerRecord(RunnerId(uuid.uuid4().hex), active.session.id, key, now_ms())
-
-    def _process_key(self, active: ActiveTurn) -> str:
-        key = self._agents.get(active.session.agent).process_key(active.turn.options)
-        return key or f"turn-{active.turn.id}"
-
-    async def _agent_for(self, active: ActiveTurn) -> LiveAgent:
-        """The session's warm agent when it can serve this turn, else a new process. Raises RunnerError."""
-        agent = self._live.get(active.session.id)
-        if agent is not None and agent.is_usable and active.runner is None:
-            self._wake(agent)
-            return agent
-        if agent is not None:
-            await self._retire(agent)
-        record = active.runner
-        if record is None:
-            record = RunnerRecord(
-                RunnerId(uuid.uuid4().hex), active.session.id, self._process_key(active), now_ms()
-            )
-            await self._db.write(lambda db: runners.insert(db, record), must_happen=True)
-        return await self._launch(active, record)
-
-    async def _launch(self, active: ActiveTurn, record: RunnerRecord) -> LiveAgent:
-        kind = self._agents.get(active.session.agent)
-        adapter = kind.adapter()
-        directory = self.runners_directory / record.id
-
-        def prepare() -> RunnerSpec:
-            session = active.session
-            resume = kind.transcript_of(session) is not None
-            launch = adapter.launch(session, active.turn.options, resume=resume, directory=directory)
-            directory.mkdir(mode=0o700, parents=True)
-            for name, content in launch.files.items():
-                (directory / name).touch(mode=0o600)
-                (directory / name).write_bytes(content)
-            return RunnerSpec(
-                id=record.id,
-                argv=launch.argv,
-                cwd=session.cwd,
-                env=launch.env,
-                directory=directory,
-                grace_s=TERM_GRACE_S,
-                quota_bytes=self._config.spool_quota_bytes,
-                orphan_s=TURN_LINGER_S,
-            )
-
-        try:
-            handle = await self._zygote.spawn(await asyncio.to_thread(prepare))
-        except (RunnerError, OSError) as exc:
-            self._tasks.spawn(self.discard_runner(record.id), name=f"clean-up:{record.id}")
-            raise RunnerError(f"the agent could not be started: {exc}") from exc
-        return await self.adopt(handle, record, active.session, active.lease)
-
-    async def adopt(
-        self, handle: Runner, record: RunnerRecord, session: Session, lease: Lease
-    ) -> LiveAgent:
-        """Read a process's output from where the log has it."""
-        agent = LiveAgent(
-            key=record.spawn_key,
-            handle=handle,
-            adapter=self._agents.get(session.agent).adapter(record.agent_state),
-            session_log=await self._log.session(session.id),
-            lease=lease,
-            spool_offset=record.spool_offset,
-            max_line_bytes=self._config.max_line_bytes,
-            on_wake=self._woke_up,
-            on_exit=self._exited,
-            on_internal_id=self._internal_id_changed,
-        )
-        self._live[session.id] = agent
-        agent.start(self._watcher, self._tasks)
-        return agent
 
     async def _verdict(self, active: ActiveTurn) -> Verdict:
         """Wait for the turn's verdict, or pass it when a time limit is over."""
@@ -490,9 +384,11 @@ class TurnService:
                 return Outcome(TurnStatus.CANCELLED, stop_reason="cancelled")
             case Verdict.TIMED_OUT:
                 await agent.halt()
-                return Outcome(TurnStatus.FAILED, "the turn took longer than the server allows", "turn_timeout")
+                return Outcome(
+                    TurnStatus.FAILED, "the turn took longer than the server allows", "turn_timeout"
+                )
             case Verdict.STALE:
-                await agent.handle.kill(TERM_GRACE_S)
+                await agent.runner.kill(TERM_GRACE_S)
                 return Outcome(TurnStatus.INTERRUPTED, "another server took over the session", "stale_lease")
 
     async def close_turn(self, active: ActiveTurn, outcome: Outcome, agent: LiveAgent | None = None) -> None:
@@ -510,15 +406,14 @@ class TurnService:
             )
             chunk = _server_chunk(turn, Source.SERVER, seq, lines)
 
-            async def write(db: aiosqlite.Connection) -> None:
-                await events.insert(db, chunk, active.lease)
-                await turns.finish(db, turn)
-                await sessions.release_lease(db, session_id, turn.id, turn.generation, turn.finished_at or 0)
-                if agent is not None:
-                    await runners.set_agent_state(db, agent.id, agent.adapter.state())
-
             try:
-                await self._db.write(write, must_happen=True)
+                await transactions.close_turn(
+                    self._db,
+                    turn,
+                    chunk,
+                    runner_id=None if agent is None else agent.id,
+                    agent_state={} if agent is None else agent.adapter.state(),
+                )
             except events.StaleLease:
                 log.warning("turn %s lost its session to another owner; its end is not recorded", turn.id)
             else:
@@ -529,7 +424,7 @@ class TurnService:
         active.finished.set()
         if agent is not None:
             agent.end_turn()
-            self.rest(agent)
+            self._pool.rest(agent)
 
     def resume_turn(self, active: ActiveTurn, agent: LiveAgent) -> None:
         """Go on with a turn that an earlier server began."""
@@ -539,48 +434,8 @@ class TurnService:
 
     # Agents between turns
 
-    def rest(self, agent: LiveAgent) -> None:
-        """Keep an agent warm for the next turn, within the limits."""
-        if agent.exit is not None or self._live.get(agent.session_id) is not agent:
-            return
-        idle_s = self._config.agent_idle_timeout_s
-        if idle_s <= 0 or self._config.max_warm_agents == 0:
-            self._start_retiring(agent)
-            return
-        # The runner ends it as well, should no server be there to do it.
-        agent.handle.set_linger(idle_s)
-        timer = asyncio.get_running_loop().call_later(idle_s, self._idled_out, agent)
-        self._idle[agent.id] = (agent, timer)
-        while len(self._idle) > self._config.max_warm_agents:
-            oldest, _ = next(iter(self._idle.values()))
-            self._start_retiring(oldest)
-
-    def _idled_out(self, agent: LiveAgent) -> None:
-        self._wake(agent)
-        if agent.adapter.has_background_work:
-            self.rest(agent)
-        else:
-            self._start_retiring(agent)
-
-    def _wake(self, agent: LiveAgent) -> None:
-        """The agent is not idle any more."""
-        if (entry := self._idle.pop(agent.id, None)) is not None:
-            entry[1].cancel()
-        agent.handle.set_linger(TURN_LINGER_S)
-
-    def _start_retiring(self, agent: LiveAgent) -> None:
-        self._wake(agent)
-        self._tasks.spawn(self._retire(agent), name=f"retire:{agent.id}")
-
-    async def _retire(self, agent: LiveAgent) -> None:
-        """End an idle agent; its last output is in the log when this returns."""
-        self._wake(agent)
-        if self._live.get(agent.session_id) is agent:
-            await agent.halt()
-
     def _woke_up(self, agent: LiveAgent) -> None:
         """An idle agent works again, for a background command has ended: a turn without a prompt."""
-        self._wake(agent)
         self._tasks.spawn(self._run_unprompted(agent), name=f"wake:{agent.id}")
 
     async def _run_unprompted(self, agent: LiveAgent) -> None:
@@ -598,25 +453,6 @@ class TurnService:
         if await self._opened(active, is_new=False):
             agent.begin(active)
             await self._work_and_finish(active, agent)
-
-    def _exited(self, agent: LiveAgent) -> None:
-        """A process is gone and all its output is in the log."""
-        self._wake(agent)
-        if self._live.get(agent.session_id) is agent:
-            del self._live[agent.session_id]
-        self._tasks.spawn(self.discard_runner(agent.id), name=f"clean-up:{agent.id}")
-
-    async def discard_runner(self, runner_id: RunnerId) -> None:
-        """Forget a runner: first its row, so that a directory without a row is always rubbish."""
-        await self._db.write(lambda db: runners.delete(db, runner_id), must_happen=True)
-        directory = self.runners_directory / runner_id
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-
-    def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
-        write = self._db.write(
-            lambda db: sessions.set_internal_id(db, session_id, internal_id), must_happen=True
-        )
-        self._tasks.spawn(write, name=f"internal-id:{session_id}")
 
     def _find_active(self, turn_id: TurnId) -> ActiveTurn | None:
         for active in self._active.values():

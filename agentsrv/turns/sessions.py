@@ -12,14 +12,18 @@ from agentsrv.model import Seq, Session, SessionId
 from agentsrv.store import sessions
 from agentsrv.store.database import Database
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
+from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
 
 
 class SessionService:
-    def __init__(self, db: Database, event_log: EventLog, agents: AgentRegistry, turns: TurnService) -> None:
+    def __init__(
+        self, db: Database, event_log: EventLog, agents: AgentRegistry, pool: AgentPool, turns: TurnService
+    ) -> None:
         self._db = db
         self._log = event_log
         self._agents = agents
+        self._pool = pool
         self._turns = turns
 
     async def create(
@@ -43,9 +47,7 @@ class SessionService:
         self, *, limit: int, cursor: str | None, agent: str | None
     ) -> tuple[list[Session], str | None]:
         """A page, newest first, and the cursor of the next one. Raises InvalidInput for a bad cursor."""
-        found = await sessions.page(
-            self._db, agent=agent, before=decode_cursor(cursor), limit=limit + 1
-        )
+        found = await sessions.page(self._db, agent=agent, before=decode_cursor(cursor), limit=limit + 1)
         page = found[:limit]
         more = len(found) > limit
         return page, encode_cursor(page[-1].created_at, page[-1].id) if more else None
@@ -65,12 +67,15 @@ class SessionService:
             if not force:
                 raise sessions.busy(session_id, session.active_turn_id or "unknown")
             await self._stop(session_id)
-        await self._turns.forget_session(session_id)
+        if (warm := self._pool.of(session_id)) is not None:
+            await self._pool.retire(warm)
         await self._db.write(lambda db: sessions.delete(db, session_id))
         if (session_log := self._log.open_session(session_id)) is not None:
             session_log.close()
 
-    async def messages(self, session_id: SessionId, *, limit: int | None, after: Seq) -> list[tuple[Seq, bytes]]:
+    async def messages(
+        self, session_id: SessionId, *, limit: int | None, after: Seq
+    ) -> list[tuple[Seq, bytes]]:
         """(seq, JSON) of the whole messages after `after`, oldest first: no token deltas, no notices.
 
         Raises NotFound.

@@ -32,8 +32,10 @@ import asyncio
 import hashlib
 import json
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -362,6 +364,23 @@ async def write_frame(response: web.StreamResponse, event: dict[str, Any], crumb
     for at in range(0, len(frame), 7):
         await response.write(frame[at : at + 7])
         await asyncio.sleep(crumb_s)
+
+
+@contextmanager
+def serve_in_thread() -> Iterator[ModelApi]:
+    """The fake for a test that is not a coroutine; it serves in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="model-api")
+    thread.start()
+    api = ModelApi()
+    try:
+        asyncio.run_coroutine_threadsafe(api.__aenter__(), loop).result(10)
+        yield api
+        asyncio.run_coroutine_threadsafe(api.__aexit__(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def main() -> None:

@@ -1,0 +1,203 @@
+"""The agent processes of this server: at most one per session, warm between turns, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from agentsrv.agents import AgentRegistry
+from agentsrv.config import Config
+from agentsrv.eventlog import EventLog, now_ms
+from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn
+from agentsrv.runner.handle import RunnerError, RunnerSpec
+from agentsrv.runner.watch import FileWatcher
+from agentsrv.runner.zygote import Zygote
+from agentsrv.store import runners, sessions
+from agentsrv.store.database import Database
+from agentsrv.store.runners import RunnerRecord
+from agentsrv.tasks import Tasks
+from agentsrv.turns.live import TERM_GRACE_S, LiveAgent, Runner
+
+# An agent whose server went away in the middle of a turn goes on for so long.
+TURN_LINGER_S = 24 * 3600.0
+
+
+class AgentPool:
+    """Starts agents, keeps them for their session's next turn, and ends them when they idle too long.
+
+    `on_wake` is called with an idle agent that has begun to work by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        db: Database,
+        event_log: EventLog,
+        agents: AgentRegistry,
+        zygote: Zygote,
+        watcher: FileWatcher,
+    ) -> None:
+        self.on_wake: Callable[[LiveAgent], None] = LiveAgent.resume
+        self._config = config
+        self._db = db
+        self._log = event_log
+        self._agents = agents
+        self._zygote = zygote
+        self._watcher = watcher
+        self._tasks = Tasks("agents")
+        self._live: dict[SessionId, LiveAgent] = {}
+        # Idle agents, the one that idles longest first, each with the timer that ends it.
+        self._idle: dict[RunnerId, tuple[LiveAgent, asyncio.TimerHandle]] = {}
+
+    @property
+    def directory(self) -> Path:
+        """Where every runner has its directory."""
+        return self._config.state_dir / "runners"
+
+    def of(self, session_id: SessionId) -> LiveAgent | None:
+        """The session's process, if it has one."""
+        return self._live.get(session_id)
+
+    def plan(self, session: Session, turn: Turn) -> RunnerRecord | None:
+        """The runner that `turn` needs; None when a warm agent can take it."""
+        key = self._agents.get(session.agent).process_key(turn.options) or f"turn-{turn.id}"
+        agent = self._live.get(session.id)
+        if agent is not None and agent.is_usable and agent.key == key:
+            return None
+        return RunnerRecord(RunnerId(uuid.uuid4().hex), session.id, key, now_ms())
+
+    async def take(self, session: Session, turn: Turn, planned: RunnerRecord | None) -> LiveAgent:
+        """The agent for `turn`, as it was planned. Raises RunnerError when it cannot be started."""
+        agent = self._live.get(session.id)
+        if agent is not None and agent.is_usable and planned is None:
+            self.busy(agent)
+            return agent
+        if agent is not None:
+            await self.retire(agent)
+        record = planned
+        if record is None:
+            # The warm agent has died since the plan was made.
+            record = self.plan(session, turn)
+            assert record is not None
+            await self._db.write(lambda db: runners.insert(db, record), must_happen=True)
+        return await self._launch(session, turn, record)
+
+    async def adopt(self, runner: Runner, record: RunnerRecord, session: Session, lease: Lease) -> LiveAgent:
+        """Read a process's output on from where the log has it."""
+        agent = LiveAgent(
+            key=record.spawn_key,
+            runner=runner,
+            adapter=self._agents.get(session.agent).adapter(session, record.agent_state),
+            session_log=await self._log.session(session.id),
+            lease=lease,
+            spool_offset=record.spool_offset,
+            max_line_bytes=self._config.max_line_bytes,
+            on_wake=self._woke_up,
+            on_exit=self._exited,
+            on_internal_id=self._internal_id_changed,
+        )
+        self._live[session.id] = agent
+        agent.start(self._watcher, self._tasks)
+        return agent
+
+    def busy(self, agent: LiveAgent) -> None:
+        """The agent has a turn: it is not idle any more."""
+        if (entry := self._idle.pop(agent.id, None)) is not None:
+            entry[1].cancel()
+        agent.runner.set_linger(TURN_LINGER_S)
+
+    def rest(self, agent: LiveAgent) -> None:
+        """The agent has no turn any more: keep it warm, within the limits."""
+        if not agent.is_usable:
+            return
+        idle_s = self._config.agent_idle_timeout_s
+        # The runner ends it as well, should no server be there to do it.
+        agent.runner.set_linger(idle_s)
+        timer = asyncio.get_running_loop().call_later(idle_s, self._idled_out, agent)
+        self._idle[agent.id] = (agent, timer)
+        surplus = len(self._idle) - self._config.max_warm_agents
+        unneeded = [agent for agent, _ in self._idle.values() if not agent.adapter.has_background_work]
+        for oldest in unneeded[: max(surplus, 0)]:
+            self._start_retiring(oldest)
+
+    async def retire(self, agent: LiveAgent) -> None:
+        """End an agent; its last output is in the log when this returns."""
+        self.busy(agent)
+        await agent.halt()
+
+    async def discard(self, runner_id: RunnerId) -> None:
+        """Forget a runner that is gone. First its row: a directory without a row is always rubbish."""
+        await self._db.write(lambda db: runners.delete(db, runner_id), must_happen=True)
+        await asyncio.to_thread(shutil.rmtree, self.directory / runner_id, ignore_errors=True)
+
+    async def close(self) -> None:
+        """End idle agents; leave those at work to their runners, for the next server."""
+        idle = [agent for agent, _ in self._idle.values() if not agent.adapter.has_background_work]
+        await asyncio.gather(*(self.retire(agent) for agent in idle))
+        for agent in list(self._live.values()):
+            agent.detach()
+        for _, timer in self._idle.values():
+            timer.cancel()
+        await self._tasks.close()
+
+    async def _launch(self, session: Session, turn: Turn, record: RunnerRecord) -> LiveAgent:
+        try:
+            spec = await asyncio.to_thread(self._prepare, session, turn, record)
+            runner = await self._zygote.spawn(spec)
+        except (RunnerError, OSError) as exc:
+            self._tasks.spawn(self.discard(record.id), name=f"discard:{record.id}")
+            raise RunnerError(f"the agent could not be started: {exc}") from exc
+        return await self.adopt(runner, record, session, Lease(session.id, turn.generation))
+
+    def _prepare(self, session: Session, turn: Turn, record: RunnerRecord) -> RunnerSpec:
+        """Look for the conversation, and write the files that the agent will read. Blocking."""
+        kind = self._agents.get(session.agent)
+        directory = self.directory / record.id
+        resume = kind.transcript_of(session) is not None
+        launch = kind.launch(session, turn.options, resume=resume, directory=directory)
+        directory.mkdir(mode=0o700, parents=True)
+        for name, content in launch.files.items():
+            (directory / name).touch(mode=0o600)
+            (directory / name).write_bytes(content)
+        return RunnerSpec(
+            id=record.id,
+            argv=launch.argv,
+            cwd=session.cwd,
+            env=launch.env,
+            directory=directory,
+            grace_s=TERM_GRACE_S,
+            quota_bytes=self._config.spool_quota_bytes,
+            orphan_s=TURN_LINGER_S,
+        )
+
+    def _woke_up(self, agent: LiveAgent) -> None:
+        self.busy(agent)
+        self.on_wake(agent)
+
+    def _idled_out(self, agent: LiveAgent) -> None:
+        self.busy(agent)
+        if agent.adapter.has_background_work:
+            self.rest(agent)
+        else:
+            self._start_retiring(agent)
+
+    def _start_retiring(self, agent: LiveAgent) -> None:
+        self.busy(agent)
+        self._tasks.spawn(self.retire(agent), name=f"retire:{agent.id}")
+
+    def _exited(self, agent: LiveAgent) -> None:
+        """A process is gone and all its output is in the log."""
+        self.busy(agent)
+        if self._live.get(agent.session_id) is agent:
+            del self._live[agent.session_id]
+        self._tasks.spawn(self.discard(agent.id), name=f"discard:{agent.id}")
+
+    def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
+        write = self._db.write(
+            lambda db: sessions.set_internal_id(db, session_id, internal_id), must_happen=True
+        )
+        self._tasks.spawn(write, name=f"internal-id:{session_id}")

@@ -1,0 +1,190 @@
+"""Prompts, jobs and sessions over HTTP, with the real services and a scripted agent."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.api.kit import Server, events_of
+
+
+async def test_a_prompt_streams_to_done(server: Server) -> None:
+    """One POST gives the user message, what the agent says, and `done`, with ids 1..n."""
+    answer = await server.generate("hello")
+    events = events_of(answer.text)
+
+    assert answer.status == 200
+    assert answer.text.startswith("retry: ")
+    assert [id_ for id_, _ in events] == list(range(1, len(events) + 1))
+    assert events[0][1]["message"]["content"] == [{"type": "text", "text": "hello"}]
+    assert events[-1][1] == {"done": True, "taskId": answer.headers["X-Task-Id"], "status": "completed"}
+
+
+async def test_stream_headers_keep_proxies_from_buffering(server: Server) -> None:
+    """Proxies neither store, change nor hold back an event stream."""
+    headers = (await server.generate()).headers
+
+    assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert headers["Cache-Control"] == "no-cache, no-transform"
+    assert headers["X-Accel-Buffering"] == "no"
+    assert headers["X-Session-Id"] == "s"
+
+
+async def test_background_answers_with_the_place_of_the_job(server: Server) -> None:
+    """202, the job's id, and `Location` leads to the job."""
+    answer = await server.generate(background=True)
+    job = (await server.ask("GET", answer.headers["Location"] + "?wait=10")).json
+
+    assert answer.status == 202
+    assert answer.json == {"taskId": job["taskId"], "sessionId": "s", "status": "queued"}
+    assert job["status"] == "completed"
+
+
+async def test_a_job_says_where_its_events_are(server: Server) -> None:
+    """firstEventId and lastEventId are the ids of the first event and of `done`."""
+    job = await server.end_of(await server.start())
+    events = events_of((await server.ask("GET", f"/generate/v2/jobs/{job['taskId']}/stream")).text)
+
+    assert [events[0][0], events[-1][0]] == [job["firstEventId"], job["lastEventId"]]
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+async def test_a_stream_resumes_after_the_last_event_seen(server: Server, how: str) -> None:
+    """`Last-Event-ID` and `?after=` give exactly the events that come later."""
+    path = f"/generate/v2/jobs/{await server.start()}/stream"
+    whole = events_of((await server.ask("GET", path)).text)
+    if how == "header":
+        # A browser that reconnects repeats the URL it began with: the header is the newer one.
+        rest = await server.ask("GET", path + "?after=1", headers={"Last-Event-ID": "4"})
+    else:
+        rest = await server.ask("GET", path + "?after=4")
+
+    assert events_of(rest.text) == whole[4:]
+
+
+async def test_nothing_is_left_after_the_last_event(server: Server) -> None:
+    """204 for a client that has `done` already: an EventSource then stops reconnecting."""
+    job = await server.end_of(await server.start())
+    path = f"/generate/v2/jobs/{job['taskId']}/stream"
+
+    assert (await server.ask("GET", path, headers={"Last-Event-ID": str(job["lastEventId"])})).status == 204
+
+
+@pytest.mark.parametrize("id_", ["abc", "-1", "1.5", "1" * 31, "1e3", "٣", "99", "0x1"])
+async def test_an_id_that_cannot_be_is_refused(server: Server, id_: str) -> None:
+    """400 for what is no number, or lies ahead of the stream."""
+    task_id = await server.start()
+    await server.end_of(task_id)
+    answer = await server.ask("GET", f"/generate/v2/jobs/{task_id}/stream", headers={"Last-Event-ID": id_})
+
+    assert (answer.status, answer.json["details"][0]["path"]) == (400, "Last-Event-ID")
+
+
+async def test_an_empty_id_means_from_the_start(server: Server) -> None:
+    """An EventSource that has seen nothing yet sends an empty id."""
+    path = f"/generate/v2/jobs/{await server.start()}/stream"
+    answer = await server.ask("GET", path, headers={"Last-Event-ID": ""})
+
+    assert events_of(answer.text)[0][0] == 1
+
+
+async def test_a_session_stream_goes_over_all_turns_and_stays_open(server: Server) -> None:
+    """GET /sessions/{id}/events gives the first turn's events, and a second turn's when it comes."""
+    await server.generate("one")
+    url = f"http://127.0.0.1:{server.port}/sessions/s/events"
+    headers = {"Authorization": "Bearer test-key-0123456789"}
+    async with asyncio.timeout(10), server.client.get(url, headers=headers) as stream:
+        await stream.content.readuntil(b'"done": true')
+        await server.start("two")
+        seen = await stream.content.readuntil(b'"done": true')
+
+    assert b'"text":"two"' in seen
+
+
+async def test_the_same_message_id_gives_the_same_job(server: Server) -> None:
+    """An answer that was lost is asked for again: one run, and the whole stream from its start."""
+    first = await server.generate("hello", message_id="m-1")
+    again = await server.ask(
+        "POST",
+        "/generate/v2",
+        json={"session_id": "s", "prompt": "hello"},
+        headers={"Idempotency-Key": "m-1"},
+    )
+
+    assert again.text == first.text
+    assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
+
+
+async def test_a_busy_session_names_the_job_that_keeps_it_busy(server: Server) -> None:
+    """409 with the running job's id; that job is unharmed and can still be stopped."""
+    task_id = await server.start("SCRIPT: hang")
+    busy = await server.generate("another")
+    stopped = await server.ask("DELETE", "/generate/s/stop")
+
+    assert (busy.status, busy.json["code"], busy.json["taskId"]) == (409, "session_busy", task_id)
+    assert (stopped.status, stopped.json["taskId"]) == (200, task_id)
+
+
+async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> None:
+    """The earlier clients send the session's id in the body, too."""
+    await server.start("SCRIPT: hang")
+
+    assert (await server.ask("DELETE", "/generate/s/stop", json={"session_id": "other"})).status == 400
+    assert (await server.ask("DELETE", "/generate/s/stop", json={"session_id": "s"})).status == 200
+    assert (await server.ask("DELETE", "/generate/s/stop")).status == 404
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_worktree": True},
+        {"images": ["a.png"]},
+        {"format": "acp"},
+        {"permission_mode": "ask"},
+        {"agent": "codex"},
+    ],
+)
+async def test_an_option_that_comes_later_is_refused(server: Server, fields: dict[str, object]) -> None:
+    """400 `unsupported_option` with the field's name: no option is ignored silently."""
+    answer = await server.generate(**fields)  # type: ignore[arg-type]
+
+    assert (answer.status, answer.json["code"]) == (400, "unsupported_option")
+    assert [problem["path"] for problem in answer.json["details"]] == list(fields)
+
+
+async def test_the_agents_names_as_model_mean_its_default(server: Server) -> None:
+    """`model: "claude-code"`, as earlier clients send it, is no model."""
+    await server.generate(model="claude-code")
+
+    assert (await server.ask("GET", "/sessions/s")).json["model"] is None
+
+
+async def test_head_starts_nothing_and_streams_nothing(server: Server) -> None:
+    """HEAD on a stream gives its headers; HEAD on generate is no way to start."""
+    path = f"/generate/v2/jobs/{await server.start()}/stream"
+    head = await server.ask("HEAD", path)
+
+    assert (head.status, head.headers["Content-Type"], head.text) == (
+        200,
+        "text/event-stream; charset=utf-8",
+        "",
+    )
+    assert (await server.ask("HEAD", "/generate/v2")).status == 405
+    assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
+
+
+async def test_a_client_that_leaves_ends_its_job_only_when_it_said_so(server: Server) -> None:
+    """`on_disconnect: "cancel"` stops the agent soon after the connection is gone; the default never does."""
+    jobs = {}
+    for choice in ("continue", "cancel"):
+        body = {"session_id": choice, "prompt": "SCRIPT: hang", "on_disconnect": choice}
+        url = f"http://127.0.0.1:{server.port}/generate/v2"
+        headers = {"Authorization": "Bearer test-key-0123456789"}
+        async with server.client.post(url, json=body, headers=headers) as stream:
+            jobs[choice] = stream.headers["X-Task-Id"]
+    cancelled = await server.end_of(jobs["cancel"])
+    going_on = (await server.ask("GET", f"/generate/v2/jobs/{jobs['continue']}")).json
+    await server.ask("DELETE", "/generate/continue/stop")
+
+    assert (cancelled["status"], going_on["status"]) == ("cancelled", "running")

@@ -1,0 +1,69 @@
+"""Fixtures for tests against a real server process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.model_api import ModelApi, serve_in_thread
+from tests.kit import Server, write_fake_agent
+
+ServerMaker = Callable[..., Server]
+
+
+@pytest.fixture
+def fake_agent(tmp_path: Path) -> Path:
+    return write_fake_agent(tmp_path / "claude")
+
+
+@pytest.fixture
+def make_server(tmp_path: Path, fake_agent: Path) -> Iterator[ServerMaker]:
+    """Start servers: `make_server(CLAUDE_PATH=..., NAME=value)`. All that they started is gone afterwards."""
+    servers: list[Server] = []
+
+    def make(**settings: str) -> Server:
+        server = Server(tmp_path / f"server{len(servers)}", fake_agent, settings)
+        server.directory.mkdir()
+        servers.append(server)
+        return server.start()
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def server(make_server: ServerMaker) -> Server:
+    """A server whose agent is the fake one."""
+    return make_server()
+
+
+@pytest.fixture
+def model() -> Iterator[ModelApi]:
+    with serve_in_thread() as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def real_claude() -> Path:
+    """The real CLI: CLAUDE_PATH, else the one inside the claude-agent-sdk wheel (extra `agents`)."""
+    if path := os.environ.get("CLAUDE_PATH"):  # noqa: TID251
+        return Path(path)
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is None or spec.origin is None:
+        pytest.skip("the real claude is not installed (extra `agents`), and CLAUDE_PATH is not set")
+    return Path(spec.origin).parent / "_bundled" / "claude"
+
+
+@pytest.fixture
+def claude_server(make_server: ServerMaker, model: ModelApi, real_claude: Path) -> Server:
+    """A server whose agent is the real CLI, which talks to the scripted model."""
+    return make_server(
+        CLAUDE_PATH=str(real_claude),
+        ANTHROPIC_BASE_URL=model.url,
+        ANTHROPIC_API_KEY="fake-model-key",
+    )

@@ -1,0 +1,355 @@
+"""A real server process, and a client that sees every byte: what the end-to-end tests are made of.
+
+Everything is synchronous: the server is another process, so a test reads as a script, and "a hundred at once" is a
+hundred sockets that were written before the first is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+KEY = "end-to-end-key-0123456789"
+TIMEOUT_S = 20.0
+ROOT = Path(__file__).parents[1]
+FAKE_AGENT = Path(__file__).parent / "fakes" / "fake_agent.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One SSE frame. `data` is the exact text of its data line."""
+
+    id: int
+    data: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+    @property
+    def type(self) -> str:
+        """The `type` of the message; `done` for the last frame of a job."""
+        message = self.json
+        return "done" if message.get("done") else str(message["type"])
+
+
+class Answer:
+    """The answer to a request: its head is read, its body as far as the test asks for it."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+        OPEN.add(self)
+        self._response = connection.getresponse()
+        self._buffer = b""
+        self._next = 0
+        self.received = b""
+        self.events: list[Event] = []
+        self.comments: list[bytes] = []
+        self.retry_ms: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Go away, whatever the server is sending."""
+        self._response.close()
+        self._connection.close()
+        OPEN.discard(self)
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> http.client.HTTPMessage:
+        return self._response.headers
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body())
+
+    def body(self) -> bytes:
+        with self:
+            return self._response.read()
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events that were not handed out yet, as they come; ends when the server ends the stream, or dies."""
+        while True:
+            while self._next < len(self.events):
+                self._next += 1
+                yield self.events[self._next - 1]
+            if not (data := self._read(1 << 16)):
+                return
+            self._feed(data)
+
+    def take(self, count: int) -> list[Event]:
+        """The first `count` events of the stream; fewer when it ends before."""
+        while len(self.events) < count and (data := self._read(1 << 16)):
+            self._feed(data)
+        self._next = min(count, len(self.events))
+        return self.events[:count]
+
+    def until(self, found: Callable[[Event], bool]) -> Event:
+        """The first event that fits. Fails when the stream ends without."""
+        for event in self:
+            if found(event):
+                return event
+        raise AssertionError(f"the stream ended after {len(self.events)} events")
+
+    def rest(self) -> list[Event]:
+        """All events, to the end of the stream; the connection is closed then."""
+        with self:
+            for _ in self:
+                pass
+            return self.events
+
+    def read_bytes(self, count: int) -> list[Event]:
+        """Take exactly so many bytes of the body and go away; the events that were complete in them."""
+        with self:
+            while len(self.received) < count and (data := self._read(count - len(self.received))):
+                self._feed(data)
+            return self.events
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._response.read1(size)
+        except (ConnectionError, http.client.HTTPException):
+            return b""
+        self.received += data
+        return data
+
+    def _feed(self, data: bytes) -> None:
+        *frames, self._buffer = (self._buffer + data).split(b"\n\n")
+        for frame in frames:
+            if frame.startswith(b"id: "):
+                event_id, event_data = frame.removeprefix(b"id: ").split(b"\ndata: ")
+                self.events.append(Event(int(event_id), event_data))
+            elif frame.startswith(b"retry: "):
+                self.retry_ms = int(frame.removeprefix(b"retry: "))
+            else:
+                assert frame.startswith(b":"), frame
+                self.comments.append(frame)
+
+
+OPEN: set[Answer] = set()
+"""Answers that no test has closed: `Server.close` does."""
+
+
+@dataclass(slots=True)
+class Server:
+    """`agentsrv serve` in a directory of its own, with `claude` as its agent.
+
+    It survives its own death: `kill9` and `start` again keep directory and port.
+    """
+
+    directory: Path
+    claude: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def home(self) -> Path:
+        return self.directory / "home"
+
+    @property
+    def workspace(self) -> Path:
+        return self.directory / "base" / "workspaces"
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "state" / "agentsrv.db"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],  # noqa: TID251
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.home),
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "API_KEY": KEY,
+            "STATE_DIR": str(self.directory / "state"),
+            "WORKSPACE_BASE_PATH": str(self.directory / "base"),
+            "CLAUDE_PATH": str(self.claude),
+            "SHUTDOWN_GRACE": "5",
+        } | self.settings
+
+    def start(self) -> Self:
+        """Returns when it answers requests."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agentsrv", "serve"],
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        ready = re.fullmatch(r"agentsrv listening on http://127\.0\.0\.1:(\d+)\n", line)
+        assert ready, f"not ready: {line!r}\n{self.log[-2000:]}"
+        self.port = int(ready[1])
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill9(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.ended()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        assert self.process is not None
+        code = self.process.wait(TIMEOUT_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def close(self) -> None:
+        """End the server and everything that it and its agents have started."""
+        for answer in list(OPEN):
+            answer.close()
+        if self.process is not None and self.process.poll() is None:
+            self.terminate()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """Every living process that has this server's HOME: the server, its runners, their agents' trees."""
+        mark = f"HOME={self.home}".encode()
+        return [pid for pid in all_pids() if mark in environ_of(pid)]
+
+    # -- requests
+
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPConnection:
+        """Send a request; `Answer(connection)` reads what comes back."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        all_headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, None if body is None else json.dumps(body), all_headers)
+        return connection
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        return Answer(self.send(method, path, body, **headers))
+
+    def generate(self, prompt: str, session: str = "s", **options: Any) -> Answer:
+        """POST /generate/v2. Steps of a script may be given without their `SCRIPT: `, see `script`."""
+        return self.ask("POST", "/generate/v2", {"session_id": session, "prompt": prompt, **options})
+
+    def start_job(self, prompt: str, session: str = "s", **options: Any) -> str:
+        """A background job; its id."""
+        answer = self.generate(prompt, session, background=True, **options)
+        body = answer.json
+        assert answer.status == 202, body
+        return str(body["taskId"])
+
+    def job(self, task_id: str, *, wait_s: int = 0) -> dict[str, Any]:
+        """GET /generate/v2/jobs/{taskId}; with `wait_s` long-polls for its end."""
+        query = f"?wait={wait_s}" if wait_s else ""
+        answer: dict[str, Any] = self.ask("GET", f"/generate/v2/jobs/{task_id}{query}").json
+        return answer
+
+    def ended_job(self, task_id: str) -> dict[str, Any]:
+        job = self.job(task_id, wait_s=15)
+        assert job["status"] not in {"queued", "running"}, job
+        return job
+
+    def follow(self, task_id: str, after: int | None = None) -> Answer:
+        """The job's stream, from its start or after an event."""
+        headers = {} if after is None else {"Last_Event_ID": str(after)}
+        return self.ask("GET", f"/generate/v2/jobs/{task_id}/stream", **headers)
+
+    def stop(self, session: str = "s") -> Answer:
+        return self.ask("DELETE", f"/generate/{session}/stop")
+
+    def history(self, session: str = "s") -> list[Event]:
+        """All events of the session, as a follower from the start gets them now."""
+        last = max(
+            (job.get("lastEventId") or 0)
+            for job in self.ask("GET", f"/generate/v2/jobs?session_id={session}").json["jobs"]
+        )
+        with self.ask("GET", f"/sessions/{session}/events") as answer:
+            return answer.take(last)
+
+
+def script(*steps: str) -> str:
+    """A prompt for the fakes: one step a line."""
+    return "\n".join(f"SCRIPT: {step}" for step in steps)
+
+
+def wait_until(fact: Callable[[], object], timeout_s: float = TIMEOUT_S, *, what: str = "") -> None:
+    """Wait for something in another process that tells nobody when it happens."""
+    end = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < end, f"still not so after {timeout_s} s: {what or fact}"
+        time.sleep(0.01)
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def environ_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Is it there, and not a zombie?"""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def rss_bytes(pid: int) -> int:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024
+
+
+def open_files(pid: int) -> list[str]:
+    """What each descriptor of the process points at."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+def write_fake_agent(path: Path, *flags: str) -> Path:
+    """An executable `claude` that is the fake agent. The interpreter is absolute: PATH may be anything."""
+    arguments = "".join(f" --fake '{flag}'" for flag in flags)
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {FAKE_AGENT}{arguments} "$@"\n')
+    path.chmod(0o755)
+    return path
