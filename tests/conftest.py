@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.agent import compile_agent
 from tests.fakes.model_api import ModelApi, serve_in_thread
 from tests.kit import Server, write_fake_agent
 
@@ -18,6 +20,14 @@ ServerMaker = Callable[..., Server]
 @pytest.fixture
 def fake_agent(tmp_path: Path) -> Path:
     return write_fake_agent(tmp_path / "claude")
+
+
+@pytest.fixture(scope="session")
+def bench_agent() -> Path:
+    """The fast agent of the benchmarks, compiled when needed."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    return compile_agent()
 
 
 @pytest.fixture

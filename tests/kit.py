@@ -57,6 +57,8 @@ class Answer:
         self.events: list[Event] = []
         self.comments: list[bytes] = []
         self.retry_ms: int | None = None
+        self.is_whole = False
+        """Did the body end as HTTP says that it must?"""
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +131,7 @@ class Answer:
             data = self._response.read1(size)
         except (ConnectionError, http.client.HTTPException):
             return b""
+        self.is_whole = self.is_whole or (not data and self._response.length in {0, None})
         self.received += data
         return data
 

@@ -46,7 +46,7 @@ class Effect:
     event: what the log keeps instead of the line; None keeps nothing.
     reply: to be written to the agent's stdin.
     begins: the agent works now; outside a turn, it woke up by itself.
-    outcome: how the turn ended, as far as the agent said.
+    outcome: how the turn ended, as far as the agent has said; a later one replaces it.
     is_over: the agent has finished with the turn and waits for the next prompt.
     gave_up: the turn should be stopped with this outcome, the agent would go on for long without use.
     internal_session_id: the agent's conversation has this name from now on.
@@ -85,8 +85,8 @@ class Adapter(Protocol):
         """Something goes on between turns; its end will wake the agent."""
         ...
 
-    def begin_turn(self) -> None:
-        """A prompt is about to be written, or the agent woke up."""
+    def begin_turn(self, prompt_id: TurnId | None) -> None:
+        """The prompt of the turn with this id is about to be written; None: the agent woke up by itself."""
         ...
 
     def prompt(self, event: bytes) -> bytes:

@@ -1,9 +1,13 @@
 """Claude Code in its headless mode: `claude -p` with stream-json on stdin and stdout.
 
 The shapes are those of claude 2.1.330, from live captures (tests/agents/transcripts/claude/). A turn is
-`session_state_changed running`, `init`, messages, `result`, `session_state_changed idle`; the state events
-need CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS. A finished background task wakes an idle agent: a turn without a
-prompt.
+`session_state_changed running`, `command_lifecycle` of the prompt's uuid, `init`, messages, `result`,
+`session_state_changed idle`; the state events need CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS.
+
+Not every `result` and `idle` belongs to the prompt. A finished background command wakes an idle agent: a turn
+without a prompt, whose `result` has an `origin`. A prompt that comes meanwhile waits for its end or becomes
+part of it, and after a subagent there are two results. So the prompt has a uuid (the turn's id), and the turn
+is over at the first `idle` after a `result` that names it, or after the lifecycle's end.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +65,9 @@ FIXED_ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
 
+MESSAGE_TYPES = frozenset({"user", "assistant", "result", "error", "raw"})
+MESSAGE_SUBTYPES = frozenset({"init", "worktree_init", "compact_boundary"})
+
 MAX_SCHEMA_BYTES = 64 * 1024
 
 # A wrong key stays wrong; the CLI would try ten times, for minutes. A closed port may open again.
@@ -71,6 +79,7 @@ ERROR_CODES = {
     "overloaded": "agent_overloaded",
     "model_not_found": "model_not_found",
     "prompt_too_long": "context_too_long",
+    "blocking_limit": "context_too_long",
     "error_max_turns": "max_turns_reached",
     "error_max_budget_usd": "max_budget_reached",
     "connection_failed": "agent_api_unreachable",
@@ -104,8 +113,12 @@ class ClaudeAdapter:
 
     def __init__(self, internal_id: str | None, state: Mapping[str, Any]) -> None:
         self._internal_id = internal_id
-        self._cost = float(state.get("cost_usd", 0.0))
-        self._cost_before = self._cost
+        self._process_cost = float(state.get("cost_usd", 0.0))
+        self._prompt_id: TurnId | None = None
+        self._turn_cost = 0.0
+        self._outcome: Outcome | None = None
+        self._is_answered = False
+        self._has_state_events = False
         self._synthetic_error: str | None = None
         self._background_tasks = 0
 
@@ -114,8 +127,11 @@ class ClaudeAdapter:
         """Commands that the agent started in the background still run; their end will wake it."""
         return self._background_tasks > 0
 
-    def begin_turn(self) -> None:
-        self._cost_before = self._cost
+    def begin_turn(self, prompt_id: TurnId | None) -> None:
+        self._prompt_id = prompt_id
+        self._turn_cost = 0.0
+        self._outcome = None
+        self._is_answered = False
         self._synthetic_error = None
 
     def prompt(self, event: bytes) -> bytes:
@@ -126,7 +142,7 @@ class ClaudeAdapter:
         return _control(f"interrupt-{turn_id}", {"subtype": "interrupt"})
 
     def state(self) -> dict[str, Any]:
-        return {"cost_usd": self._cost}
+        return {"cost_usd": self._process_cost}
 
     def receive(self, line: bytes) -> Effect | None:
         try:
@@ -161,6 +177,9 @@ class ClaudeAdapter:
                 return self._retry(line)
             case "result", _:
                 return self._result(line)
+            case "command_lifecycle", _:
+                self._lifecycle(line)
+                return None
             case "control_response", _:
                 return NOTHING
             case "control_request", _:
@@ -169,8 +188,18 @@ class ClaudeAdapter:
                 return None
 
     def _state_changed(self, line: bytes) -> Effect:
-        state = (_load(line) or {}).get("state")
-        return Effect(event=line, begins=state == "running", is_over=state == "idle")
+        self._has_state_events = True
+        if (_load(line) or {}).get("state") != "idle":
+            return Effect(event=line, begins=True)
+        return Effect(event=line, outcome=self._outcome, is_over=self._is_answered)
+
+    def _lifecycle(self, line: bytes) -> None:
+        message = _load(line) or {}
+        if message.get("command_uuid") == self._prompt_id and message.get("state") in {
+            "completed",
+            "cancelled",
+        }:
+            self._is_answered = True
 
     def _init(self, line: bytes) -> Effect:
         internal_id = (_load(line) or {}).get("session_id")
@@ -203,21 +232,42 @@ class ClaudeAdapter:
 
     def _result(self, line: bytes) -> Effect:
         message = _load(line) or {}
-        cost = message.get("total_cost_usd")
-        if isinstance(cost, int | float):
-            self._cost = float(cost)
+        self._add_cost(message.get("total_cost_usd"))
+        if self._is_of_this_turn(message):
+            self._is_answered = True
+            self._outcome = self._outcome_of(message)
+        elif self._outcome is not None:
+            self._outcome = replace(self._outcome, cost_usd=self._turn_cost)
+        # A CLI that does not tell its state is idle after its result.
+        is_over = self._is_answered and not self._has_state_events
+        return Effect(event=line, outcome=self._outcome, is_over=is_over)
+
+    def _add_cost(self, total: Any) -> None:
+        """The CLI counts per process, and begins again at 0 when the conversation is cleared."""
+        if isinstance(total, int | float):
+            added = total - self._process_cost if total >= self._process_cost else total
+            self._turn_cost = round(self._turn_cost + added, 9)
+            self._process_cost = float(total)
+
+    def _is_of_this_turn(self, result: Mapping[str, Any]) -> bool:
+        if self._prompt_id is None:
+            return True
+        if prompts := result.get("user_message_uuids"):
+            return self._prompt_id in prompts
+        return not result.get("origin")
+
+    def _outcome_of(self, message: Mapping[str, Any]) -> Outcome:
         usage = message.get("usage")
         error, code = self._error(message)
-        outcome = Outcome(
+        return Outcome(
             TurnStatus.COMPLETED if error is None else TurnStatus.FAILED,
             error,
             code,
             stop_reason=message.get("stop_reason") if error is None else message.get("terminal_reason"),
             usage=usage if isinstance(usage, dict) else None,
-            cost_usd=round(max(self._cost - self._cost_before, 0.0), 9),
+            cost_usd=self._turn_cost,
             structured_output=message.get("structured_output"),
         )
-        return Effect(event=line, outcome=outcome)
 
     def _error(self, result: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """(message, code) of a `result` line; (None, None) when it is a success.
@@ -327,7 +377,7 @@ class ClaudeCode:
         )
 
     def is_message(self, event: Mapping[str, Any]) -> bool:
-        return event.get("type") in {"user", "assistant", "result"}
+        return event.get("type") in MESSAGE_TYPES or event.get("subtype") in MESSAGE_SUBTYPES
 
     def find(self) -> Path | None:
         if self._config.claude_path is not None:

@@ -25,6 +25,8 @@ TAIL_TIMEOUT_S = 2.0
 WEDGED_AFTER_S = 2.0
 """A runner that has not ended its tree so long after the grace is itself killed."""
 SWEEP_LIMIT_S = 2.0
+SWEEP_AGAIN_S = 0.005
+CLEAN_UP_AGAIN_S = 0.5
 PEER_CREDENTIALS = struct.Struct("3i")
 
 
@@ -150,7 +152,7 @@ class RunnerHandle(asyncio.Protocol):
                 return await self.wait_exit()
         except TimeoutError:
             if self._is_connected():  # So the pid is still the runner's.
-                os.kill(self._runner_pid, signal.SIGKILL)
+                kill_process(self._runner_pid)
         return await self.wait_exit()
 
     async def wait_exit(self) -> AgentExit:
@@ -250,6 +252,8 @@ class RunnerHandle(asyncio.Protocol):
         self._greet(None)
         while self._tails:
             self._tell_tail(exit.stderr_tail)
+        if self._transport is not None:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Without an exit record the runner was killed, and its tree may still be there."""
@@ -258,8 +262,24 @@ class RunnerHandle(asyncio.Protocol):
         if not self._greeting.done():
             self._greet(ConnectionError(f"the runner {self.id} went without a word"))
         elif self._greeting.exception() is None:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Again after a pause when there is no thread or descriptor to be had: the agent may have used them up."""
+        try:
             clean_up = self._loop.run_in_executor(None, clean_up_after, self.directory)
-            clean_up.add_done_callback(lambda done: self._resolve(done.result()))
+        except RuntimeError:
+            self._loop.call_later(CLEAN_UP_AGAIN_S, self._clean_up)
+        else:
+            clean_up.add_done_callback(self._cleaned_up)
+
+    def _cleaned_up(self, done: asyncio.Future[AgentExit]) -> None:
+        if done.cancelled():
+            return
+        if done.exception() is not None:
+            self._loop.call_later(CLEAN_UP_AGAIN_S, self._clean_up)
+        else:
+            self._resolve(done.result())
 
 
 @functools.cache
@@ -284,10 +304,10 @@ class RunnerMeta:
 
 
 def read_meta(directory: Path) -> RunnerMeta | None:
-    """None when no agent has ever started there. Blocking."""
+    """None when no agent has ever started there, or the power failed just then. Blocking."""
     try:
         return RunnerMeta(**json.loads((directory / "meta").read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -301,21 +321,24 @@ async def attach(directory: Path) -> RunnerHandle | AgentExit:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connect(connection, directory)
-    except OSError:  # No socket, or nobody listens.
+    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # Nobody is there, or takes calls.
         connection.close()
         return await asyncio.to_thread(clean_up_after, directory)
+    except BaseException:
+        connection.close()
+        raise
     runner_pid = peer_pid(connection)
     handle = RunnerHandle(RunnerId(directory.name), directory)
     try:
         async with asyncio.timeout(ATTACH_TIMEOUT_S):
             await handle.open(connection)
     except (TimeoutError, ConnectionError):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(runner_pid, signal.SIGKILL)
+        handle.detach()
+        kill_process(runner_pid)
         return await asyncio.to_thread(clean_up_after, directory)
-    finally:
-        if handle.pid == 0:
-            handle.detach()
+    except BaseException:
+        handle.detach()
+        raise
     return handle.exited.result() if handle.exited.done() else handle
 
 
@@ -340,7 +363,7 @@ def clean_up_after(directory: Path) -> AgentExit:
     """What a dead runner has recorded; without a record, kill what it left. Blocking."""
     try:
         return AgentExit.decode((directory / "exit").read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: cut short by a power failure.
         survivors = sweep([RunnerId(directory.name)])
         return AgentExit(None, None, "runner_lost", survivors=survivors)
 
@@ -357,11 +380,15 @@ def sweep(runner_ids: Collection[RunnerId]) -> int:
         marked = marked_processes(cookies)
         found, empty_passes = len(marked), 0 if marked else empty_passes + 1
         for pid in marked:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            kill_process(pid)
         if marked:
-            time.sleep(0.005)
+            time.sleep(SWEEP_AGAIN_S)
     return found
+
+
+def kill_process(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def marked_processes(cookies: Collection[bytes]) -> list[int]:

@@ -134,22 +134,24 @@ class Database:
 
     async def _write_loop(self) -> None:
         while self._queue or not self._is_closing:
-            if not self._queue:
+            if self._queue:
+                await self._write_queue()
+            else:
                 await self._wakeup.wait()
                 self._wakeup.clear()
-                continue
-            batch, self._queue = self._queue, []
-            try:
-                results = await self._transaction(batch)
-            except sqlite3.Error as exc:
-                self._queue = self._refuse(batch, exc) + self._queue
-                if self._is_closing:
-                    return
-                await asyncio.sleep(RETRY_AFTER_S)
-            else:
-                self.is_full = False
-                for write, (result, error) in zip(batch, results, strict=True):
-                    write.done(result, error)
+
+    async def _write_queue(self) -> None:
+        """One transaction of all that is queued. A method of its own, so that idling keeps nothing alive."""
+        batch, self._queue = self._queue, []
+        try:
+            results = await self._transaction(batch)
+        except sqlite3.Error as exc:
+            self._queue = self._refuse(batch, exc) + self._queue
+            await asyncio.sleep(RETRY_AFTER_S)
+        else:
+            self.is_full = False
+            for write, (result, error) in zip(batch, results, strict=True):
+                write.done(result, error)
 
     async def _transaction(self, batch: list[_Write]) -> list[tuple[Any, BaseException | None]]:
         """Apply `batch` and commit. Raises sqlite3.Error when nothing of it was stored."""

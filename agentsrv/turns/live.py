@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 READ_BYTES = 256 * 1024
 GIVE_BACK_BYTES = 4 * 1024 * 1024
 
-# An agent that said how the turn ended but not that it is idle. Idle follows within milliseconds.
-IDLE_GRACE_S = 2.0
-
 INTERRUPT_GRACE_S = 1.0
 TERM_GRACE_S = 3.0
 
@@ -120,7 +117,6 @@ class LiveAgent:
         self._is_halting = False
         self._quiet = asyncio.Event()
         self._caught_up = asyncio.Event()
-        self._idle_timer: asyncio.TimerHandle | None = None
         self._on_wake = on_wake
         self._on_exit = on_exit
         self._on_internal_id = on_internal_id
@@ -148,7 +144,7 @@ class LiveAgent:
         self.turn = turn
         self.lease = turn.lease
         self._quiet.clear()
-        self.adapter.begin_turn()
+        self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id)
         if turn.user_event is not None:
             self.runner.send(turn.turn.id, self.adapter.prompt(turn.user_event))
         self._release()
@@ -242,14 +238,11 @@ class LiveAgent:
         turn = self.turn
         if turn is None or self._is_halting:
             return False
-        if effect.begins:
-            self._cancel_idle_timer()
+        if effect.outcome is not None and not turn.verdict.done():
+            turn.outcome = effect.outcome
         if effect.gave_up is not None:
             turn.outcome = effect.gave_up
             turn.settle(Verdict.GAVE_UP)
-        if effect.outcome is not None:
-            turn.outcome = effect.outcome
-            self._expect_idle(turn)
         if effect.is_over:
             turn.settle(Verdict.OVER)
         return effect.is_over
@@ -292,7 +285,6 @@ class LiveAgent:
         self._offset = offset
         self._tail.offset = offset
         self._framer = LineFramer(self._max_line_bytes, offset)
-        self._cancel_idle_timer()
 
     def _release(self) -> None:
         self._is_held = False
@@ -326,25 +318,10 @@ class LiveAgent:
             log.info("agent %s did not react to an interrupt", self.id)
 
     def _close(self) -> None:
-        self._cancel_idle_timer()
         self._watch.close()
         self._tail.close()
         if self._log.on_ready == self.pump:
             self._log.on_ready = None
-
-    def _expect_idle(self, turn: ActiveTurn) -> None:
-        def settle() -> None:
-            if self.turn is turn and not self._is_held:
-                self._hold_at(self._offset)
-                turn.settle(Verdict.OVER)
-
-        self._cancel_idle_timer()
-        self._idle_timer = asyncio.get_running_loop().call_later(IDLE_GRACE_S, settle)
-
-    def _cancel_idle_timer(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
 
 
 def _one_per_line(events: list[bytes]) -> bytes:

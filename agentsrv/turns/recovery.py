@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from agentsrv.eventlog import EventLog
 from agentsrv.model import Chunk, Lease, Outcome, RunnerId, SessionId, Source, Turn, TurnStatus
-from agentsrv.runner.handle import AgentExit, RunnerHandle, attach
+from agentsrv.runner.handle import AgentExit, RunnerHandle, attach, boot_id, read_meta
 from agentsrv.store import runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
@@ -123,6 +124,9 @@ async def _find(directory: Path) -> Runner | None:
     found = await attach(directory)
     if isinstance(found, RunnerHandle):
         return found
+    meta = read_meta(directory)
+    if meta is not None and meta.boot_id != boot_id():
+        found = replace(found, reason="machine_restarted")
     return DeadRunner(directory, found) if (directory / "out").exists() else None
 
 

@@ -40,6 +40,7 @@ from agentsrv.workspace.paths import Workspace
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 15.0
+MACHINE_RESTARTED = "machine_restarted"
 CLOSE_TIMEOUT_S = 3.0
 
 
@@ -395,8 +396,8 @@ class TurnService:
         """Commit the outcome with the turn's last events, release the lease, and show them."""
         session_id = active.session.id
         session_log = await self._log.session(session_id)
-        lines = _closing_events(active.turn.id, outcome)
         async with session_log.hold() as seq:
+            lines = _closing_events(active.turn.id, outcome, seq)
             turn = replace(
                 active.turn,
                 status=outcome.status,
@@ -480,19 +481,25 @@ def _server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> C
     return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
 
 
-def _closing_events(turn_id: TurnId, outcome: Outcome) -> list[bytes]:
-    """An `error` event when something went wrong, and always `done`."""
+def _closing_events(turn_id: TurnId, outcome: Outcome, seq: Seq) -> list[bytes]:
+    """What the server says at the end, from `seq` on: `error` when something went wrong, always `done`."""
+    closing: list[dict[str, Any]] = []
+    if outcome.error_code == MACHINE_RESTARTED:
+        # Events that were sent may not have reached the disk: their ids are about to be used again.
+        closing.append({"type": "gap", "after": seq - 1})
     done: dict[str, Any] = {"done": True, "taskId": turn_id, "status": outcome.status}
-    if outcome.error is None:
-        return [json.dumps(done).encode()]
-    error = {"type": "error", "error": outcome.error, "code": outcome.error_code}
-    return [json.dumps(error).encode(), json.dumps(done | {"error": outcome.error}).encode()]
+    if outcome.error is not None:
+        closing.append({"type": "error", "error": outcome.error, "code": outcome.error_code})
+        done["error"] = outcome.error
+    return [json.dumps(event).encode() for event in (*closing, done)]
 
 
 def _explain(ended: AgentExit, agent: LiveAgent) -> Outcome:
     """The outcome of a turn whose process ended before the agent said how the turn did."""
     if ended.reason == "runner_lost":
         return Outcome(TurnStatus.INTERRUPTED, "the agent's runner was lost", "runner_lost")
+    if ended.reason == MACHINE_RESTARTED:
+        return Outcome(TurnStatus.INTERRUPTED, "the machine was restarted", MACHINE_RESTARTED)
     if ended.reason == "quota":
         error = "the agent wrote more than the server could take; it was stopped"
         return Outcome(TurnStatus.FAILED, error, "spool_quota_exceeded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import os
 import signal
@@ -19,15 +20,20 @@ from tests.runner.conftest import Lab, is_alive, printed, until
 IGNORES_TERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
 
 DAEMON = """
-import os, sys, time
+import os, signal, time
+started, starting = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print(os.getpid(), flush=True)
+        os.write(starting, b"1")
         time.sleep(60)
     os._exit(0)
 os.wait()
+os.read(started, 1)
 """
+"""In a session of its own, an orphan, and with the agent's stdout and stderr open."""
 
 NEW_SESSION_IGNORES_TERM = """
 import os, signal, time
@@ -49,6 +55,8 @@ HOPS = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(os.getpid(), flush=True)
+if os.fork():
+    time.sleep(60)
 while True:
     if os.fork():
         os._exit(0)
@@ -68,7 +76,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", NEW_SESSION_IGNORES_TERM, STOPS_ITSELF, HOPS, BREEDS])
+@pytest.mark.parametrize(
+    "script", [DAEMON + "time.sleep(60)", NEW_SESSION_IGNORES_TERM, STOPS_ITSELF, HOPS, BREEDS]
+)
 async def test_kill_ends_the_whole_tree(lab: Lab, script: str) -> None:
     """Stop means that nothing of the agent runs any more, wherever it has hidden itself."""
     handle = await lab.start(script)
@@ -105,15 +115,13 @@ async def test_killing_again_is_fine_and_the_sooner_kill_wins(lab: Lab) -> None:
     await printed(handle)
     started_at = time.monotonic()
     exits = await asyncio.gather(handle.kill(grace_s=30), handle.kill(grace_s=0.1), handle.kill(grace_s=30))
-    exits.append(await handle.kill())
     assert time.monotonic() - started_at < 5
-    assert exits == [AgentExit(None, signal.SIGKILL, "killed")] * 4
+    assert {*exits, await handle.kill()} == {AgentExit(None, signal.SIGKILL, "killed")}
 
 
-@pytest.mark.parametrize("script", [DAEMON, DAEMON.replace("time.sleep(60)", "sys.stderr.write('x'); time.sleep(60)")])
-async def test_daemon_that_an_agent_leaves_is_ended_with_it(lab: Lab, script: str) -> None:
+async def test_daemon_that_an_agent_leaves_is_ended_with_it(lab: Lab) -> None:
     """A daemon that holds stdout and stderr does not hide the agent's exit, and does not stay."""
-    handle = await lab.start(script)
+    handle = await lab.start(DAEMON)
     exit = await handle.wait_exit()
     daemon = int((await printed(handle))[0])
     assert not is_alive(daemon)
@@ -122,9 +130,7 @@ async def test_daemon_that_an_agent_leaves_is_ended_with_it(lab: Lab, script: st
 
 async def test_daemon_that_ignores_term_is_killed_within_a_second(lab: Lab) -> None:
     """The exit of the agent is known soon, whatever it leaves."""
-    handle = await lab.start(
-        DAEMON.replace("os.setsid()", "os.setsid(); import signal; signal.signal(15, signal.SIG_IGN)")
-    )
+    handle = await lab.start(DAEMON.replace("SIG_DFL", "SIG_IGN"))
     await printed(handle)
     started_at = time.monotonic()
     exit = await handle.wait_exit()
@@ -154,7 +160,9 @@ async def test_200_mb_of_stderr_cost_nothing(lab: Lab) -> None:
 
 async def test_stderr_can_be_read_while_the_agent_runs(lab: Lab) -> None:
     """What an agent complains about is to be seen before it ends."""
-    handle = await lab.start("import os, time; os.write(2, b'not logged in'); print(1, flush=True); time.sleep(60)")
+    handle = await lab.start(
+        "import os, time; os.write(2, b'not logged in'); print(1, flush=True); time.sleep(60)"
+    )
     await printed(handle)
     async with asyncio.timeout(5):
         while await handle.stderr_tail() != "not logged in":
@@ -174,8 +182,6 @@ async def test_message_larger_than_the_pipe_arrives_whole_while_other_commands_w
     assert await handle.stderr_tail() == ""
     handle.close_stdin()
     await handle.wait_exit()
-    import hashlib
-
     _, _, rest = (prompt + b"end").partition(b"\n")
     assert await printed(handle, 2) == ["1", hashlib.sha256(rest).hexdigest()]
 
@@ -212,7 +218,7 @@ async def test_agent_that_outruns_its_reader_is_ended_at_the_quota(lab: Lab) -> 
     handle = await lab.start(
         "import os, time\nos.write(1, b'x' * (3 << 20)); time.sleep(60)", quota_bytes=1 << 20
     )
-    assert await handle.wait_exit() == AgentExit(None, signal.SIGKILL, "quota")
+    assert (await handle.wait_exit()).reason == "quota"
 
 
 async def test_agent_without_a_server_is_ended_after_the_linger(lab: Lab) -> None:
@@ -273,7 +279,9 @@ def test_frames_do_not_depend_on_how_the_bytes_arrive() -> None:
 def test_descendants_without_proc_children_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a kernel without that file the whole of /proc is searched instead."""
     read_end, write_end = os.pipe()
-    pid = os.posix_spawn("/bin/sh", ["sh", "-c", "sleep 60 & echo; wait"], {}, file_actions=[(2, write_end, 1)])
+    pid = os.posix_spawn(
+        "/bin/sh", ["sh", "-c", "sleep 60 & echo; wait"], {}, file_actions=[(2, write_end, 1)]
+    )
     os.read(read_end, 1)
     fast = set(child.descendants(os.getpid()))
     monkeypatch.setattr(child, "HAS_PROC_CHILDREN", False)

@@ -109,6 +109,12 @@ async def test_agent_that_cannot_start_says_why(
     assert await attach(spec.directory) == AgentExit(None, None, "exec_failed", message.format(tmp=tmp_path))
 
 
+async def test_argument_with_a_nul_is_refused(lab: Lab) -> None:
+    """It cannot be passed on, and cutting it off would run something else."""
+    with pytest.raises(RunnerError, match="cannot run /bin/echo: Invalid argument"):
+        await lab.zygote.spawn(lab.spec("/bin/echo", "a\0b"))
+
+
 async def test_runner_directory_is_used_once(lab: Lab) -> None:
     """Two agents never write to one spool."""
     handle = await lab.start("print(1)")

@@ -1,0 +1,348 @@
+"""The Claude Code adapter reads what the real CLI wrote (transcripts/claude/), line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsrv.agents.base import Effect
+from agentsrv.agents.claude_code import ClaudeAdapter, ClaudeCode
+from agentsrv.config import Config
+from agentsrv.errors import InvalidInput
+from agentsrv.model import Outcome, PermissionMode, Session, SessionId, TurnId, TurnOptions, TurnStatus
+
+TRANSCRIPTS = Path(__file__).parent / "transcripts" / "claude"
+CONVERSATION = "5e551011-0000-4000-8000-000000000000"
+
+
+def transcript(name: str) -> list[bytes]:
+    return (TRANSCRIPTS / f"{name}.jsonl").read_bytes().splitlines()
+
+
+def prompt_of(lines: list[bytes], number: int) -> TurnId:
+    """The uuid of the `number`th prompt of a transcript."""
+    uuids = [
+        message["command_uuid"]
+        for message in map(json.loads, lines)
+        if message["type"] == "command_lifecycle"
+    ]
+    return TurnId(list(dict.fromkeys(uuids))[number])
+
+
+def play(adapter: ClaudeAdapter, lines: Iterator[bytes], prompt: TurnId | None) -> tuple[Outcome | None, int]:
+    """Feed lines until the turn is over; how it ended and how many lines it took."""
+    adapter.begin_turn(prompt)
+    outcome = None
+    for count, line in enumerate(lines, 1):
+        effect = adapter.receive(line)
+        if effect is not None and effect.outcome is not None:
+            outcome = effect.outcome
+        if effect is not None and effect.is_over:
+            return outcome, count
+    return outcome, -1
+
+
+def first_turn(name: str) -> tuple[Outcome | None, int]:
+    lines = transcript(name)
+    return play(ClaudeAdapter(CONVERSATION, {}), iter(lines), prompt_of(lines, 0))
+
+
+@pytest.mark.parametrize("path", sorted(TRANSCRIPTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_no_line_is_lost_or_changed(path: Path) -> None:
+    """Every line of every transcript is an event as it is, but for answers to the server's own requests."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(None)
+    for line in path.read_bytes().splitlines():
+        effect = adapter.receive(line)
+        if json.loads(line)["type"] == "control_response":
+            assert effect == Effect(event=None)
+        else:
+            assert effect is None or effect.event == line
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("error_400", "agent_error"),
+        ("error_401", "agent_not_authenticated"),
+        ("error_429", "agent_rate_limited"),
+        ("error_500", "agent_api_error"),
+        ("refused", "agent_api_unreachable"),
+        ("context_too_long", "context_too_long"),
+        ("not_logged_in", "agent_not_authenticated"),
+        ("max_turns", "max_turns_reached"),
+        ("max_budget", "max_budget_reached"),
+        ("interrupt_text", "agent_interrupted"),
+        ("interrupt_tool", "agent_interrupted"),
+    ],
+)
+def test_failures_have_a_message_and_a_stable_code(name: str, code: str) -> None:
+    """A turn that fails says why in words, and in a code for programs."""
+    outcome, _ = first_turn(name)
+
+    assert outcome is not None
+    assert (outcome.status, outcome.error_code) == (TurnStatus.FAILED, code)
+    assert outcome.error
+    assert "ede_diagnostic" not in outcome.error
+
+
+def test_success_has_stop_reason_usage_and_cost() -> None:
+    """A turn that goes well tells what it used."""
+    outcome, lines = first_turn("two_turns")
+
+    assert outcome is not None
+    assert (outcome.status, outcome.error, outcome.stop_reason) == (TurnStatus.COMPLETED, None, "end_turn")
+    assert outcome.usage is not None
+    assert outcome.usage["output_tokens"] > 0
+    assert outcome.cost_usd is not None
+    assert outcome.cost_usd > 0
+    assert json.loads(transcript("two_turns")[lines - 1])["state"] == "idle"
+
+
+def test_cost_is_of_the_turn_although_the_cli_counts_the_process() -> None:
+    """The second turn of a process costs what it costs, also when a restarted server reads it."""
+    lines = transcript("two_turns")
+    totals = [json.loads(line)["total_cost_usd"] for line in lines if json.loads(line)["type"] == "result"]
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    first, count = play(adapter, iter(lines), prompt_of(lines, 0))
+    restarted = ClaudeAdapter(CONVERSATION, adapter.state())
+    second, _ = play(restarted, iter(lines[count:]), prompt_of(lines, 1))
+
+    assert first is not None
+    assert second is not None
+    assert (first.cost_usd, second.cost_usd) == pytest.approx((totals[0], totals[1] - totals[0]))
+
+
+def test_structured_output_is_in_the_outcome() -> None:
+    """With an output schema the answer comes as data."""
+    outcome, _ = first_turn("structured_output")
+
+    assert outcome is not None
+    assert isinstance(outcome.structured_output, dict)
+
+
+def test_turn_with_a_subagent_lasts_to_the_idle_behind_its_second_result() -> None:
+    """What the agent still does after its first result belongs to the turn, and the first result counts."""
+    lines = transcript("subagent_long")
+    outcome, count = first_turn("subagent_long")
+    totals = [json.loads(line)["total_cost_usd"] for line in lines if json.loads(line)["type"] == "result"]
+
+    assert outcome is not None
+    assert outcome.cost_usd == pytest.approx(totals[-1])
+    assert count == len(lines)
+
+
+@pytest.mark.parametrize("name", ["unprompted_turn_meets_prompt", "unprompted_tool_meets_prompt"])
+def test_prompt_that_meets_an_unprompted_turn_is_over_at_its_own_end(name: str) -> None:
+    """The agent had begun to work by itself when my prompt came: I wait for my answer, not for the other one."""
+    lines = transcript(name)
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    _, first = play(adapter, iter(lines), prompt_of(lines, 0))
+    outcome, count = play(adapter, iter(lines[first:]), prompt_of(lines, 1))
+
+    assert outcome is not None
+    assert outcome.status == TurnStatus.COMPLETED
+    assert first + count == len(lines)
+
+
+def test_background_command_keeps_the_agent_busy_until_it_ends() -> None:
+    """An idle agent whose command still runs must not be ended as idle; when the command ends it wakes up."""
+    lines = transcript("background_bash")
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    _, count = play(adapter, iter(lines), prompt_of(lines, 0))
+    was_busy = adapter.has_background_work
+    woken = [effect.begins for line in lines[count:] if (effect := adapter.receive(line)) is not None]
+
+    assert was_busy
+    assert True in woken
+    assert not adapter.has_background_work
+
+
+def test_cleared_conversation_goes_on_under_its_new_id() -> None:
+    """After /clear the agent has a new conversation; the next process must resume that one."""
+    adapter = ClaudeAdapter("5e551011-0000-4000-8000-000000000000", {})
+    ids = [effect.internal_session_id for line in transcript("slash") if (effect := adapter.receive(line))]
+
+    assert [internal_id[:8] for internal_id in ids if internal_id][-1] == "74f940e2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json",
+        b"[1]",
+        b'"text"',
+        b"{",
+        b'{"a":NaN}}',
+        b"\x00",
+        b'{"type":"x"}{"type":"y"}',
+        b"[" * 100_000,
+    ],
+)
+def test_line_that_is_no_object_is_kept_as_raw(line: bytes) -> None:
+    """Garbage on stdout is an event, not a crash and not lost."""
+    effect = ClaudeAdapter(CONVERSATION, {}).receive(line)
+
+    assert effect is not None
+    assert effect.event is not None
+    assert json.loads(effect.event) == {"type": "raw", "data": line.decode()}
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"type":"x","t":"\\ud800"}', b'{"type":5}', b'{"no":"type"}', b'{"a":NaN}']
+)
+def test_odd_but_readable_lines_pass_as_they_are(line: bytes) -> None:
+    """Lone surrogates, odd types and unknown kinds are passed on; only blank lines are not events."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+
+    assert adapter.receive(line) is None
+    assert adapter.receive(b"  ") == Effect(event=None)
+
+
+def test_unexpected_question_of_the_cli_is_answered() -> None:
+    """A control request that nobody expects gets an error at once, so that the agent never waits for ever."""
+    line = b'{"type":"control_request","request_id":"r1","request":{"subtype":"can_use_tool"}}'
+    effect = ClaudeAdapter(CONVERSATION, {}).receive(line)
+
+    assert effect is not None
+    assert effect.reply is not None
+    assert json.loads(effect.reply)["response"]["request_id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("retry", "code"),
+    [
+        ({"attempt": 2, "error_status": 401}, "agent_not_authenticated"),
+        ({"attempt": 6, "error_status": None}, "agent_api_unreachable"),
+        ({"attempt": 1, "error_status": 401}, None),
+        ({"attempt": 9, "error_status": 429}, None),
+        ({"attempt": 9, "error_status": 529}, None),
+    ],
+)
+def test_retries_that_cannot_help_are_cut_short(retry: dict[str, Any], code: str | None) -> None:
+    """A wrong key fails in a second instead of minutes; a busy API is waited for."""
+    line = json.dumps({"type": "system", "subtype": "api_retry", "error": "x", **retry}).encode()
+    effect = ClaudeAdapter(CONVERSATION, {}).receive(line)
+
+    given_up = effect.gave_up if effect else None
+    assert (given_up.error_code if given_up else None) == code
+
+
+def make_agent(tmp_path: Path, **settings: Any) -> ClaudeCode:
+    environment = {
+        "PATH": "/bin",
+        "HOME": str(tmp_path),
+        "ANTHROPIC_API_KEY": "k",
+        "API_KEY": "s",
+        "MY_VAR": "v",
+        "LC_ALL": "C",
+    }
+    defaults: dict[str, Any] = {
+        "api_keys": ("k" * 20,),
+        "claude_path": Path("/bin/true"),
+        "environment": environment,
+        "workspace_base": tmp_path,
+        "state_dir": tmp_path / "state",
+        "database_path": tmp_path / "state" / "agentsrv.db",
+    }
+    return ClaudeCode(Config(**defaults | settings))
+
+
+def make_session(cwd: str = "/w/a.b") -> Session:
+    return Session(SessionId("s"), None, "claude-code", cwd, None, CONVERSATION, 0, 0)
+
+
+def test_texts_of_users_are_not_in_the_arguments(tmp_path: Path) -> None:
+    """`ps` shows no system prompt and no secret of an MCP server: they travel by file."""
+    options = TurnOptions(
+        system_prompt="SECRET1", mcp_servers={"m": {"command": "c", "env": {"T": "SECRET2"}}}
+    )
+    launch = make_agent(tmp_path).launch(make_session(), options, resume=False, directory=tmp_path)
+
+    assert "SECRET" not in " ".join(launch.argv)
+    assert launch.files["system-prompt.txt"] == b"SECRET1"
+    assert json.loads(launch.files["mcp.json"])["mcpServers"]["m"]["env"] == {"T": "SECRET2"}
+
+
+def test_conversation_is_resumed_or_begun(tmp_path: Path) -> None:
+    """The CLI refuses to begin a conversation that exists and to resume one that does not."""
+    agent = make_agent(tmp_path)
+    argv = [
+        agent.launch(make_session(), TurnOptions(), resume=resume, directory=tmp_path).argv
+        for resume in (False, True)
+    ]
+
+    assert f"--session-id={CONVERSATION}" in argv[0]
+    assert f"--resume={CONVERSATION}" in argv[1]
+
+
+@pytest.mark.parametrize("directory", ["-w-a-b", "somewhere-else"])
+def test_transcript_is_found_wherever_it_is_kept(tmp_path: Path, directory: str) -> None:
+    """The transcript decides between resume and a new conversation; its folder's name is the CLI's affair."""
+    agent = make_agent(tmp_path)
+    before = agent.transcript_of(make_session())
+    path = tmp_path / ".claude" / "projects" / directory / f"{CONVERSATION}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    assert before is None
+    assert agent.transcript_of(make_session()) == path
+
+
+def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
+    """The agent sees its credentials and what I allowed by name; never the server's key or other variables."""
+    environment = make_agent(tmp_path).environment()
+    allowed = make_agent(tmp_path, agent_env=("MY_VAR",)).environment()
+
+    assert environment["ANTHROPIC_API_KEY"] == "k"
+    assert environment["LC_ALL"] == "C"
+    assert not {"API_KEY", "MY_VAR"} & environment.keys()
+    assert allowed["MY_VAR"] == "v"
+
+
+def test_stored_login_is_used_when_asked_for(tmp_path: Path) -> None:
+    """USE_CLAUDE_CREDENTIALS: the CLI would prefer an API key over the login, so it gets none."""
+    assert "ANTHROPIC_API_KEY" not in make_agent(tmp_path, use_claude_credentials=True).environment()
+
+
+def test_only_options_that_fit_share_a_process(tmp_path: Path) -> None:
+    """Another model needs another process; a budget is for one turn, so its process takes no other."""
+    agent = make_agent(tmp_path)
+    keys = [agent.process_key(TurnOptions(model=model)) for model in ("opus", "opus", "haiku")]
+
+    assert keys[0] == keys[1] != keys[2]
+    assert agent.process_key(TurnOptions(max_budget_usd=1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (TurnOptions(permission_mode=PermissionMode.ASK), "permission_mode"),
+        (TurnOptions(effort="extreme"), "effort"),
+        (TurnOptions(output_schema={"x": "y" * 70_000}), "output_schema"),
+    ],
+)
+def test_option_that_it_does_not_have_is_refused_by_name(
+    tmp_path: Path, options: TurnOptions, field: str
+) -> None:
+    """Nothing is ignored silently."""
+    with pytest.raises(InvalidInput) as caught:
+        make_agent(tmp_path).check(options)
+
+    assert (caught.value.code, caught.value.problems[0].path) == ("unsupported_option", field)
+
+
+def test_user_event_is_what_the_cli_reads(tmp_path: Path) -> None:
+    """The first event of a turn is the very line that goes to the agent, and holds the prompt byte by byte."""
+    session, turn_id = make_session(), TurnId("00000000-0000-4000-8000-000000000001")
+    event = make_agent(tmp_path).user_event(session, turn_id, "--help\n\u2028\x00\"'")
+    adapter = ClaudeAdapter(CONVERSATION, {})
+
+    assert adapter.prompt(event) == event + b"\n"
+    assert json.loads(event)["message"]["content"] == [{"type": "text", "text": "--help\n\u2028\x00\"'"}]
+    assert json.loads(event)["uuid"] == turn_id
+    assert b"\n" not in event

@@ -1,0 +1,72 @@
+"""The OpenAPI document and its page say what the server does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from agentsrv.api.openapi import document
+from agentsrv.api.routes import ROUTES
+from tests.api.kit import Server
+
+
+def references(value: Any) -> set[str]:
+    """Every `$ref` inside."""
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(references(item) for item in value.values()))
+    return set().union(*(references(item) for item in value)) if isinstance(value, list) else set()
+
+
+async def test_the_document_is_public_and_names_every_route(server: Server) -> None:
+    """What the router knows and what the document says is the same."""
+    answer = await server.ask("GET", "/openapi.json", key=None)
+    documented = {
+        (method.upper(), path) for path, methods in answer.json["paths"].items() for method in methods
+    }
+    routed = {
+        (route.method, route.resource.canonical)
+        for route in server.app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+
+    assert answer.json["openapi"] == "3.1.0"
+    assert documented == routed - {("GET", "/health/")}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """No schema is named that is not there."""
+    api = document(ROUTES, "1")
+
+    assert {name.rpartition("/")[2] for name in references(api)} <= set(api["components"]["schemas"])
+
+
+def test_every_operation_is_told_apart_and_described() -> None:
+    """Names for generated clients are unique; each has a sentence for people."""
+    operations = [op for path in document(ROUTES, "1")["paths"].values() for op in path.values()]
+
+    assert len({op["operationId"] for op in operations}) == len(operations)
+    assert all(op["summary"].endswith((".", "?")) or op["summary"] for op in operations)
+
+
+def test_what_needs_a_key_says_so() -> None:
+    """Public are the start page, health, and the documentation; all else answers 401."""
+    paths = document(ROUTES, "1")["paths"]
+    public = {path for path, methods in paths.items() for op in methods.values() if not op["security"]}
+
+    assert public == {"/", "/health", "/openapi.json", "/docs"}
+    assert all("401" in op["responses"] for path in paths.values() for op in path.values() if op["security"])
+
+
+def test_patterns_are_those_of_json_schema() -> None:
+    r"""No `\Z`: ECMA-262 does not know it."""
+    assert r"\Z" not in str(document(ROUTES, "1"))
+
+
+async def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
+    """One file, no other host, no key."""
+    answer = await server.ask("GET", "/docs", key=None)
+
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert not re.search(r"https?://", answer.text)
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]

@@ -1,0 +1,33 @@
+"""What is not HTTP at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from tests.api.kit import Server
+
+TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("noise", [TLS_HELLO, b"GET / HTTP/1.1\r\nX : y\r\n\r\n", b"\0\0\0\0\r\n\r\n"])
+async def test_noise_gets_the_one_error_shape_and_one_log_line(
+    server: Server, noise: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """400 in JSON, the connection closed, no traceback that fills the log."""
+    with caplog.at_level(logging.INFO):
+        head, _, body = (await server.send(noise)).partition(b"\r\n\r\n")
+
+    assert head[8:].startswith(b" 400 ")
+    assert b"\r\nX-Request-Id: " in head
+    assert json.loads(body)["code"] == "bad_request"
+    assert [record.getMessage() for record in caplog.records] == ["not an HTTP request"]
+
+
+async def test_what_could_not_be_read_is_not_repeated(server: Server) -> None:
+    """A key in a header that is broken does not come back in the answer."""
+    answer = await server.send(b"GET / HTTP/1.1\r\nAuthorization : Bearer secret-key\r\n\r\n")
+
+    assert b"secret-key" not in answer

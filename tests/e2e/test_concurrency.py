@@ -1,0 +1,53 @@
+"""Many at once: one turn per session, many sessions, limits."""
+
+from __future__ import annotations
+
+from tests.conftest import ServerMaker
+from tests.kit import Answer, Server, script
+
+
+def test_one_of_a_hundred_prompts_wins(server: Server) -> None:
+    """A hundred clients prompt one session at once: one is served, 99 are told that it is busy."""
+    body = {"session_id": "contested", "prompt": script("hang"), "background": True}
+    connections = [server.send("POST", "/generate/v2", body) for _ in range(100)]
+    answers = [Answer(connection) for connection in connections]
+
+    winners = [answer.json["taskId"] for answer in answers if answer.status == 202]
+    losers = [answer.json for answer in answers if answer.status == 409]
+    assert (len(winners), len(losers)) == (1, 99)
+    assert {loser["code"] for loser in losers} == {"session_busy"}
+    assert server.stop("contested").json["taskId"] == winners[0]
+
+
+def test_repeated_message_id_starts_one_job(server: Server) -> None:
+    """A client that is not sure whether its prompt arrived sends it again: the same job."""
+    body = {"session_id": "s", "prompt": script("hang"), "background": True, "message_id": "m1"}
+    connections = [server.send("POST", "/generate/v2", body) for _ in range(10)]
+    answers = [Answer(connection) for connection in connections]
+
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer.json["taskId"] for answer in answers}) == 1
+    assert server.stop().status == 200
+
+
+def test_sixteen_sessions_work_side_by_side(server: Server) -> None:
+    """Sixteen agents write at once; each stream has its own lines only, in order."""
+    streams = [server.generate(script("rate 200 60 300", f"say {n}"), f"session-{n}") for n in range(16)]
+
+    for n, stream in enumerate(streams):
+        events = stream.rest()
+        assert [event.json["n"] for event in events if "n" in event.json] == list(range(60))
+        assert f'"text": "{n}"' in "".join(event.data.decode() for event in events if event.type == "assistant")
+
+
+def test_limit_of_turns_is_told(make_server: ServerMaker) -> None:
+    """One turn more than MAX_CONCURRENT_TURNS is refused with 429 and Retry-After; when one ends it is taken."""
+    server = make_server(MAX_CONCURRENT_TURNS="2")
+    for n in range(2):
+        server.start_job(script("hang"), f"busy-{n}")
+    refused = server.generate("hi", "third")
+
+    assert (refused.status, refused.json["code"]) == (429, "too_many_turns")
+    assert int(refused.headers["Retry-After"]) > 0
+    server.stop("busy-0").body()
+    assert server.generate("hi", "third").rest()[-1].json["status"] == "completed"

@@ -1,0 +1,130 @@
+"""kill -9 at any time: of the server, a runner, an agent. What a client has seen stays, and the work goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.kit import Event, Server, is_alive, script, wait_until
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def committed(server: Server) -> int:
+    """The highest seq in the database as a dead server has left it."""
+    with sqlite3.connect(server.database) as db:
+        return int(db.execute("SELECT coalesce(max(last_seq), 0) FROM events").fetchone()[0])
+
+
+@pytest.mark.timeout(120)
+def test_kill_at_every_event_of_a_short_turn(server: Server) -> None:
+    """Wherever in a turn the server is killed, before its first output or at its end, nothing I saw changes."""
+    for position in range(1, 13):
+        session = f"killed-at-{position}"
+        with server.generate(script("rate 50 3 300", "say end"), session) as stream:
+            task_id = stream.headers["X-Task-Id"]
+            stream.until(lambda event, position=position: event.id == position)
+            server.kill9()
+            seen = stream.rest()
+        server.start()
+        rest = server.follow(task_id, after=seen[-1].id).rest()
+
+        assert [event.id for event in seen + rest] == list(range(1, 14)), position
+        assert seen + rest == server.follow(task_id).rest()
+        assert server.job(task_id)["status"] == "completed"
+
+
+@pytest.mark.timeout(120)
+def test_killed_thirty_eight_times_in_one_turn(server: Server) -> None:
+    """A job whose server is killed again and again: one agent, each event once, the same bytes for ever.
+
+    Most of the kills come between the sending of an event and its commit.
+    """
+    steps = script("rate 250 4000 300")
+    with server.generate(steps) as stream:
+        task_id = stream.headers["X-Task-Id"]
+        agent = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
+        seen: list[Event] = list(stream.events)
+    uncommitted_kills = 0
+    for kill in range(38):
+        with server.follow(task_id, after=seen[-1].id) as stream:
+            stream.until(lambda event, count=1 + 2 * kill: len(stream.events) >= count)
+            server.kill9()
+            seen += stream.rest()
+        uncommitted_kills += committed(server) < seen[-1].id
+        server.start()
+        assert is_alive(agent)
+    seen += server.follow(task_id, after=seen[-1].id).rest()
+
+    assert [event.id for event in seen] == list(range(1, len(seen) + 1))
+    assert [event.json["n"] for event in seen if "n" in event.json] == list(range(4000))
+    assert seen == server.history()
+    assert seen[-1].json["status"] == "completed"
+    assert uncommitted_kills > 0
+
+
+def test_job_that_ends_while_there_is_no_server(server: Server) -> None:
+    """The agent finishes between two servers: the next one finds its whole answer."""
+    with server.generate(script("sleep 0.3", "lines 50 300")) as stream:
+        task_id = stream.headers["X-Task-Id"]
+        stream.until(lambda event: event.json.get("subtype") == "init")
+        server.kill9()
+    spool = next((server.directory / "state" / "runners").glob("*/out"))
+    wait_until(lambda: b'"idle"' in spool.read_bytes())
+    server.start()
+    events = server.follow(task_id).rest()
+
+    assert [event.json["n"] for event in events if "n" in event.json] == list(range(50))
+    assert events[-1].json["status"] == "completed"
+
+
+def test_killed_agent_is_reported(server: Server) -> None:
+    """The agent is killed: its job fails with the reason, its children are gone, the session goes on."""
+    with server.generate(script("say first", "child setsid", "hang")) as stream:
+        child = stream.until(lambda event: event.type == "fake").json["pid"]
+        agent = next(event.json["pid"] for event in stream.events if event.json.get("subtype") == "init")
+        os.kill(agent, signal.SIGKILL)
+        events = stream.rest()
+
+    assert events[-1].json["status"] == "failed"
+    assert "SIGKILL" in events[-1].json["error"] or "signal 9" in events[-1].json["error"]
+    assert not is_alive(child)
+    assert server.generate("again").rest()[-1].json["status"] == "completed"
+
+
+def test_killed_runner_takes_its_agent_along(server: Server) -> None:
+    """The runner is killed: its job ends within 5 s with the reason, its agent's tree is gone, the session goes on."""
+    with server.generate(script("say first", "child daemon", "hang")) as stream:
+        child = stream.until(lambda event: event.type == "fake").json["pid"]
+        agent = next(event.json["pid"] for event in stream.events if event.json.get("subtype") == "init")
+        os.kill(parent_of(agent), signal.SIGKILL)
+        events = stream.rest()
+
+    assert events[-1].json["status"] in {"failed", "interrupted"}
+    assert "runner" in events[-1].json["error"]
+    assert (is_alive(agent), is_alive(child)) == (False, False)
+    assert server.generate("again").rest()[-1].json["status"] == "completed"
+
+
+def test_runner_killed_between_two_servers(server: Server) -> None:
+    """Server and runner are both killed: the next server keeps the events and closes the job as interrupted."""
+    with server.generate(script("say first", "hang")) as stream:
+        task_id = stream.headers["X-Task-Id"]
+        said = stream.until(lambda event: event.type == "assistant")
+        agent = next(event.json["pid"] for event in stream.events if event.json.get("subtype") == "init")
+        runner = parent_of(agent)
+        server.kill9()
+        os.kill(runner, signal.SIGKILL)
+    server.start()
+    events = server.follow(task_id).rest()
+
+    assert said in events
+    assert events[-1].json["status"] == "interrupted"
+    assert not is_alive(agent)
+    assert server.generate("again").rest()[-1].json["status"] == "completed"

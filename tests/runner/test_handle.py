@@ -1,0 +1,226 @@
+"""The server's end: what it learns when runners die, and how a new server takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from agentsrv.model import RunnerId
+from agentsrv.runner import child
+from agentsrv.runner.handle import AgentExit, RunnerHandle, RunnerMeta, attach, boot_id, read_meta, sweep
+from tests.runner.conftest import Lab, is_alive, printed, until
+
+ECHO = "import sys\nfor line in sys.stdin: print('got ' + line, end='', flush=True)"
+SAYS_RUNNER = "import os, time; print(os.getppid(), flush=True); time.sleep(60)"
+WITH_CHILD_THAT_HIDES = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork():
+        os._exit(0)
+    print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+async def attached(directory: Path) -> RunnerHandle:
+    handle = await attach(directory)
+    assert isinstance(handle, RunnerHandle)
+    return handle
+
+
+def runner_of(handle: RunnerHandle) -> int:
+    meta = read_meta(handle.directory)
+    assert meta is not None
+    return meta.runner_pid
+
+
+async def test_another_server_takes_over_the_same_process(lab: Lab) -> None:
+    """After a crash of the server the agent goes on, and the next server talks to the same pid."""
+    first = await lab.start(ECHO)
+    first.send("one", b"one\n")
+    await printed(first)
+    first.detach()
+    second = await attached(first.directory)
+    second.send("two", b"two\n")
+    assert await printed(second, 2) == ["got one", "got two"]
+    assert second.pid == first.pid
+    await second.kill()
+
+
+async def test_message_that_is_sent_again_by_the_next_server_is_not_repeated(lab: Lab) -> None:
+    """A server that does not know whether its predecessor's prompt arrived just sends it again."""
+    first = await lab.start(ECHO)
+    first.send("turn-1", b"prompt\n")
+    first.detach()
+    second = await attached(first.directory)
+    second.send("turn-1", b"prompt\n")
+    second.send("turn-2", b"next\n")
+    second.close_stdin()
+    await second.wait_exit()
+    assert await printed(second) == ["got prompt", "got next"]
+
+
+async def test_half_a_message_of_a_dying_server_is_not_delivered(lab: Lab) -> None:
+    """A prompt reaches the agent whole or not at all."""
+    first = await lab.start(ECHO)
+    assert first._transport is not None
+    first._transport.write(b"M\x00\x00\x00\x0c\x00\x01a" + b"half")
+    first.detach()
+    second = await attached(first.directory)
+    second.send("a", b"whole\n")
+    second.close_stdin()
+    await second.wait_exit()
+    assert await printed(second) == ["got whole"]
+
+
+async def test_newest_connection_wins(lab: Lab) -> None:
+    """A new server need not wait for the old one to be noticed dead; the old one is told."""
+    first = await lab.start(ECHO)
+    second = await attached(first.directory)
+    assert await first.wait_exit() == AgentExit(None, None, "replaced")
+    first.send("lost", b"lost\n")
+    second.send("kept", b"kept\n")
+    assert await printed(second) == ["got kept"]
+    await second.kill()
+
+
+async def test_exit_that_no_server_saw_is_found_later(lab: Lab) -> None:
+    """An agent that ended while the server was away has a record of how."""
+    handle = await lab.start("import os, sys; sys.stdin.read(); os.write(2, b'no credit'); sys.exit(3)")
+    handle.close_stdin()
+    handle.detach()
+    await until(lambda: (handle.directory / "exit").exists())
+    assert await attach(handle.directory) == AgentExit(3, None, "exited", "no credit")
+
+
+async def test_killed_runner_takes_its_agent_with_it(lab: Lab) -> None:
+    """The agent dies with its runner, what hid is found by the cookie, and the server knows at once."""
+    handle = await lab.start(WITH_CHILD_THAT_HIDES)
+    hidden = int((await printed(handle))[0])
+    killed_at = time.monotonic()
+    os.kill(runner_of(handle), signal.SIGKILL)
+    exit = await handle.wait_exit()
+    assert time.monotonic() - killed_at < 2.0
+    assert (exit, is_alive(handle.pid), is_alive(hidden)) == (
+        AgentExit(None, None, "runner_lost"),
+        False,
+        False,
+    )
+
+
+async def test_runner_that_was_killed_while_no_server_was_there(lab: Lab) -> None:
+    """The next server finds what is left, ends it, and says that the runner was lost."""
+    handle = await lab.start(WITH_CHILD_THAT_HIDES)
+    hidden = int((await printed(handle))[0])
+    runner = runner_of(handle)
+    handle.detach()
+    os.kill(runner, signal.SIGKILL)
+    await until(lambda: not is_alive(runner))
+    assert await attach(handle.directory) == AgentExit(None, None, "runner_lost")
+    assert not is_alive(hidden)
+
+
+async def test_agent_of_a_server_that_died_while_it_started_it_is_not_lost(lab: Lab) -> None:
+    """Killed between the request and the answer: the next server finds the agent and gives it the prompt."""
+    spec = lab.spec("/bin/cat")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.send(child.frame(child.SPEC, spec.encode()))
+        socket.send_fds(lab.zygote._running(), [b"1"], [theirs.fileno()])
+    await until(lambda: (spec.directory / "meta").exists())
+    handle = await attached(spec.directory)
+    handle.send("one", b"one\n")
+    assert await printed(handle) == ["one"]
+    await handle.kill()
+
+
+async def test_record_cut_short_by_a_power_failure_is_a_lost_runner(lab: Lab, tmp_path: Path) -> None:
+    """An empty file where the record should be is no reason for a server not to start."""
+    for name in ("exit", "meta"):
+        (tmp_path / name).touch()
+    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert read_meta(tmp_path) is None
+
+
+async def test_attach_that_fails_for_the_servers_own_reasons_kills_nothing(lab: Lab) -> None:
+    """A server without a free descriptor cannot attach, but the agent is not to pay for it."""
+    handle = await lab.start("import time; time.sleep(60)")
+    handle.detach()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            await attach(handle.directory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert is_alive(handle.pid)
+    await (await attached(handle.directory)).kill()
+
+
+async def test_directory_without_a_runner_is_a_lost_runner(lab: Lab, tmp_path: Path) -> None:
+    """A server that died before its runner was there finds nothing, and that is an answer."""
+    assert await attach(tmp_path / "never") == AgentExit(None, None, "runner_lost")
+
+
+async def test_stopped_runner_is_killed_rather_than_waited_for(lab: Lab) -> None:
+    """A runner that does not answer cannot hold up a stop: it goes, and its tree with it."""
+    handle = await lab.start(WITH_CHILD_THAT_HIDES)
+    hidden = int((await printed(handle))[0])
+    os.kill(runner_of(handle), signal.SIGSTOP)
+    exit = await handle.kill(grace_s=0.1)
+    assert (exit, is_alive(handle.pid), is_alive(hidden)) == (
+        AgentExit(None, None, "runner_lost"),
+        False,
+        False,
+    )
+
+
+async def test_waiting_for_the_exit_can_be_cancelled_without_harm(lab: Lab) -> None:
+    """One who stops waiting does not take the answer from the others."""
+    handle = await lab.start("import time; time.sleep(60)")
+    other = asyncio.gather(handle.wait_exit())
+    try:
+        async with asyncio.timeout(0.01):
+            await handle.wait_exit()
+    except TimeoutError:
+        pass
+    await handle.kill()
+    assert (await other)[0] == AgentExit(None, signal.SIGTERM, "killed")
+
+
+async def test_directory_of_any_depth_works(lab: Lab) -> None:
+    """A state directory far longer than the 108 bytes of a socket's address: start and attach work."""
+    lab.base = lab.base / ("d" * 100) / ("e" * 100)
+    first = await lab.start(ECHO)
+    first.detach()
+    second = await attached(first.directory)
+    assert second.pid == first.pid
+    await second.kill()
+
+
+async def test_meta_says_who_the_runner_is(lab: Lab) -> None:
+    """After a restart of the machine nobody takes another process for the agent."""
+    handle = await lab.start(SAYS_RUNNER)
+    runner = int((await printed(handle))[0])
+    assert read_meta(handle.directory) == RunnerMeta(handle.pid, runner, boot_id())
+    assert read_meta(handle.directory / "none") is None
+    await handle.kill()
+
+
+async def test_sweep_kills_what_carries_the_cookie_and_nothing_else(lab: Lab) -> None:
+    """Ids that are the beginning of another id do not match it."""
+    handle = await lab.start("import time; time.sleep(60)")
+    shorter = RunnerId(handle.id[:-1])
+    assert (await asyncio.to_thread(sweep, [shorter]), is_alive(handle.pid)) == (0, True)
+    assert await asyncio.to_thread(sweep, [shorter, handle.id]) == 0
+    assert await handle.wait_exit() == AgentExit(None, signal.SIGKILL, "exited")

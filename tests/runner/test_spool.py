@@ -1,0 +1,85 @@
+"""Reading an agent's stdout from the file that it is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail, give_back
+
+LIMIT = 10
+
+
+def feed_in_pieces(framer: LineFramer, data: bytes, cuts: list[int]) -> list[bytes | OversizedLine]:
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [line for start, end in pairwise(places) for line in framer.feed(data[start:end])]
+
+
+@given(
+    st.lists(st.sampled_from([b"", b"a", b"12345", b"x" * LIMIT, b"y" * (LIMIT + 1), b"z" * 35])), st.data()
+)
+def test_lines_do_not_depend_on_how_they_were_read(pieces: list[bytes], data: st.DataObject) -> None:
+    """A second reading of the same bytes gives the same lines, so the same sequence numbers."""
+    text = b"\n".join(pieces)
+    cuts = data.draw(st.lists(st.integers(min_value=0)))
+    framer = LineFramer(LIMIT, offset=100)
+    lines = feed_in_pieces(framer, text, cuts)
+    *whole, rest = [
+        OversizedLine(line, len(line)) if len(line) > LIMIT else line for line in text.split(b"\n")
+    ]
+    assert (lines, framer.rest()) == (whole, rest)
+    assert framer.offset == 100 + (text.rfind(b"\n") + 1)
+
+
+@given(st.binary(), st.lists(st.integers(min_value=0)))
+def test_no_byte_is_lost(data: bytes, cuts: list[int]) -> None:
+    """Whatever an agent writes comes out again, joined by newlines."""
+    framer = LineFramer(1 << 20)
+    assert b"\n".join([*feed_in_pieces(framer, data, cuts), framer.rest()]) == data  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("read_bytes", [1 << 16, 1 << 20, 60 << 20])
+def test_line_over_the_limit_is_cut_and_says_so(read_bytes: int) -> None:
+    """Of a 50 MB line the first 64 KiB and the length are kept, and the lines around it are whole."""
+    data = b"before\n" + b"x" * (50 << 20) + b"\nafter\nrest"
+    framer = LineFramer(16 << 20)
+    lines = feed_in_pieces(framer, data, list(range(0, len(data), read_bytes)))
+    assert lines == [b"before", OversizedLine(b"x" * OVERSIZED_KEPT_BYTES, 50 << 20), b"after"]
+    assert (framer.rest(), framer.offset) == (b"rest", len(data) - len(b"rest"))
+
+
+def test_tail_reads_on_where_it_was(tmp_path: Path) -> None:
+    """A reader that starts at a stored offset sees only what is after it, as it is written."""
+    path = tmp_path / "out"
+    path.write_bytes(b"0123456789")
+    tail = SpoolTail(path, offset=4)
+    assert [tail.read(3), tail.read(), tail.read(), tail.offset] == [b"456", b"789", b"", 10]
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert (tail.read(), tail.offset, tail.size()) == (b"more", 14, 14)
+    tail.close()
+    tail.close()
+
+
+def test_consumed_blocks_are_given_back_and_the_rest_stays(tmp_path: Path) -> None:
+    """A long session does not fill the disk with what the server has already stored."""
+    path = tmp_path / "out"
+    path.write_bytes(b"x" * 1_000_000 + b"unread")
+    before = path.stat().st_blocks
+    if not give_back(path, 1_000_000):
+        pytest.skip("this file system cannot punch holes")
+    tail = SpoolTail(path, offset=1_000_000)
+    assert path.stat().st_blocks <= before // 50
+    assert (tail.read(), path.stat().st_size) == (b"unread", 1_000_006)
+    tail.close()
+
+
+def test_giving_back_nothing_or_of_a_missing_file_is_fine(tmp_path: Path) -> None:
+    """Less than a block cannot be given back; a deleted spool need not be."""
+    (tmp_path / "out").write_bytes(b"short")
+    assert (give_back(tmp_path / "out", 5), give_back(tmp_path / "none", 5)) == (True, False)
+    assert (tmp_path / "out").read_bytes() == b"short"

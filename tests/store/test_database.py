@@ -1,0 +1,176 @@
+"""Group commit, fencing, and a disk that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from agentsrv.errors import Conflict, StorageFull, Unavailable
+from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, TurnId
+from agentsrv.store import events, sessions
+from agentsrv.store.database import Database
+from agentsrv.store.events import Append
+from agentsrv.store.migrate import migrate
+
+ANN = SessionId("ann")
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    path = tmp_path / "test.db"
+    migrate(path)
+    database = Database(path)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def add_session(db: Database, session_id: SessionId = ANN) -> Lease:
+    session = Session(session_id, None, "claude-code", "/", None, None, 1, 1)
+    await db.write(lambda connection: sessions.insert(connection, session))
+    generation = await db.write(
+        lambda connection: sessions.acquire_lease(connection, session_id, TurnId("t"), None, 1)
+    )
+    return Lease(session_id, generation)
+
+
+def append_of(lease: Lease, first: int, count: int = 1) -> Append:
+    data = b'{"n":1}\n' * count
+    chunk = Chunk(lease.session_id, TurnId("t"), Source.AGENT, 1, first, first + count - 1, data)
+    return Append(chunk, lease, RunnerId("r"), 0)
+
+
+async def queued(db: Database, append: Append) -> BaseException | None:
+    """Queue an append and wait for its commit."""
+    done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    db.queue(events.append_all, append, done.set_result)
+    return await done
+
+
+async def test_writes_that_wait_for_each_other_share_a_transaction(db: Database) -> None:
+    """A hundred writers at once cost a few commits, not a hundred."""
+    lease = await add_session(db)
+    batches: list[int] = []
+
+    async def count(connection: aiosqlite.Connection, items: Sequence[Any]) -> None:
+        batches.append(len(items))
+        await events.append_all(connection, items)
+
+    done = asyncio.Event()
+    for number in range(100):
+        last = number == 99
+        db.queue(count, append_of(lease, number + 1), lambda _, last=last: done.set() if last else None)  # type: ignore[misc]
+    await asyncio.wait_for(done.wait(), 5)
+
+    assert sum(batches) == 100
+    assert len(batches) <= 3
+    assert await events.last_seq(db, ANN) == 100
+
+
+async def test_failed_operation_takes_no_neighbour_with_it(db: Database) -> None:
+    """One write of a shared transaction is refused; the ones around it are stored."""
+    await add_session(db)
+    results = await asyncio.gather(
+        db.write(lambda c: sessions.update(c, ANN, {"name": "first"}, 2)),
+        db.write(lambda c: sessions.acquire_lease(c, ANN, TurnId("other"), None, 2)),
+        db.write(lambda c: sessions.update(c, ANN, {"model": "second"}, 2)),
+        return_exceptions=True,
+    )
+    session = await sessions.find(db, ANN)
+
+    assert isinstance(results[1], Conflict)
+    assert session is not None
+    assert (session.name, session.model) == ("first", "second")
+
+
+async def test_caller_that_is_cancelled_does_not_undo_its_write(db: Database) -> None:
+    """A client that goes away in the middle of a write leaves a whole write behind."""
+    await add_session(db)
+    writing = asyncio.get_running_loop().create_task(
+        db.write(lambda c: sessions.update(c, ANN, {"name": "kept"}, 2))
+    )
+    await asyncio.sleep(0)
+    writing.cancel()
+    await db.write(lambda c: sessions.update(c, ANN, {"model": "next"}, 3))
+    session = await sessions.find(db, ANN)
+
+    assert session is not None
+    assert session.name == "kept"
+
+
+async def test_stale_lease_writes_nothing(db: Database) -> None:
+    """An owner whose lease is not the newest is refused by the database; its neighbours are not."""
+    stale = await add_session(db)
+    other = await add_session(db, SessionId("bob"))
+    fresh = Lease(ANN, stale.generation + 1)
+    await db.write(lambda c: c.execute("UPDATE sessions SET generation = generation + 1 WHERE id = 'ann'"))
+    appends = [append_of(stale, 1), append_of(other, 1), append_of(fresh, 1)]
+    await asyncio.gather(*(queued(db, append) for append in appends))
+
+    assert [append.is_stale for append in appends] == [True, False, False]
+    assert [len(await events.page(db, name, 0, 1000)) for name in (ANN, SessionId("bob"))] == [1, 1]
+
+
+async def test_page_is_bounded_by_bytes_and_never_empty(db: Database) -> None:
+    """History is read piece by piece: about as much as asked for, but at least one chunk."""
+    lease = await add_session(db)
+    for first in (1, 11, 21):
+        await queued(db, append_of(lease, first, 10))
+
+    assert [chunk.first_seq for chunk in await events.page(db, ANN, 0, 1)] == [1]
+    assert [chunk.first_seq for chunk in await events.page(db, ANN, 0, 160)] == [1, 11]
+    assert [chunk.first_seq for chunk in await events.page(db, ANN, 15, 1000)] == [11, 21]
+    assert await events.page(db, ANN, 30, 1000) == []
+
+
+async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database) -> None:
+    """While there is no space requests get StorageFull and events wait; later all events are there."""
+    lease = await add_session(db)
+    pages = (await db.read("PRAGMA page_count"))[0][0]
+    # SQLite's own limit on the file's size gives the same SQLITE_FULL that a full disk gives.
+    await db.write(lambda c: c.execute_fetchall(f"PRAGMA max_page_count = {pages}"))
+    big = append_of(lease, 1, 20_000)
+    waiting = asyncio.get_running_loop().create_task(queued(db, big))
+    with pytest.raises(StorageFull):
+        while True:
+            await db.write(lambda c: sessions.insert(c, a_large_session()))
+    was_full = db.is_full
+    await free_space(db)
+
+    assert was_full
+    assert await asyncio.wait_for(waiting, 5) is None
+    assert await events.last_seq(db, ANN) == 20_000
+    assert not db.is_full
+
+
+def a_large_session() -> Session:
+    a_large_session.count = getattr(a_large_session, "count", 0) + 1  # type: ignore[attr-defined]
+    name = SessionId(f"large-{a_large_session.count}")  # type: ignore[attr-defined]
+    return Session(name, "x" * 4000, "claude-code", "/", None, None, 1, 1)
+
+
+async def free_space(db: Database) -> None:
+    await db._writer.execute_fetchall("PRAGMA max_page_count = 1000000")
+
+
+async def test_closed_database_says_that_the_server_stops(db: Database) -> None:
+    """What comes too late is told so; closing twice is fine."""
+    await db.close()
+    await db.close()
+
+    with pytest.raises(Unavailable):
+        await db.write(lambda c: sessions.update(c, ANN, {}, 1))
+
+
+async def test_readers_cannot_write(db: Database) -> None:
+    """A SELECT that is none is refused, whatever its text is."""
+    with pytest.raises(Unavailable) as caught:
+        await db.read("DELETE FROM sessions")
+
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)

@@ -1,0 +1,144 @@
+"""Append and follow: no gap, no seam, no cost for the slow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from agentsrv.eventlog import ALL_TAILS_BYTES, TAIL_BYTES, EventLog, SessionLog
+from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Source, TurnId
+from agentsrv.store import events, sessions
+from agentsrv.store.database import Database
+from agentsrv.store.migrate import migrate
+
+ANN = SessionId("ann")
+LEASE = Lease(ANN, 1)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
+    path = tmp_path / "test.db"
+    migrate(path)
+    db = Database(path)
+    await db.open()
+    session = Session(ANN, None, "claude-code", "/", None, None, 1, 1)
+    await db.write(lambda c: sessions.insert(c, session))
+    await db.write(lambda c: sessions.acquire_lease(c, ANN, TurnId("t"), None, 1))
+    yield EventLog(db)
+    await db.close()
+
+
+def append(log: SessionLog, *lines: bytes) -> asyncio.Future[bool]:
+    """Append lines of an agent; the future tells of their commit."""
+    saved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    data = b"".join(line + b"\n" for line in lines)
+    log.append(LEASE, TurnId("t"), data, len(lines), RunnerId("r"), 0, saved.set_result)
+    return saved
+
+
+async def collect(log: EventLog, after: Seq, last: Seq) -> list[tuple[Seq, bytes]]:
+    found: list[tuple[Seq, bytes]] = []
+    async with asyncio.timeout(5):
+        async for chunk in log.follow(ANN, after, lambda: last):
+            found += enumerate(chunk.lines(), chunk.first_seq)
+    return found
+
+
+async def test_follower_sees_agent_output_before_its_commit(log: EventLog) -> None:
+    """What the agent wrote is shown at once; the disk comes behind."""
+    session_log = await log.session(ANN)
+    saved = append(session_log, b"1")
+    seen = session_log.recent(0)
+
+    assert seen is not None
+    assert [chunk.data for chunk in seen] == [b"1\n"]
+    assert not saved.done()
+    assert await saved is False
+
+
+async def test_follower_gets_every_event_once_whatever_its_age(log: EventLog) -> None:
+    """From any point on: what is only on disk, what is in memory and what comes later, without a seam."""
+    session_log = await log.session(ANN)
+    lines = [b"%d" % number + b"x" * 1000 for number in range(4000)]
+    for first in range(0, 3000, 10):
+        append(session_log, *lines[first : first + 10])
+    following = asyncio.gather(*(collect(log, after, 4000) for after in (0, 7, 1500, 2999, 3000)))
+    for first in range(3000, 4000, 10):
+        await append(session_log, *lines[first : first + 10])
+
+    for after, found in zip((0, 7, 1500, 2999, 3000), await following, strict=True):
+        assert found == list(enumerate(lines, 1))[after:]
+
+
+async def test_old_events_leave_the_memory_and_not_the_disk(log: EventLog) -> None:
+    """A long session costs a bounded tail of memory."""
+    session_log = await log.session(ANN)
+    for _ in range(60):
+        await append(session_log, b"x" * 60_000)
+
+    assert log.tail_bytes <= TAIL_BYTES < ALL_TAILS_BYTES
+    assert session_log.recent(0) is None
+    assert len(await collect(log, 0, 60)) == 60
+
+
+async def test_slow_follower_holds_up_nobody(log: EventLog) -> None:
+    """While one follower stands still, another one reads to the end."""
+    session_log = await log.session(ANN)
+    append(session_log, b"1")
+    async with aclosing(log.follow(ANN, 0, lambda: None)) as slow:
+        await anext(slow)
+        for number in range(2, 50):
+            append(session_log, b"%d" % number)
+
+        assert len(await collect(log, 0, 49)) == 49
+        assert (await anext(slow)).first_seq == 2
+
+
+async def test_agent_output_waits_while_the_server_adds_an_event(log: EventLog) -> None:
+    """During a hold the log is not ready; after it whoever appends is told to go on."""
+    session_log = await log.session(ANN)
+    resumed: list[bool] = []
+    session_log.on_ready = lambda: resumed.append(session_log.is_ready)
+    async with session_log.hold() as seq:
+        assert (seq, session_log.is_ready) == (1, False)
+        session_log.publish(Chunk(ANN, None, Source.SERVER, 0, seq, seq, b"{}\n"))
+
+    assert resumed == [True]
+    assert session_log.last_seq == 1
+
+
+async def test_closing_ends_followers_when_they_have_everything(log: EventLog) -> None:
+    """At shutdown a stream still delivers what is there, and then ends."""
+    session_log = await log.session(ANN)
+    append(session_log, b"1", b"2")
+    log.close()
+    found = [chunk.last_seq async for chunk in log.follow(ANN, 0, lambda: None)]
+
+    assert found == [2]
+
+
+async def test_log_that_nobody_uses_costs_nothing(log: EventLog) -> None:
+    """After the last follower of a session is gone its memory is free."""
+    session_log = await log.session(ANN)
+    await append(session_log, b"x" * 1000)
+    del session_log
+    gc.collect()
+
+    assert log.open_session(ANN) is None
+    assert log.tail_bytes == 0
+    assert (await log.session(ANN)).last_seq == 1
+
+
+async def test_stored_seqs_are_the_ones_that_were_shown(log: EventLog) -> None:
+    """What a follower saw as number n is number n on disk."""
+    session_log = await log.session(ANN)
+    append(session_log, b"a", b"b")
+    await append(session_log, b"c")
+    stored = await events.page(log.db, ANN, 0, 1000)
+
+    assert [(chunk.first_seq, chunk.lines()) for chunk in stored] == [(1, [b"a", b"b"]), (3, [b"c"])]
