@@ -26,7 +26,7 @@ def fake_agent(tmp_path: Path) -> Path:
 def bench_agent() -> Path:
     """The fast agent of the benchmarks, compiled when needed."""
     if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
+        pytest.fail("there is no C compiler; install gcc")
     return compile_agent()
 
 
@@ -65,7 +65,7 @@ def real_claude() -> Path:
         return Path(path)
     spec = importlib.util.find_spec("claude_agent_sdk")
     if spec is None or spec.origin is None:
-        pytest.skip("the real claude is not installed (extra `agents`), and CLAUDE_PATH is not set")
+        pytest.fail("the real claude is not installed (extra `agents`), and CLAUDE_PATH is not set")
     return Path(spec.origin).parent / "_bundled" / "claude"
 
 

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 KEY = "end-to-end-key-0123456789"
 TIMEOUT_S = 20.0
+STREAM_TIMEOUT_S = 40.0
 ROOT = Path(__file__).parents[1]
 FAKE_AGENT = Path(__file__).parent / "fakes" / "fake_agent.py"
 
@@ -53,6 +54,7 @@ class Answer:
         self._response = connection.getresponse()
         self._buffer = b""
         self._next = 0
+        self._deadline = time.monotonic() + STREAM_TIMEOUT_S
         self.received = b""
         self.events: list[Event] = []
         self.comments: list[bytes] = []
@@ -127,6 +129,8 @@ class Answer:
             return self.events
 
     def _read(self, size: int) -> bytes:
+        assert self.status == 200, f"no stream: {self.status} {self._response.read()!r}"
+        assert time.monotonic() < self._deadline, f"no end after {len(self.events)} events: {self.events[-3:]}"
         try:
             data = self._response.read1(size)
         except (ConnectionError, http.client.HTTPException):
@@ -193,6 +197,7 @@ class Server:
             "WORKSPACE_BASE_PATH": str(self.directory / "base"),
             "CLAUDE_PATH": str(self.claude),
             "SHUTDOWN_GRACE": "5",
+            "KEEPALIVE_INTERVAL": "5",
         } | self.settings
 
     def start(self) -> Self:

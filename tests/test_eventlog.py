@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -33,12 +33,17 @@ async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
     await db.close()
 
 
-def append(log: SessionLog, *lines: bytes) -> asyncio.Future[bool]:
-    """Append lines of an agent; the future tells of their commit."""
-    saved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], object] = bool) -> None:
+    """Append lines of an agent."""
     data = b"".join(line + b"\n" for line in lines)
-    log.append(LEASE, TurnId("t"), data, len(lines), RunnerId("r"), 0, saved.set_result)
-    return saved
+    log.append(LEASE, TurnId("t"), data, len(lines), RunnerId("r"), 0, on_saved)
+
+
+async def append_and_save(log: SessionLog, *lines: bytes) -> bool:
+    """Append lines of an agent and wait for their commit; was the lease stale?"""
+    saved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    append(log, *lines, on_saved=saved.set_result)
+    return await saved
 
 
 async def collect(log: EventLog, after: Seq, last: Seq) -> list[tuple[Seq, bytes]]:
@@ -52,13 +57,12 @@ async def collect(log: EventLog, after: Seq, last: Seq) -> list[tuple[Seq, bytes
 async def test_follower_sees_agent_output_before_its_commit(log: EventLog) -> None:
     """What the agent wrote is shown at once; the disk comes behind."""
     session_log = await log.session(ANN)
-    saved = append(session_log, b"1")
+    saved: list[bool] = []
+    append(session_log, b"1", on_saved=saved.append)
     seen = session_log.recent(0)
 
     assert seen is not None
-    assert [chunk.data for chunk in seen] == [b"1\n"]
-    assert not saved.done()
-    assert await saved is False
+    assert ([chunk.data for chunk in seen], saved) == ([b"1\n"], [])
 
 
 async def test_follower_gets_every_event_once_whatever_its_age(log: EventLog) -> None:
@@ -69,7 +73,7 @@ async def test_follower_gets_every_event_once_whatever_its_age(log: EventLog) ->
         append(session_log, *lines[first : first + 10])
     following = asyncio.gather(*(collect(log, after, 4000) for after in (0, 7, 1500, 2999, 3000)))
     for first in range(3000, 4000, 10):
-        await append(session_log, *lines[first : first + 10])
+        await append_and_save(session_log, *lines[first : first + 10])
 
     for after, found in zip((0, 7, 1500, 2999, 3000), await following, strict=True):
         assert found == list(enumerate(lines, 1))[after:]
@@ -79,7 +83,7 @@ async def test_old_events_leave_the_memory_and_not_the_disk(log: EventLog) -> No
     """A long session costs a bounded tail of memory."""
     session_log = await log.session(ANN)
     for _ in range(60):
-        await append(session_log, b"x" * 60_000)
+        await append_and_save(session_log, b"x" * 60_000)
 
     assert log.tail_bytes <= TAIL_BYTES < ALL_TAILS_BYTES
     assert session_log.recent(0) is None
@@ -125,7 +129,7 @@ async def test_closing_ends_followers_when_they_have_everything(log: EventLog) -
 async def test_log_that_nobody_uses_costs_nothing(log: EventLog) -> None:
     """After the last follower of a session is gone its memory is free."""
     session_log = await log.session(ANN)
-    await append(session_log, b"x" * 1000)
+    await append_and_save(session_log, b"x" * 1000)
     del session_log
     gc.collect()
 
@@ -138,7 +142,7 @@ async def test_stored_seqs_are_the_ones_that_were_shown(log: EventLog) -> None:
     """What a follower saw as number n is number n on disk."""
     session_log = await log.session(ANN)
     append(session_log, b"a", b"b")
-    await append(session_log, b"c")
+    await append_and_save(session_log, b"c")
     stored = await events.page(log.db, ANN, 0, 1000)
 
     assert [(chunk.first_seq, chunk.lines()) for chunk in stored] == [(1, [b"a", b"b"]), (3, [b"c"])]

@@ -143,8 +143,8 @@ class Agent(Protocol):
         """The user message in the agent's own shape: the first event of a turn."""
         ...
 
-    def is_message(self, event: Mapping[str, Any]) -> bool:
-        """Is this a whole message of the conversation, and not a delta or a notice?"""
+    def is_message(self, event: bytes) -> bool:
+        """Is this event a whole message of the conversation, and not a delta or a notice?"""
         ...
 
     def find(self) -> Path | None:

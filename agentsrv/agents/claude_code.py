@@ -376,8 +376,12 @@ class ClaudeCode:
             }
         )
 
-    def is_message(self, event: Mapping[str, Any]) -> bool:
-        return event.get("type") in MESSAGE_TYPES or event.get("subtype") in MESSAGE_SUBTYPES
+    def is_message(self, event: bytes) -> bool:
+        try:
+            envelope = _decode_envelope(event)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        return envelope.type in MESSAGE_TYPES or envelope.subtype in MESSAGE_SUBTYPES
 
     def find(self) -> Path | None:
         if self._config.claude_path is not None:

@@ -62,8 +62,8 @@ LEFTOVER_GRACE_S = 1.0
 KILL_LIMIT_S = 1.5
 """How long KILL is repeated. What is still there is beyond us (another user's, or stuck in the kernel)."""
 KILL_AGAIN_S = 0.02
-QUOTA_CHECK_S = 0.1
-QUOTA_CHECK_IDLE_S = 3.0
+SPOOL_CHECK_S = 0.1
+SPOOL_CHECK_IDLE_S = 3.0
 FASTEST_WRITER_BYTES_S = 2e9
 SERVER_TIMEOUT_S = 1.0
 RESPAWN_PAUSE_S = 0.1
@@ -256,7 +256,7 @@ class Runner:
         self._is_finished = False
         self._survivors = 0
         self._spool_bytes = -1
-        self._orphan_at = self._quota_at = self._kill_at = self._give_up_at = math.inf
+        self._orphan_at = self._look_at = self._kill_at = self._give_up_at = math.inf
 
     def run(self, server: socket.socket) -> None:
         """Start the agent that the spec on `server` asks for and stay until its tree is gone."""
@@ -301,7 +301,7 @@ class Runner:
 
     def _turn(self) -> None:
         """Wait for the next thing to do, and do it."""
-        due_at = min(self._orphan_at, self._quota_at, self._kill_at)
+        due_at = min(self._orphan_at, self._look_at, self._kill_at)
         timeout = None if due_at == math.inf else max(0.0, due_at - time.monotonic())
         for fd, _ in self._poll.poll(timeout):
             if handler := self._handlers.get(fd):
@@ -309,8 +309,8 @@ class Runner:
         now = time.monotonic()
         if now >= self._orphan_at:
             self._end("orphaned", self._grace_s)
-        if now >= self._quota_at:
-            self._check_quota(now)
+        if now >= self._look_at:
+            self._check_spool(now)
         if now >= self._kill_at:
             self._kill_tree(now)
 
@@ -380,7 +380,7 @@ class Runner:
         if problem:
             about, code = problem.decode().split()
             raise explain(about, int(code), self._spec)
-        self._check_quota(time.monotonic())
+        self._check_spool(time.monotonic())
 
     def _listen(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -403,7 +403,9 @@ class Runner:
             return
         try:
             self._server.sendall(frame(kind, body))
-        except OSError:
+        except ConnectionError:
+            return  # It is gone. What it said before that is still to be read, and then its end.
+        except OSError:  # It takes nothing (time-out): half a frame may have gone out.
             self._lose_server()
 
     def _greet(self) -> None:
@@ -509,27 +511,31 @@ class Runner:
 
     # ---- the end
 
-    def _check_quota(self, now: float) -> None:
-        """End an agent that outruns its reader.
+    def _check_spool(self, now: float) -> None:
+        """End an agent that outruns its reader, or whose spool was deleted and has no reader any more.
 
         `st_blocks` is what the disk holds: less than the size by what the server has given back. While the
         spool changes, the next look is when the fastest agent could be over the quota; an idle one gets rest.
         """
-        used = os.fstat(self._spool).st_blocks * 512
+        spool = os.fstat(self._spool)
+        if spool.st_nlink == 0 and self._server is None:
+            self._end("orphaned", self._grace_s)
+            return
+        used = spool.st_blocks * 512
         room = self._spec["quota_bytes"] - used
         if room < 0:
             self._end("quota", 0.0)
             return
         is_idle = used == self._spool_bytes
-        pause = QUOTA_CHECK_IDLE_S if is_idle else max(QUOTA_CHECK_S, room / FASTEST_WRITER_BYTES_S)
-        self._quota_at = now + min(pause, QUOTA_CHECK_IDLE_S)
+        pause = SPOOL_CHECK_IDLE_S if is_idle else max(SPOOL_CHECK_S, room / FASTEST_WRITER_BYTES_S)
+        self._look_at = now + min(pause, SPOOL_CHECK_IDLE_S)
         self._spool_bytes = used
 
     def _end(self, reason: str, grace_s: float) -> None:
         """TERM to the whole tree, KILL after `grace_s`. Again: the first reason, the earliest KILL stand."""
         if self._reason is None:
             self._reason = reason
-            self._orphan_at = self._quota_at = math.inf
+            self._orphan_at = self._look_at = math.inf
             # CONT, because a stopped process would not see its TERM.
             signal_descendants((signal.SIGTERM, signal.SIGCONT))
         if self._give_up_at == math.inf:

@@ -191,14 +191,14 @@ class RunnerHandle(asyncio.Protocol):
         await self._greeting
 
     def abandon(self, connection: socket.socket) -> None:
-        """Nobody waits for this agent any more: have it killed and close the connection, connected or not."""
-        kill = child.frame(child.KILL, child.NUMBER.pack(0.0))
-        if self._transport is None:
-            with contextlib.suppress(OSError), connection:
-                connection.send(kill)
+        """Nobody waits for this agent any more: have it killed and close the connection."""
+        if self._is_connected():
+            self._write(child.KILL, child.NUMBER.pack(0.0))
         else:
-            self._transport.write(kill)
-            self.detach()
+            # Cancelled while it connected: the transport drops what it is given.
+            with contextlib.suppress(OSError), connection:
+                connection.send(child.frame(child.KILL, child.NUMBER.pack(0.0)))
+        self.detach()
 
     def _is_connected(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
@@ -265,7 +265,7 @@ class RunnerHandle(asyncio.Protocol):
             self._clean_up()
 
     def _clean_up(self) -> None:
-        """Again after a pause when there is no thread or descriptor to be had: the agent may have used them up."""
+        """Without a thread or descriptor to do it, try again: an agent may have used them up."""
         try:
             clean_up = self._loop.run_in_executor(None, clean_up_after, self.directory)
         except RuntimeError:

@@ -99,7 +99,15 @@ class Zygote:
         # -I -S: no site-packages and no user's modules; -X utf8: paths do not depend on the server's locale.
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", str(Path(child.__file__)), str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-X",
+                    "utf8",
+                    str(Path(child.__file__).resolve()),
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

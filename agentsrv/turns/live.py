@@ -66,6 +66,8 @@ class ActiveTurn:
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
         self.started: asyncio.Future[None] = loop.create_future()
         self.finished = asyncio.Event()
+        self.answerable = asyncio.Event()
+        """Whoever waits for the end gets an answer now: the turn has finished, or the server stops."""
 
     @property
     def lease(self) -> Lease:

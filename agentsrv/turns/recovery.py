@@ -55,7 +55,8 @@ class DeadRunner:
 async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: TurnService) -> None:
     """Take over every runner and close every turn that has none. Before any request is served.
 
-    When this returns, the output of agents without a turn is in the log: nothing can get ahead of it.
+    When this returns, what the agents had written before is in the log: nothing can get ahead of it, and a
+    client finds the last event that it has seen.
     """
     records = await runners.list_all(db)
     await _remove_strays(pool.directory, {record.id for record in records})
@@ -68,8 +69,7 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
 
     agents = [agent for agent in await asyncio.gather(*map(take_over, records)) if agent is not None]
     for agent in agents:
-        if agent.turn is None:
-            await agent.catch_up()
+        await agent.catch_up()
     for turn in open_turns.values():
         if not service.is_active(turn.session_id):
             await _close_lost_turn(db, service, turn)
@@ -106,12 +106,12 @@ async def _take_over(
             await runner.kill(0.0)
         await pool.discard(record.id)
         return None
-    lease = Lease(session.id, session.generation)
-    agent = await pool.adopt(runner, record, session, lease)
+    written = [] if turn is None else await _read_turn(event_log, turn)
+    # After this nothing may be awaited: the first reading of the spool has to find the turn.
+    agent = await pool.adopt(runner, record, session, Lease(session.id, session.generation))
     if turn is None:
         pool.rest(agent)
         return agent
-    written = await _read_turn(event_log, turn)
     active = ActiveTurn(session, turn, _prompt_of(written))
     active.started.set_result(None)
     service.resume_turn(active, agent)

@@ -136,11 +136,11 @@ class TurnService:
         return page, encode_cursor(page[-1].created_at, page[-1].id) if more else None
 
     async def wait(self, turn_id: TurnId, timeout_s: float) -> Turn:
-        """The turn once it has ended, or as it is after `timeout_s`."""
+        """The turn once it has ended, or as it is after `timeout_s` or when the server stops."""
         if active := self._find_active(turn_id):
             try:
                 async with asyncio.timeout(timeout_s):
-                    await active.finished.wait()
+                    await active.answerable.wait()
             except TimeoutError:
                 pass
             return active.turn
@@ -196,8 +196,10 @@ class TurnService:
     # Life of the server
 
     def drain(self) -> None:
-        """Refuse new turns from now on."""
+        """Refuse new turns from now on, and answer those who wait for the end of one."""
         self.is_draining = True
+        for active in self._active.values():
+            active.answerable.set()
 
     async def close(self) -> None:
         """Let turns that are ending end; the others go on under their runners, for the next server."""
@@ -423,6 +425,7 @@ class TurnService:
         # From here to the end there is no await: a client that sees `done` may start the next turn at once.
         self._active.pop(session_id, None)
         active.finished.set()
+        active.answerable.set()
         if agent is not None:
             agent.end_turn()
             self._pool.rest(agent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 
 from agentsrv.agents import AgentRegistry
@@ -85,8 +84,7 @@ class SessionService:
         found: list[tuple[Seq, bytes]] = []
         async for chunk in self._log.follow(session_id, after, lambda: last):
             for seq, line in enumerate(chunk.lines(), chunk.first_seq):
-                event = json.loads(line)
-                if isinstance(event, dict) and agent.is_message(event):
+                if agent.is_message(line):
                     found.append((seq, line))
                     if len(found) == limit:
                         return found

@@ -138,7 +138,7 @@ def test_turn_with_a_subagent_lasts_to_the_idle_behind_its_second_result() -> No
 
 @pytest.mark.parametrize("name", ["unprompted_turn_meets_prompt", "unprompted_tool_meets_prompt"])
 def test_prompt_that_meets_an_unprompted_turn_is_over_at_its_own_end(name: str) -> None:
-    """The agent had begun to work by itself when my prompt came: I wait for my answer, not for the other one."""
+    """The agent worked by itself when my prompt came: I wait for my answer, not for the other one."""
     lines = transcript(name)
     adapter = ClaudeAdapter(CONVERSATION, {})
     _, first = play(adapter, iter(lines), prompt_of(lines, 0))
@@ -294,7 +294,7 @@ def test_transcript_is_found_wherever_it_is_kept(tmp_path: Path, directory: str)
 
 
 def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
-    """The agent sees its credentials and what I allowed by name; never the server's key or other variables."""
+    """The agent sees its credentials and what I allowed by name; never the server's key or the rest."""
     environment = make_agent(tmp_path).environment()
     allowed = make_agent(tmp_path, agent_env=("MY_VAR",)).environment()
 
@@ -337,7 +337,7 @@ def test_option_that_it_does_not_have_is_refused_by_name(
 
 
 def test_user_event_is_what_the_cli_reads(tmp_path: Path) -> None:
-    """The first event of a turn is the very line that goes to the agent, and holds the prompt byte by byte."""
+    """The first event of a turn is the very line that goes to the agent, the prompt byte by byte."""
     session, turn_id = make_session(), TurnId("00000000-0000-4000-8000-000000000001")
     event = make_agent(tmp_path).user_event(session, turn_id, "--help\n\u2028\x00\"'")
     adapter = ClaudeAdapter(CONVERSATION, {})

@@ -1,15 +1,14 @@
-"""Bad input, byte for byte over raw sockets: what each class of it is answered, and that nothing else happens.
+"""Bad input, byte for byte over raw sockets: what each class of it gets, and that nothing else happens.
 
 The rows share one server: whatever a row sends, the same process answers `/health` afterwards.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.api.kit import KEY, Server, make_config, serve
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY_LIMIT = 9 * 1024 * 1024
+PROMPT_LIMIT = 8 * 1024 * 1024
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -54,31 +54,28 @@ class Row:
     field: str | None = None
 
 
-def http(
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    *,
-    key: str | None = KEY,
-    headers: tuple[str, ...] = (),
-    type: str | None = "application/json",
-) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
+def http(method: str, path: str, *headers: str, body: bytes | None = None, key: str | None = KEY) -> bytes:
+    """A request. With a body: as JSON, unless the headers say something else."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
-        if type is not None:
-            lines.append(f"Content-Type: {type}")
+        if not any(header.startswith("Content-Type:") for header in headers):
+            lines.append("Content-Type: application/json")
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + (body or b"")
 
 
-def generate(**fields: Any) -> bytes:
-    return http("POST", "/generate/v2", json.dumps({"session_id": "new", "prompt": "hi"} | fields).encode())
+def json_body(method: str, path: str, fields: Any, *headers: str) -> bytes:
+    return http(method, path, *headers, body=json.dumps(fields).encode())
+
+
+def generate(*headers: str, **fields: Any) -> bytes:
+    return json_body("POST", "/generate/v2", {"session_id": "new", "prompt": "hi"} | fields, *headers)
 
 
 def create(**fields: Any) -> bytes:
-    return http("POST", "/sessions", json.dumps(fields).encode())
+    return json_body("POST", "/sessions", fields)
 
 
 PROTECTED = [
@@ -99,361 +96,291 @@ PROTECTED = [
     ("GET", "/health/ready"),
 ]
 
-
-def keys() -> list[Row]:
-    rows = [Row(f"no key: {m} {p}", http(m, p, key=None), (401,), "unauthorized") for m, p in PROTECTED]
-    for value in (
-        "Bearer wrong",
-        "Bearer ",
-        "Bearer",
-        "Basic eA==",
-        KEY,
-        f"Bearer {KEY[:-1]}",
-        f"Bearer {KEY}x",
-        f"Bearer {KEY.upper()}",
-        f"Bearer {KEY},second-key-0123456789",
-        "Bearer \udcff\udcfe",
-        "Bearer " + "x" * 5000,
-    ):
-        request = http("GET", "/sessions", key=None, headers=(f"Authorization: {value}",))
-        rows.append(Row(f"authorization: {value[:30]!r}", request, (401,), "unauthorized"))
-    twice = (f"Authorization: Bearer {KEY}",) * 2
-    rows += [
-        Row("two keys", http("GET", "/sessions", key=None, headers=twice), (401,)),
-        Row("key in the query", http("GET", f"/sessions?api_key={KEY}&token={KEY}", key=None), (401,)),
-        Row("key in a cookie", http("GET", "/sessions", key=None, headers=(f"Cookie: token={KEY}",)), (401,)),
-        Row(
-            "401 before the body",
-            http("POST", "/sessions", key=None, headers=("Content-Length: 99",)),
-            (401,),
-        ),
-        Row("no such route, no key", http("GET", "/nope", key=None), (404,), "not_found"),
-        Row("no such route", http("GET", "/nope"), (404,), "not_found"),
-        Row("no such method, no key", http("PATCH", "/sessions", key=None), (405,), "method_not_allowed"),
-        Row("no such method", http("PATCH", "/sessions"), (405,), "method_not_allowed"),
-        Row("TRACE", http("TRACE", "/sessions"), (405,)),
-        Row(
-            "lower case scheme",
-            http("GET", "/sessions", key=None, headers=(f"Authorization: bearer {KEY}",)),
-            (200,),
-        ),
-        Row("another key", http("GET", "/sessions", key="second-key-0123456789"), (200,)),
-    ]
-    return rows
+CREDENTIALS = [
+    "Bearer wrong",
+    "Bearer ",
+    "Bearer",
+    "Basic eA==",
+    KEY,
+    f"Bearer {KEY[:-1]}",
+    f"Bearer {KEY}x",
+    f"Bearer {KEY.upper()}",
+    f"Bearer {KEY},second-key-0123456789",
+    "Bearer \udcff\udcfe",
+    "Bearer " + "x" * 5000,
+]
 
 
-def origins() -> list[Row]:
-    rows = []
-    for origin in (
-        "https://evil.example",
-        "null",
-        "https://app.example.evil",
-        "http://app.example",
-        "https://app.example:444",
-        "https://APP.example/",
-        "",
-        "http://localhost",
-    ):
-        header = (f"Origin: {origin}",)
-        for method, path in (
+def keys() -> Iterator[Row]:
+    for method, path in PROTECTED:
+        yield Row(f"no key: {method} {path}", http(method, path, key=None), (401,), "unauthorized")
+    for value in CREDENTIALS:
+        request = http("GET", "/sessions", f"Authorization: {value}", key=None)
+        yield Row(f"authorization: {value[:30]!r}", request, (401,), "unauthorized")
+    valid = f"Authorization: Bearer {KEY}"
+    lower = f"Authorization: bearer {KEY}"
+    yield Row("two keys", http("GET", "/sessions", valid, valid, key=None), (401,))
+    yield Row("key in the query", http("GET", f"/sessions?api_key={KEY}&token={KEY}", key=None), (401,))
+    yield Row("key in a cookie", http("GET", "/sessions", f"Cookie: token={KEY}", key=None), (401,))
+    yield Row("401 before the body", http("POST", "/sessions", "Content-Length: 99", key=None), (401,))
+    yield Row("no such route, no key", http("GET", "/nope", key=None), (404,), "not_found")
+    yield Row("no such route", http("GET", "/nope"), (404,), "not_found")
+    yield Row("no such method, no key", http("PATCH", "/sessions", key=None), (405,), "method_not_allowed")
+    yield Row("no such method", http("PATCH", "/sessions"), (405,), "method_not_allowed")
+    yield Row("TRACE", http("TRACE", "/sessions"), (405,), "method_not_allowed")
+    yield Row("lower case scheme is fine", http("GET", "/sessions", lower, key=None), (200,))
+    yield Row("the other key is fine", http("GET", "/sessions", key="second-key-0123456789"), (200,))
+
+
+ORIGINS = [
+    "https://evil.example",
+    "null",
+    "https://app.example.evil",
+    "http://app.example",
+    "https://app.example:444",
+    "https://APP.example/",
+    "http://localhost",
+    "",
+]
+
+
+def origins() -> Iterator[Row]:
+    for origin in ORIGINS:
+        for method, path in [
             ("GET", "/health"),
             ("GET", "/sessions/there/events"),
             ("DELETE", "/sessions/there"),
-        ):
-            request = http(method, path, headers=header)
-            rows.append(Row(f"origin {origin}: {path}", request, (403,), "origin_not_allowed"))
-    preflight = ("Origin: https://evil.example", "Access-Control-Request-Method: POST")
-    two = ("Origin: https://app.example", "Origin: https://app.example")
-    simple = http("POST", "/generate/v2", b'{"session_id":"new","prompt":"hi"}', type="text/plain")
-    rows += [
-        Row("preflight", http("OPTIONS", "/generate/v2", headers=preflight, key=None), (403,)),
-        Row("two origins", http("GET", "/sessions", headers=two), (403,)),
-        Row("simple cross-site request", simple, (415,), "unsupported_media_type"),
-        Row("OPTIONS without an origin", http("OPTIONS", "/sessions"), (405,)),
-    ]
-    for type_ in (
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        "application/json; charset=utf-16",
-        None,
-    ):
-        rows.append(Row(f"type {type_}", http("POST", "/sessions", b"{}", type=type_), (415,)))
-    return rows
+        ]:
+            request = http(method, path, f"Origin: {origin}")
+            yield Row(f"origin {origin}: {method} {path}", request, (403,), "origin_not_allowed")
+    preflight = http(
+        "OPTIONS",
+        "/sessions",
+        "Origin: https://evil.example",
+        "Access-Control-Request-Method: POST",
+        key=None,
+    )
+    good = "Origin: https://app.example"
+    yield Row("preflight from an evil page", preflight, (403,), "origin_not_allowed")
+    yield Row("two origins", http("GET", "/sessions", good, good), (403,), "origin_not_allowed")
+    yield Row("OPTIONS without an origin", http("OPTIONS", "/sessions"), (405,), "method_not_allowed")
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", ""]:
+        request = generate(f"Content-Type: {kind}")
+        yield Row(f"content type {kind!r}", request, (415,), "unsupported_media_type")
 
 
-def not_http() -> list[Row]:
-    head = f"GET /sessions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-    both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    return [
-        Row("length and chunks", (head + both).encode(), (400,), "bad_request"),
-        Row(
-            "two lengths",
-            (head + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n").encode(),
-            (400,),
-            "bad_request",
-        ),
-        Row("length with a sign", (head + "Content-Length: +1\r\n\r\na").encode(), (400,), "bad_request"),
-        Row("space before the colon", (head + "X : y\r\n\r\n").encode(), (400,), "bad_request"),
-        Row("folded header", (head + "X: y\r\n z\r\n\r\n").encode(), (400,), "bad_request"),
-        Row("NUL in a header", (head + "X: a\0b\r\n\r\n").encode(), (400,), "bad_request"),
-        Row("bare LF", head.replace("\r\n", "\n").encode() + b"\n", (400,), "bad_request"),
-        Row(
-            "a long header",
-            http("GET", "/sessions", headers=("X: " + "y" * 9000,)),
-            (400, 431),
-            "bad_request",
-        ),
-        Row("a long URL", http("GET", "/sessions?x=" + "y" * 9000), (400, 414), "bad_request"),
-        Row("200 headers", http("GET", "/sessions", headers=("X: y",) * 200), (400, 431), "bad_request"),
-        Row("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, 404, 405, 505)),
-        Row("TLS", bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n", (400,), "bad_request"),
-        Row("HTTP/0.9", b"GET /\r\n\r\n", (400,), "bad_request"),
-        Row("garbage", b"\xff\xfe\r\n\r\n", (400,), "bad_request"),
-        Row(
-            "bad chunk",
-            http(
-                "POST", "/sessions", headers=("Transfer-Encoding: chunked", "Content-Type: application/json")
-            )
-            + b"zz\r\n{}\r\n0\r\n\r\n",
-            (400,),
-        ),
-        Row(
-            "bad second chunk",
-            http(
-                "POST", "/sessions", headers=("Transfer-Encoding: chunked", "Content-Type: application/json")
-            )
-            + b"2\r\n{}\r\nzz\r\n",
-            (400,),
-        ),
-        Row(
-            "cut off",
-            http("POST", "/sessions", headers=("Content-Length: 9", "Content-Type: application/json"))
-            + b"{}",
-            (408,),
-        ),
-        Row("bad gzip", http("POST", "/sessions", b"not gzip", headers=("Content-Encoding: gzip",)), (415,)),
-        Row("unknown expectation", http("GET", "/health", headers=("Expect: a-pony",)), (200, 417)),
-        Row("unknown expectation, no route", http("GET", "/nope", headers=("Expect: a-pony",)), (404, 417)),
-    ]
+def not_http() -> Iterator[Row]:
+    get = f"GET /sessions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()
+    post = http("POST", "/sessions", "Transfer-Encoding: chunked", "Content-Type: application/json")
+    for name, request in {
+        "length and chunks": get + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "two lengths": get + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "length with a sign": get + b"Content-Length: +1\r\n\r\na",
+        "space before the colon": get + b"X : y\r\n\r\n",
+        "folded header": get + b"X: y\r\n z\r\n\r\n",
+        "NUL in a header": get + b"X: a\0b\r\n\r\n",
+        "bare LF": get.replace(b"\r\n", b"\n") + b"\n",
+        "a long header": get + b"X: " + b"y" * 9000 + b"\r\n\r\n",
+        "a long URL": http("GET", "/sessions?x=" + "y" * 9000),
+        "200 headers": get + b"X: y\r\n" * 200 + b"\r\n",
+        "TLS": bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n",
+        "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "HTTP/0.9": b"GET /\r\n\r\n",
+        "garbage": b"\xff\xfe\r\n\r\n",
+    }.items():
+        yield Row(name, request, (400,), "bad_request")
+    yield Row("bad chunk", post + b"zz\r\n{}\r\n0\r\n\r\n", (400,))
+    yield Row("bad second chunk", post + b"2\r\n{}\r\nzz\r\n", (400,))
+    yield Row("compressed body", generate("Content-Encoding: gzip"), (415,), "unsupported_media_type")
+    yield Row("unknown expectation, no route", http("GET", "/nope", "Expect: a-pony"), (404, 417))
 
 
-def bodies() -> list[Row]:
-    rows = []
-    for body in (b"", b"{", b"{}x", b"{'a':1}", b"\xff\xfe{}", b"\xef\xbb\xbf{}", b'{"a":\x00}', b"[" * 100_000,
-                 b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"n":NaN}', b'{"n":-Infinity}', b'{"n":1e999}',
-                 b'{"n":' + b"9" * 5000 + b"}", "{\"a\":1}".encode("utf-16"), b'{"a":"\xed\xa0\x80"}'):  # fmt: skip
-        for path in ("/sessions", "/generate/v2"):
-            rows.append(Row(f"body {body[:20]!r}: {path}", http("POST", path, body), (400,), "invalid_json"))
-    for body in (b"[]", b'"x"', b"null", b"1", b"true", b"[{}]"):
-        rows.append(Row(f"body {body!r}", http("POST", "/sessions", body), (400,), "invalid_body"))
+BAD_JSON = [
+    b"",
+    b"{",
+    b"{}x",
+    b"{'a':1}",
+    b"\xff\xfe{}",
+    b"\xef\xbb\xbf{}",
+    b'{"a":\x00}',
+    b'{"a":"\xed\xa0\x80"}',
+    '{"a":1}'.encode("utf-16"),
+    b"[" * 100_000,
+    b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    b'{"n":NaN}',
+    b'{"n":-Infinity}',
+    b'{"n":1e999}',
+    b'{"n":' + b"9" * 5000 + b"}",
+]
+
+
+def bodies() -> Iterator[Row]:
+    for path in ["/sessions", "/generate/v2"]:
+        for body in BAD_JSON:
+            yield Row(f"{path} {body[:20]!r}", http("POST", path, body=body), (400,), "invalid_json")
+        for body in [b"[]", b'"x"', b"null", b"1", b"true", b"[{}]"]:
+            yield Row(f"{path} {body!r}", http("POST", path, body=body), (400,), "invalid_body")
     nested: Any = "x"
     for _ in range(100):
         nested = {"a": nested}
-    chunked = ("Transfer-Encoding: chunked", "Content-Type: application/json")
+    yield Row("nested deeply", generate(mcp_servers=nested), (400,), "invalid_input", "mcp_servers")
+
     large = b"x" * (BODY_LIMIT + 1)
-    slow = ("Content-Length: 99", "Content-Type: application/json")
-    rows += [
-        Row("nested deeply", generate(mcp_servers=nested), (400,), "invalid_input", "mcp_servers"),
-        Row("too large", http("POST", "/generate/v2", large), (413,), "too_large"),
-        Row("too large, chunked", http("POST", "/generate/v2", headers=chunked) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(large), large), (413,), "too_large"),
-        Row("says it is too large", http("POST", "/generate/v2", headers=(f"Content-Length: {10**15}", slow[1])), (413,), "too_large"),
-        Row("too slow", http("POST", "/generate/v2", headers=slow) + b"{", (408,), "request_timeout"),
-        Row("asks to send, too large", http("POST", "/sessions", headers=(f"Content-Length: {10**15}", slow[1], "Expect: 100-continue")), (413,)),
-        Row("prompt over its limit", generate(prompt="x" * (8 * 1024 * 1024 + 1)), (413,), "too_large"),
-        Row("prompt over its limit in bytes", generate(prompt="é" * (4 * 1024 * 1024 + 1)), (413,), "too_large"),
-    ]  # fmt: skip
-    return rows
+    head = ("POST", "/generate/v2", "Content-Type: application/json")
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(large), large)
+    too_large = (413,), "too_large"
+    yield Row("too large", http("POST", "/generate/v2", body=large), *too_large)
+    yield Row("too large in chunks", http(*head, "Transfer-Encoding: chunked") + chunk, *too_large)
+    yield Row("says it is too large", http(*head, f"Content-Length: {10**15}"), *too_large)
+    yield Row("asks to send", http(*head, f"Content-Length: {10**15}", "Expect: 100-continue"), *too_large)
+    yield Row("a prompt over its limit", generate(prompt="x" * (PROMPT_LIMIT + 1)), *too_large)
+    two_bytes_each = http(
+        *head, body=b'{"session_id":"new","prompt":"' + "é".encode() * (PROMPT_LIMIT // 2 + 1) + b'"}'
+    )
+    yield Row("a prompt over its limit in bytes", two_bytes_each, *too_large)
+    yield Row("too slow", http(*head, "Content-Length: 99") + b"{", (408,), "request_timeout")
 
 
-WRONG = {
-    "sessionId": [1, [], {}, True, None, "", "../x", "a/b", "a b", "<script>", "😀", "x" * 129, ".", "..", "-x", "filesystem", "a\n", "a\0"],
-    "agent": [1, [], {}, True, None, "", "foo", "Claude-Code"],
-    "cwd": [1, [], {}, True, None, "", "~", "missing", "file", "x" * 5000, "a\0b", "\ud800", "loop"],
-    "model": [1, [], {}, True, None, "", "gpt;id", "$(id)", "-c", "--dangerously", "x" * 10_000, "a\nb", "a\n", "ü", "a\0"],
-    "name": [1, [], {}, True, None, "", "x" * 201, "a\0b", "\ud83d"],
+OF_NO_TYPE = [1, [], {}, True, None, ""]
+"""Wrong for every field that is text."""
+
+BAD_IDS = ["../x", "a/b", "a b", "<script>", "😀", ".", "..", "-x", "a\n", "a\0"]
+
+WRONG_IN_SESSION: dict[str, list[Any]] = {
+    "sessionId": [*OF_NO_TYPE, *BAD_IDS, "x" * 129, "filesystem"],
+    "agent": [*OF_NO_TYPE, "foo", "Claude-Code"],
+    "cwd": [*OF_NO_TYPE, "~", "missing", "file", "x" * 5000, "a\0b", "\ud800", "loop"],
+    "model": [*OF_NO_TYPE, "gpt;id", "$(id)", "-c", "--dangerously", "x" * 10_000, "a\nb", "a\n", "ü", "a\0"],
+    "name": [*OF_NO_TYPE, "x" * 201, "a\0b", "\ud83d"],
 }  # fmt: skip
 
 WRONG_IN_GENERATE: dict[str, list[Any]] = {
-    "session_id": WRONG["sessionId"],
-    "agent": WRONG["agent"],
-    "cwd": WRONG["cwd"],
-    "model": WRONG["model"],
-    "prompt": [1, [], {}, True, None, "", "   ", "\n\t ", "a\0b", "\udfff"],
+    "session_id": WRONG_IN_SESSION["sessionId"],
+    "agent": WRONG_IN_SESSION["agent"],
+    "cwd": WRONG_IN_SESSION["cwd"],
+    "model": WRONG_IN_SESSION["model"],
+    "prompt": [*OF_NO_TYPE, "   ", "\n\t ", "a\0b", "\udfff"],
     "background": [1, 0, "true", [], {}, None],
     "use_worktree": [1, "true", [], {}, None],
     "images": [1, "a.png", {}, True, None, ["x"] * 21, ["a.png"], ["http://169.254.169.254/"]],
-    "message_id": [1, [], {}, True, None, "", "a b", "x" * 201, "ü"],
-    "permission_mode": [1, [], {}, True, None, "", "root", "ask"],
-    "effort": [1, [], {}, True, None, "", "bogus"],
-    "system_prompt": [1, [], {}, True, None, "", "x" * 100_001],
+    "message_id": [*OF_NO_TYPE, "a b", "x" * 201, "ü"],
+    "permission_mode": [*OF_NO_TYPE, "root", "ask"],
+    "effort": [*OF_NO_TYPE, "bogus"],
+    "system_prompt": [*OF_NO_TYPE, "x" * 100_001],
     "max_turns": ["1", 1.5, [], {}, True, None, 0, -1, 10**9, 10**30],
     "max_budget_usd": ["1", [], {}, True, None, 0, -0.0, -1, 1e30],
     "mcp_servers": [1, "x", [], True, None, {"a": 1}, {"a": {"b": "\0"}}],
     "output_schema": [1, "x", [], True, None],
     "partial_messages": [1, "true", [], {}, None],
-    "format": [1, "xml", [], {}, True, None, "acp"],
-    "on_disconnect": [1, "stop", [], {}, True, None],
+    "format": [*OF_NO_TYPE, "xml", "acp"],
+    "on_disconnect": [*OF_NO_TYPE, "stop"],
 }
 
 
-def fields() -> list[Row]:
-    codes = (400,)
-    rows = [
-        Row(f"{field}={str(value)[:20]!a}", create(**{field: value}), codes, None, field)
-        for field, values in WRONG.items()
-        for value in values
-    ]
-    rows += [
-        Row(f"generate {field}={str(value)[:20]!a}", generate(**{field: value}), codes, None, field)
-        for field, values in WRONG_IN_GENERATE.items()
-        for value in values
-    ]
-    for field in ("name", "model"):
-        rows += [
-            Row(
-                f"PUT {field}={str(value)[:20]!a}",
-                http("PUT", "/sessions/there", json.dumps({field: value}).encode()),
-                codes,
-                None,
-                field,
+def fields() -> Iterator[Row]:
+    for field, values in WRONG_IN_SESSION.items():
+        for value in values:
+            yield Row(f"POST {field} {str(value)[:20]!a}", create(**{field: value}), (400,), None, field)
+            if field in ("name", "model"):
+                change = json_body("PUT", "/sessions/there", {field: value})
+                yield Row(f"PUT {field} {str(value)[:20]!a}", change, (400,), None, field)
+    for field, values in WRONG_IN_GENERATE.items():
+        for value in values:
+            yield Row(
+                f"generate {field} {str(value)[:20]!a}", generate(**{field: value}), (400,), None, field
             )
-            for value in WRONG[field]
-        ]
-    rows += [
-        Row(
-            "no prompt",
-            http("POST", "/generate/v2", b'{"session_id":"new"}'),
-            (400,),
-            "invalid_input",
-            "prompt",
-        ),
-        Row(
-            "no session",
-            http("POST", "/generate/v2", b'{"prompt":"hi"}'),
-            (400,),
-            "invalid_input",
-            "session_id",
-        ),
-        Row("a field name with NUL", http("POST", "/sessions", b'{"a\\u0000":1}'), (400,), "invalid_input"),
-        Row(
-            "two message ids",
-            http(
-                "POST",
-                "/generate/v2",
-                b'{"session_id":"new","prompt":"hi","message_id":"a"}',
-                headers=("Idempotency-Key: b",),
-            ),
-            (400,),
-            "invalid_input",
-            "message_id",
-        ),
-        Row(
-            "a bad Idempotency-Key",
-            http(
-                "POST",
-                "/generate/v2",
-                b'{"session_id":"new","prompt":"hi"}',
-                headers=("Idempotency-Key: a b",),
-            ),
-            (400,),
-            "invalid_input",
-            "Idempotency-Key",
-        ),
-        Row("another agent", generate(session_id="there", agent="codex"), (400, 409)),
-        Row("another cwd", generate(session_id="there", cwd="inside"), (409,), "cwd_mismatch"),
-        Row("an id that is taken", create(sessionId="there"), (409,), "session_exists"),
-    ]
-    return rows
+    invalid = (400,), "invalid_input"
+    yield Row("no prompt", json_body("POST", "/generate/v2", {"session_id": "new"}), *invalid, "prompt")
+    yield Row("no session", json_body("POST", "/generate/v2", {"prompt": "hi"}), *invalid, "session_id")
+    yield Row("a field name with NUL", json_body("POST", "/sessions", {"a\0": 1}), *invalid)
+    yield Row("two message ids", generate("Idempotency-Key: b", message_id="a"), *invalid, "message_id")
+    yield Row("a bad message id", generate("Idempotency-Key: a b"), *invalid, "Idempotency-Key")
+    yield Row("an agent that is not here", generate(session_id="there", agent="codex"), (400,))
+    yield Row("another cwd", generate(session_id="there", cwd="inside"), (409,), "cwd_mismatch")
+    yield Row("an id that is taken", create(sessionId="there"), (409,), "session_exists")
 
 
-def places() -> list[Row]:
-    outside = [
-        "/etc",
-        "/",
-        "..",
-        "../..",
-        "out",
-        "out/etc",
-        "workspaces/../../etc",
-        "/etc/../etc",
-        "own",
-        "own/runners",
-    ]
-    rows = [Row(f"cwd {cwd}", create(cwd=cwd), (403,), "outside_workspace") for cwd in outside]
-    return rows + [
-        Row(f"generate cwd {cwd}", generate(cwd=cwd), (403,), "outside_workspace") for cwd in outside
-    ]
+OUTSIDE = [
+    "/etc",
+    "/",
+    "..",
+    "../..",
+    "out",
+    "out/etc",
+    "workspaces/../../etc",
+    "/etc/../etc",
+    "own",
+    "own/runners",
+]
 
 
-def paths() -> list[Row]:
-    rows = []
-    for id_ in (
-        "%zz",
-        "%ff%fe",
-        "%00",
-        "%2e%2e%2f",
-        "..%2f..%2fetc",
-        "'%20OR%201=1--",
-        "a%0ab",
-        "%f0%9f%98%80",
-        "x" * 300,
-        "unknown",
-    ):
-        for method, path in (
-            ("GET", "/sessions/{}"),
-            ("PUT", "/sessions/{}"),
-            ("DELETE", "/sessions/{}"),
-            ("GET", "/sessions/{}/messages"),
-            ("GET", "/sessions/{}/events"),
-            ("GET", "/generate/v2/jobs/{}"),
-            ("GET", "/generate/v2/jobs/{}/stream"),
-            ("DELETE", "/generate/{}/stop"),
-        ):
-            body = b'{"name":"x"}' if method == "PUT" else None
-            rows.append(Row(f"{method} {path} {id_[:20]}", http(method, path.format(id_), body), (400, 404)))
-    return rows
+def places() -> Iterator[Row]:
+    for cwd in OUTSIDE:
+        yield Row(f"POST cwd {cwd}", create(cwd=cwd), (403,), "outside_workspace")
+        yield Row(f"generate cwd {cwd}", generate(cwd=cwd), (403,), "outside_workspace")
 
 
-def queries() -> list[Row]:
-    numbers = ("-1", "1.5", "x", "1e9", "NaN", "%2B1", "%201", "0x1", "%D9%A3", "9" * 30, "%00", "")
-    rows = []
-    for path in (
-        "/sessions?limit=",
-        "/generate/v2/jobs?limit=",
-        "/sessions/there/messages?limit=",
-        "/sessions/there/messages?after=",
-    ):
-        field = path.rpartition("?")[2][:-1]
-        rows += [
-            Row(f"{path}{number}", http("GET", path + number), (400,), "invalid_input", field)
-            for number in numbers
-        ]
-    for query, field in (
-        ("/sessions?limit=0", "limit"),
-        ("/sessions?limit=1001", "limit"),
-        ("/sessions?limit=1&limit=2", "limit"),
-        ("/sessions?cursor=nonsense", "cursor"),
-        ("/sessions?cursor=" + "x" * 501, "cursor"),
-        ("/sessions?cursor='%20OR%201=1--", "cursor"),
-        ("/sessions?agent=foo", "agent"),
-        ("/generate/v2/jobs?status=done", "status"),
-        ("/generate/v2/jobs?session_id=a%20b", "session_id"),
-        ("/generate/v2/jobs/x?wait=-1", "wait"),
-        ("/generate/v2/jobs/x?wait=301", "wait"),
-        ("/sessions/there/events?after=x", "after"),
-        ("/sessions/there/events?after=999999", "Last-Event-ID"),
-        ("/sessions/there/events?format=acp", "format"),
-        ("/sessions/there/messages?format=xml", "format"),
-    ):
-        rows.append(Row(query, http("GET", query), (400,), None, field))
-    for query, field in (
-        ("force=yes", "force"),
-        ("force=1", "force"),
-        ("force=true&force=true", "force"),
-        ("worktree=remove", "worktree"),
-    ):
-        rows.append(Row(f"DELETE {query}", http("DELETE", f"/sessions/there?{query}"), (400,), None, field))
-    return rows
+IDS = [
+    "%zz",
+    "%ff%fe",
+    "%00",
+    "%2e%2e%2f",
+    "..%2fetc",
+    "'%20OR%201=1--",
+    "a%0ab",
+    "%f0%9f%98%80",
+    "x",
+    "x" * 300,
+]
+
+PATHS_WITH_ID = [
+    ("GET", "/sessions/{}"),
+    ("DELETE", "/sessions/{}"),
+    ("GET", "/sessions/{}/messages"),
+    ("GET", "/sessions/{}/events"),
+    ("GET", "/generate/v2/jobs/{}"),
+    ("GET", "/generate/v2/jobs/{}/stream"),
+    ("DELETE", "/generate/{}/stop"),
+]
+
+
+def paths() -> Iterator[Row]:
+    for id_ in IDS:
+        for method, path in PATHS_WITH_ID:
+            yield Row(f"{method} {path} {id_[:20]}", http(method, path.format(id_)), (400, 404))
+        change = json_body("PUT", f"/sessions/{id_}", {"name": "x"})
+        yield Row(f"PUT /sessions/{id_[:20]}", change, (400, 404))
+
+
+NUMBERS = ["-1", "1.5", "x", "1e9", "NaN", "%2B1", "%201", "0x1", "%D9%A3", "9" * 30, "%00", ""]
+
+QUERIES = [
+    *[("GET", "/sessions?limit=" + number, "limit") for number in [*NUMBERS, "0", "1001", "1&limit=2"]],
+    *[("GET", "/generate/v2/jobs?limit=" + number, "limit") for number in NUMBERS],
+    *[("GET", "/sessions/there/messages?limit=" + number, "limit") for number in NUMBERS],
+    *[("GET", "/sessions/there/messages?after=" + number, "after") for number in NUMBERS],
+    ("GET", "/sessions?cursor=nonsense", "cursor"),
+    ("GET", "/sessions?cursor=" + "x" * 501, "cursor"),
+    ("GET", "/sessions?cursor='%20OR%201=1--", "cursor"),
+    ("GET", "/sessions?agent=foo", "agent"),
+    ("GET", "/generate/v2/jobs?status=done", "status"),
+    ("GET", "/generate/v2/jobs?session_id=a%20b", "session_id"),
+    ("GET", "/generate/v2/jobs/x?wait=-1", "wait"),
+    ("GET", "/generate/v2/jobs/x?wait=301", "wait"),
+    ("GET", "/sessions/there/events?after=x", "after"),
+    ("GET", "/sessions/there/events?after=999999", "Last-Event-ID"),
+    ("GET", "/sessions/there/events?format=acp", "format"),
+    ("GET", "/sessions/there/messages?format=xml", "format"),
+    ("DELETE", "/sessions/there?force=yes", "force"),
+    ("DELETE", "/sessions/there?force=1", "force"),
+    ("DELETE", "/sessions/there?force=true&force=true", "force"),
+    ("DELETE", "/sessions/there?worktree=remove", "worktree"),
+]
+
+
+def queries() -> Iterator[Row]:
+    for method, path, field in QUERIES:
+        yield Row(f"{method} {path[:60]}", http(method, path), (400,), None, field)
 
 
 ROWS = [*keys(), *origins(), *not_http(), *bodies(), *fields(), *places(), *paths(), *queries()]

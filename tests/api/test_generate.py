@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.api.kit import Server, events_of
+from tests.api.kit import KEY, Server, events_of
+
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 async def test_a_prompt_streams_to_done(server: Server) -> None:
@@ -93,8 +95,7 @@ async def test_a_session_stream_goes_over_all_turns_and_stays_open(server: Serve
     """GET /sessions/{id}/events gives the first turn's events, and a second turn's when it comes."""
     await server.generate("one")
     url = f"http://127.0.0.1:{server.port}/sessions/s/events"
-    headers = {"Authorization": "Bearer test-key-0123456789"}
-    async with asyncio.timeout(10), server.client.get(url, headers=headers) as stream:
+    async with asyncio.timeout(10), server.client.get(url, headers=AUTHORIZED) as stream:
         await stream.content.readuntil(b'"done": true')
         await server.start("two")
         seen = await stream.content.readuntil(b'"done": true')
@@ -174,14 +175,26 @@ async def test_head_starts_nothing_and_streams_nothing(server: Server) -> None:
     assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
 
 
+async def test_a_server_that_stops_ends_streams_cleanly(server: Server) -> None:
+    """The stream of a running job ends with its last chunk, so that the client knows to come back."""
+    task_id = await server.start("SCRIPT: hang")
+    url = f"http://127.0.0.1:{server.port}/generate/v2/jobs/{task_id}/stream"
+    async with asyncio.timeout(5), server.client.get(url, headers=AUTHORIZED) as stream:
+        await stream.content.readuntil(b"\n\n")
+        await server.app.shutdown()
+        rest = await stream.text()
+
+    assert "done" not in rest
+    await server.ask("DELETE", "/generate/s/stop")
+
+
 async def test_a_client_that_leaves_ends_its_job_only_when_it_said_so(server: Server) -> None:
     """`on_disconnect: "cancel"` stops the agent soon after the connection is gone; the default never does."""
     jobs = {}
     for choice in ("continue", "cancel"):
         body = {"session_id": choice, "prompt": "SCRIPT: hang", "on_disconnect": choice}
         url = f"http://127.0.0.1:{server.port}/generate/v2"
-        headers = {"Authorization": "Bearer test-key-0123456789"}
-        async with server.client.post(url, json=body, headers=headers) as stream:
+        async with server.client.post(url, json=body, headers=AUTHORIZED) as stream:
             jobs[choice] = stream.headers["X-Task-Id"]
     cancelled = await server.end_of(jobs["cancel"])
     going_on = (await server.ask("GET", f"/generate/v2/jobs/{jobs['continue']}")).json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -14,6 +14,7 @@ from agentsrv.api import middleware
 from agentsrv.api.keys import CONFIG, HEALTH
 from agentsrv.app import make_app
 from agentsrv.config import Config
+from agentsrv.store.health import HealthCheck
 from tests.api.kit import KEY, Server, make_config, serve
 
 GOOD = "https://app.example"
@@ -169,7 +170,7 @@ async def test_a_failure_of_ours_is_logged_and_not_told(
             raise RuntimeError("the secret reason")
 
     app = make_app(config)
-    app[HEALTH] = Broken()  # type: ignore[assignment]
+    app[HEALTH] = cast(HealthCheck, Broken())
     async with serve(app) as server:
         answer = await server.ask("GET", "/health", headers={"X-Request-Id": "look-me-up"})
     failure = next(record for record in caplog.records if record.levelno == logging.ERROR)
@@ -182,7 +183,7 @@ async def test_a_failure_of_ours_is_logged_and_not_told(
 
 
 async def test_embedded_in_a_host_all_of_it_works(config: Config) -> None:
-    """Mounted with `add_subapp`: own limits, own errors and own links below the prefix; the host's stay its own."""
+    """Mounted with `add_subapp`: own errors and links below the prefix; the host's routes stay its own."""
     host = web.Application(client_max_size=100)
 
     async def hosts_own(_request: web.Request) -> web.Response:
@@ -222,7 +223,10 @@ async def test_embedded_the_body_limit_is_ours(tmp_path: Path) -> None:
 
 async def test_a_body_is_invited_only_after_the_key(server: Server) -> None:
     """`Expect: 100-continue`: without a key the answer is 401 at once; with one, the body is asked for."""
-    head = b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n"
+    head = (
+        b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\nExpect: 100-continue\r\n"
+    )
     refused = await server.send(head + b"\r\n")
     async with server.connection() as (reader, writer):
         writer.write(head + f"Authorization: Bearer {KEY}\r\n\r\n".encode())
@@ -241,8 +245,8 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
     with caplog.at_level(logging.INFO):
         async with server.connection() as (_, writer):
             writer.write(
-                b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n"
-                + f"Authorization: Bearer {KEY}\r\n\r\n{{".encode()
+                b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                + f"Content-Length: 20\r\nAuthorization: Bearer {KEY}\r\n\r\n{{".encode()
             )
             await writer.drain()
             await server.ask("GET", "/health")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -228,6 +229,14 @@ async def test_agent_without_a_server_is_ended_after_the_linger(lab: Lab) -> Non
     await until(lambda: (handle.directory / "exit").exists())
     exit = await attach(handle.directory)
     assert exit == AgentExit(None, signal.SIGTERM, "orphaned")
+
+
+async def test_agent_whose_directory_was_deleted_is_ended_when_its_server_goes(lab: Lab) -> None:
+    """Nobody could ever find it again."""
+    handle = await lab.start("import time; time.sleep(60)")
+    shutil.rmtree(handle.directory)
+    handle.detach()
+    await until(lambda: not lab.left_behind())
 
 
 async def test_linger_can_be_changed(lab: Lab) -> None:

@@ -156,8 +156,9 @@ async def test_attach_that_fails_for_the_servers_own_reasons_kills_nothing(lab: 
     handle = await lab.start("import time; time.sleep(60)")
     handle.detach()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
             await attach(handle.directory)

@@ -161,7 +161,7 @@ async def test_fifty_spawns_at_once_leak_nothing(lab: Lab) -> None:
     exits = await asyncio.gather(*[handle.wait_exit() for handle in handles])
     assert exits == [AgentExit(0, None, "exited")] * 50
     assert {(handle.directory / "out").read_text() for handle in handles} == {"hello\n"}
-    await until(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert (child_processes(), lab.left_behind()) == (children, [])
 
 

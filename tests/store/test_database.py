@@ -135,11 +135,10 @@ async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database
     pages = (await db.read("PRAGMA page_count"))[0][0]
     # SQLite's own limit on the file's size gives the same SQLITE_FULL that a full disk gives.
     await db.write(lambda c: c.execute_fetchall(f"PRAGMA max_page_count = {pages}"))
-    big = append_of(lease, 1, 20_000)
-    waiting = asyncio.get_running_loop().create_task(queued(db, big))
+    waiting = asyncio.get_running_loop().create_task(queued(db, append_of(lease, 1, 20_000)))
+    large = Session(SessionId("large"), "x" * 100_000, "claude-code", "/", None, None, 1, 1)
     with pytest.raises(StorageFull):
-        while True:
-            await db.write(lambda c: sessions.insert(c, a_large_session()))
+        await db.write(lambda c: sessions.insert(c, large))
     was_full = db.is_full
     await free_space(db)
 
@@ -147,12 +146,6 @@ async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database
     assert await asyncio.wait_for(waiting, 5) is None
     assert await events.last_seq(db, ANN) == 20_000
     assert not db.is_full
-
-
-def a_large_session() -> Session:
-    a_large_session.count = getattr(a_large_session, "count", 0) + 1  # type: ignore[attr-defined]
-    name = SessionId(f"large-{a_large_session.count}")  # type: ignore[attr-defined]
-    return Session(name, "x" * 4000, "claude-code", "/", None, None, 1, 1)
 
 
 async def free_space(db: Database) -> None:

@@ -1,0 +1,83 @@
+"""A full disk stops writing and nothing else, and is over when there is space again."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import Server, script, wait_until, write_fake_agent
+
+SIZE_MB = 24
+
+
+@pytest.fixture
+def small_server(tmp_path: Path) -> Iterator[Server]:
+    """A server whose state lies on a file system of 24 MB."""
+    server = Server(tmp_path / "server", write_fake_agent(tmp_path / "claude"))
+    state = server.directory / "state"
+    state.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=700", "tmpfs", str(state)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield server.start()
+    finally:
+        server.close()
+        wait_until(lambda: subprocess.run(["umount", state], capture_output=True, check=False).returncode == 0)
+
+
+def fill(state: Path) -> Path:
+    """Take all that is left of the disk."""
+    filler = state / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 65536)
+        except OSError:
+            pass
+    return filler
+
+
+def test_full_disk_refuses_writes_and_keeps_reading(small_server: Server) -> None:
+    """The disk is full: prompts get 507, finished jobs and health still answer; with space again all goes on."""
+    server = small_server
+    done = server.generate(script("lines 20 300")).rest()
+    task_id = done[-1].json["taskId"]
+    filler = fill(server.directory / "state")
+    refused = server.generate("hi", "other")
+
+    assert (refused.status, refused.json["code"]) == (507, "storage_full")
+    assert server.follow(task_id).rest() == done
+    assert server.ask("GET", "/health").status == 200
+    assert server.ask("GET", "/sessions").json["count"] == 1
+
+    filler.unlink()
+    wait_until(lambda: server.generate("hi", "later").status == 200)
+    assert server.generate("hi").rest()[-1].json["status"] == "completed"
+
+
+def test_disk_that_fills_in_the_middle_of_a_turn(small_server: Server) -> None:
+    """The disk fills while an agent writes: its job ends, nothing that was seen is lost, the database is intact."""
+    server = small_server
+    with server.generate(script("rate 200 200 300", "say end")) as stream:
+        task_id = stream.headers["X-Task-Id"]
+        seen = list(stream.take(60))
+        filler = fill(server.directory / "state")
+        stream.until(lambda event: event.id >= 90 or event.type == "done")
+        filler.unlink()
+        events = stream.rest()
+
+    assert events[:60] == seen
+    assert server.ended_job(task_id)["status"] in {"completed", "failed"}
+    assert server.follow(task_id).rest() == events
+    server.kill9()
+    with sqlite3.connect(server.database) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert os.path.getsize(server.database) > 0
+    server.start()
+    assert server.generate("hi").rest()[-1].json["status"] == "completed"

@@ -1,0 +1,66 @@
+"""A thousand turns leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerMaker
+from tests.kit import Server, all_pids, open_files, rss_bytes, script, wait_until
+
+MIB = 1 << 20
+
+
+def zombies(server: Server) -> int:
+    """Dead processes that nobody has waited for, among those of this server."""
+    mine = {server.pid, *server.processes()}
+    count = 0
+    for pid in all_pids():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        except OSError:
+            continue
+        count += fields[0] == "Z" and int(fields[1]) in mine
+    return count
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@pytest.mark.timeout(120)
+def test_a_thousand_turns_leave_nothing_behind(make_server: ServerMaker, bench_agent: Path) -> None:
+    """After 1,000 turns in 60 sessions: no more descriptors, threads, processes or zombies than after the first 40."""
+    server = make_server(CLAUDE_PATH=str(bench_agent), MAX_WARM_AGENTS="4")
+
+    def play(turns: int, sessions: int) -> None:
+        for turn in range(turns):
+            done = server.generate(script("lines 5 300"), f"session-{turn % sessions}").rest()[-1]
+            assert done.json["status"] == "completed"
+
+    def counts() -> tuple[int, int, int]:
+        return len(open_files(server.pid)), threads(server.pid), len(server.processes())
+
+    play(40, 8)
+    wait_until(lambda: len(server.processes()) <= 2 + 2 * 4, what="agents over the cap are ended")
+    before, rss_before = counts(), rss_bytes(server.pid)
+    play(760, 4)
+    play(200, 60)
+    wait_until(lambda: counts() <= before, what=f"from {before} to {counts()}")
+
+    assert zombies(server) == 0
+    assert rss_bytes(server.pid) - rss_before < 10 * MIB
+    runners = list((server.directory / "state" / "runners").iterdir())
+    assert len(runners) <= 4
+
+
+def test_idle_agents_are_ended(make_server: ServerMaker) -> None:
+    """After AGENT_IDLE_TIMEOUT a warm agent is gone; the next prompt starts another one that resumes the session."""
+    server = make_server(AGENT_IDLE_TIMEOUT="0.3")
+    server.generate("hi").rest()
+    wait_until(lambda: len(server.processes()) <= 2, what="the idle agent is ended")
+
+    events = server.generate(script("echo")).rest()
+    argv = next(event.json["argv"] for event in events if event.type == "fake")
+    assert any(word.startswith("--resume") for word in argv)
