@@ -251,9 +251,13 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> list[int]:
-        """Every living process that has this server's HOME: the server, its runners, their agents' trees."""
-        mark = f"HOME={self.home}".encode()
-        return [pid for pid in all_pids() if mark in environ_of(pid)]
+        """Every living process of this server: by its HOME, by a working directory below its own, by descent."""
+        home, directory = f"HOME={self.home}".encode(), str(self.directory)
+        pids = [pid for pid in all_pids() if is_alive(pid)]
+        mine = {pid for pid in pids if home in environ_of(pid) or cwd_of(pid).startswith(directory)}
+        while more := {pid for pid in pids if parent_of(pid) in mine} - mine:
+            mine |= more
+        return sorted(mine)
 
     # -- requests
 
@@ -332,13 +336,28 @@ def environ_of(pid: int) -> list[bytes]:
         return []
 
 
+def cwd_of(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+
+
+def stat_of(pid: int) -> list[str]:
+    """The fields of /proc/pid/stat from the state on; those of a dead process when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return ["X", "0"]
+
+
+def parent_of(pid: int) -> int:
+    return int(stat_of(pid)[1])
+
+
 def is_alive(pid: int) -> bool:
     """Is it there, and not a zombie?"""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return False
-    return state != "Z"
+    return stat_of(pid)[0] not in {"Z", "X"}
 
 
 def rss_bytes(pid: int) -> int:

@@ -196,6 +196,11 @@ class LiveAgent:
             self._take(self._framer.feed(data))
             asyncio.get_running_loop().call_soon(self.pump)
             return
+        if self._tail.size() < self._tail.offset:
+            # The spool is the agent's own file, so it can be emptied by it. What comes now is at the start.
+            log.warning("agent %s has truncated its output", self.id)
+            self._read_from(0)
+            return
         self._caught_up.set()
         if self.exit is not None:
             self._take_rest()
@@ -284,9 +289,13 @@ class LiveAgent:
         """Read no further than `offset` for now."""
         self._is_held = True
         self._caught_up.set()
+        self._read_from(offset)
+
+    def _read_from(self, offset: int) -> None:
         self._offset = offset
         self._tail.offset = offset
         self._framer = LineFramer(self._max_line_bytes, offset)
+        asyncio.get_running_loop().call_soon(self.pump)
 
     def _release(self) -> None:
         self._is_held = False

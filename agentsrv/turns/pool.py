@@ -150,7 +150,8 @@ class AgentPool:
             runner = await self._zygote.spawn(spec)
         except (RunnerError, OSError) as exc:
             self._tasks.spawn(self.discard(record.id), name=f"discard:{record.id}")
-            raise RunnerError(f"the agent could not be started: {exc}") from exc
+            about = exc.about if isinstance(exc, RunnerError) else "runner"
+            raise RunnerError(f"the agent could not be started: {exc}", about=about) from exc
         return await self.adopt(runner, record, session, Lease(session.id, turn.generation))
 
     def _prepare(self, session: Session, turn: Turn, record: RunnerRecord) -> RunnerSpec:

@@ -330,7 +330,8 @@ class TurnService:
             verdict = await self._verdict(active)
             outcome = await self._outcome(active, agent, verdict)
         except RunnerError as exc:
-            outcome = Outcome(TurnStatus.FAILED, str(exc), "agent_not_started")
+            code = "storage_full" if exc.about == "disk" else "agent_not_started"
+            outcome = Outcome(TurnStatus.FAILED, str(exc), code)
         except Exception:
             log.exception("turn %s failed", active.turn.id)
             outcome = Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
@@ -503,6 +504,9 @@ def _explain(ended: AgentExit, agent: LiveAgent) -> Outcome:
         return Outcome(TurnStatus.INTERRUPTED, "the agent's runner was lost", "runner_lost")
     if ended.reason == MACHINE_RESTARTED:
         return Outcome(TurnStatus.INTERRUPTED, "the machine was restarted", MACHINE_RESTARTED)
+    if ended.reason in {"killed", "orphaned"}:
+        # Not by us: whoever shuts the machine down ends the runners as well.
+        return Outcome(TurnStatus.INTERRUPTED, "the agent was ended from outside", "agent_interrupted")
     if ended.reason == "quota":
         error = "the agent wrote more than the server could take; it was stopped"
         return Outcome(TurnStatus.FAILED, error, "spool_quota_exceeded")

@@ -5,15 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from pathlib import Path
 
 import pytest
 
-from tests.kit import Event, Server, is_alive, script, wait_until
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+from tests.kit import Event, Server, is_alive, parent_of, script, wait_until
 
 
 def committed(server: Server) -> int:

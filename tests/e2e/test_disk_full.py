@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import Server, script, wait_until, write_fake_agent
+from tests.kit import Server, is_alive, script, wait_until, write_fake_agent
 
 SIZE_MB = 24
 
@@ -66,9 +66,10 @@ def test_disk_that_fills_in_the_middle_of_a_turn(small_server: Server) -> None:
     server = small_server
     with server.generate(script("rate 200 200 300", "say end")) as stream:
         task_id = stream.headers["X-Task-Id"]
+        agent = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
         seen = list(stream.take(60))
         filler = fill(server.directory / "state")
-        stream.until(lambda event: event.id >= 90 or event.type == "done")
+        wait_until(lambda: not is_alive(agent))
         filler.unlink()
         events = stream.rest()
 

@@ -7,22 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import Server, all_pids, open_files, rss_bytes, script, wait_until
+from tests.kit import Server, all_pids, open_files, parent_of, rss_bytes, script, stat_of, wait_until
 
 MIB = 1 << 20
 
 
 def zombies(server: Server) -> int:
-    """Dead processes that nobody has waited for, among those of this server."""
-    mine = {server.pid, *server.processes()}
-    count = 0
-    for pid in all_pids():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        except OSError:
-            continue
-        count += fields[0] == "Z" and int(fields[1]) in mine
-    return count
+    """Dead processes that nobody has waited for, among the children of this server's processes."""
+    mine = set(server.processes())
+    return sum(stat_of(pid)[0] == "Z" and parent_of(pid) in mine for pid in all_pids())
 
 
 def threads(pid: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -77,8 +78,6 @@ def test_prompt_reaches_the_agent_byte_for_byte(server: Server) -> None:
     prompt = script("echo") + "\n--resume $(id) `id` ; rm -rf . \t \u2028 \U0001f600 \\ \" ' %s \r\n end \x1b[0m"
     events = server.generate(prompt).rest()
     seen = next(event.json for event in events if event.type == "fake")
-
-    import json
 
     assert json.loads(seen["stdin"])["message"]["content"][0]["text"] == prompt
     assert "--resume" not in " ".join(seen["argv"])
