@@ -25,6 +25,8 @@ def set_up(level: LogLevel, layout: LogFormat) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It tells every statement; `store.migrate` tells which migrations were applied.
     logging.getLogger("yoyo").setLevel(logging.WARNING)
+    # At debug it tells every statement with its parameters: prompts and all that agents write.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 

@@ -6,6 +6,7 @@ A host that embeds agentsrv has all of these itself and does not come here.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HANDLER_GRACE_S = 5.0
 BACKLOG = 1024
+COLLECT_EVERY = (10_000, 20, 50)
 
 
 def serve(config: Config, on_ready: Callable[[str], None]) -> None:
@@ -37,6 +39,7 @@ async def serve_until_signal(config: Config, on_ready: Callable[[str], None]) ->
     runner = Runner(make_app(config), shutdown_timeout=HANDLER_GRACE_S)
     try:
         await start(runner, config)
+        spare_the_collector()
         on_ready(url_of(runner))
         await stop.wait()
     finally:
@@ -53,6 +56,17 @@ async def start(runner: Runner, config: Config) -> None:
     except OSError as exc:
         where = f"HOST={config.host} PORT={config.port}"
         raise StartupError(f"cannot listen on {where}: {exc.strerror}; stop what does, or set PORT") from exc
+
+
+def spare_the_collector() -> None:
+    """Keep what is there for good out of garbage collections, and make them rarer.
+
+    A full one took 20 ms and more under load, in which every stream stood still. Nearly all that a request makes
+    is freed by reference counts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_EVERY)
 
 
 def url_of(runner: Runner) -> str:

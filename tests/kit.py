@@ -259,6 +259,11 @@ class Server:
             mine |= more
         return sorted(mine)
 
+    def agents(self) -> list[int]:
+        """Those of the processes that run an agent, or what an agent has started with its environment."""
+        home = f"HOME={self.home}".encode()
+        return [pid for pid in self.processes() if pid != self.pid and home in environ_of(pid)]
+
     # -- requests
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPConnection:
@@ -323,6 +328,16 @@ def wait_until(fact: Callable[[], object], timeout_s: float = TIMEOUT_S, *, what
     while not fact():
         assert time.monotonic() < end, f"still not so after {timeout_s} s: {what or fact}"
         time.sleep(0.01)
+
+
+def wait_for_at_most(limits: tuple[int, ...], measure: Callable[[], tuple[int, ...]]) -> None:
+    """Wait until none of the numbers is over its limit."""
+    end = time.monotonic() + TIMEOUT_S
+    numbers = measure()
+    while any(now > limit for now, limit in zip(numbers, limits, strict=True)):
+        assert time.monotonic() < end, f"{numbers} should be at most {limits}"
+        time.sleep(0.05)
+        numbers = measure()
 
 
 def all_pids() -> list[int]:

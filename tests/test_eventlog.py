@@ -139,10 +139,11 @@ async def test_log_that_nobody_uses_costs_nothing(log: EventLog) -> None:
 
 
 async def test_stored_seqs_are_the_ones_that_were_shown(log: EventLog) -> None:
-    """What a follower saw as number n is number n on disk."""
+    """What a follower saw as number n is number n on disk, where chunks that were committed together are one."""
     session_log = await log.session(ANN)
     append(session_log, b"a", b"b")
     await append_and_save(session_log, b"c")
+    await append_and_save(session_log, b"d")
     stored = await events.page(log.db, ANN, 0, 1000)
 
-    assert [(chunk.first_seq, chunk.lines()) for chunk in stored] == [(1, [b"a", b"b"]), (3, [b"c"])]
+    assert [(chunk.first_seq, chunk.lines()) for chunk in stored] == [(1, [b"a", b"b", b"c"]), (4, [b"d"])]

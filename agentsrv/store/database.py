@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ Done = Callable[[BaseException | None], None]
 READERS = 2
 BUSY_TIMEOUT_S = 10
 RETRY_AFTER_S = 0.5
+GATHER_S = 0.02
 CLOSE_TIMEOUT_S = 5.0
 
 # How SQLite reports that the disk is full: its own code, or a failed write underneath (WAL, shared memory).
@@ -50,8 +52,10 @@ class _Write:
 class Database:
     """Queued writes become one transaction per commit of the one before: no timer, and one fsync for all.
 
-    A write is durable when its `done` is called or its await returns. Writes are applied in the order
-    in which they were queued. A caller that is cancelled does not undo its write.
+    Only writes that nobody waits for (`queue`) are gathered a moment longer: many small transactions would
+    cost the event loop more than they are worth. A write is durable when its `done` is called or its await
+    returns. Writes are applied in the order in which they were queued. A caller that is cancelled does not
+    undo its write.
     """
 
     def __init__(self, path: Path, *, synchronous: Literal["full", "normal"] = "full") -> None:
@@ -62,6 +66,7 @@ class Database:
         self._next_reader = 0
         self._queue: list[_Write] = []
         self._wakeup = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._is_closing = False
         self._tasks = Tasks("database")
 
@@ -104,6 +109,7 @@ class Database:
                 future.set_exception(error)
 
         self._submit(_Write(operation, None, None, done, must_happen))
+        self._urgent.set()
         return await future
 
     def queue(self, operation: BulkOperation, item: Any, done: Done) -> None:
@@ -117,6 +123,7 @@ class Database:
         """Commit what is queued (for some seconds at most) and close. Closing twice is fine."""
         self._is_closing = True
         self._wakeup.set()
+        self._urgent.set()
         await self._tasks.join(CLOSE_TIMEOUT_S)
         await self._tasks.close()
         queue, self._queue = self._queue, []
@@ -135,10 +142,19 @@ class Database:
     async def _write_loop(self) -> None:
         while self._queue or not self._is_closing:
             if self._queue:
+                await self._gather()
                 await self._write_queue()
             else:
                 await self._wakeup.wait()
                 self._wakeup.clear()
+
+    async def _gather(self) -> None:
+        """Wait a moment for more, unless somebody waits for what is queued."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._urgent.wait()
+        if not self._is_closing:
+            self._urgent.clear()
 
     async def _write_queue(self) -> None:
         """One transaction of all that is queued. A method of its own, so that idling keeps nothing alive."""

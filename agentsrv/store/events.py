@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiosqlite
 
@@ -13,6 +13,7 @@ from agentsrv.model import Chunk, Lease, RunnerId, Seq, SessionId, Source, TurnI
 from agentsrv.store.database import Database
 
 PAGE_ROWS = 1000
+MAX_ROW_BYTES = 256 * 1024
 
 # The WHERE is the fence: a lease that is no longer the newest inserts nothing.
 INSERT = """
@@ -42,14 +43,19 @@ class Append:
 
 
 async def append_all(db: aiosqlite.Connection, appends: Sequence[Append]) -> None:
-    """Insert chunks and move their spool offsets. A stale one is left out and marked `is_stale`."""
+    """Insert chunks and move their spool offsets. A stale one is left out and marked `is_stale`.
+
+    Chunks that continue each other become one row.
+    """
+    runs = _runs(appends)
     await db.execute("SAVEPOINT appends")
-    cursor = await db.executemany(INSERT, [_row(a.chunk, a.lease) for a in appends])
-    if cursor.rowcount != len(appends):
+    cursor = await db.executemany(INSERT, [_row(_joined(run), run[0].lease) for run in runs])
+    if cursor.rowcount != len(runs):
         await db.execute("ROLLBACK TO appends")
-        for append in appends:
-            cursor = await db.execute(INSERT, _row(append.chunk, append.lease))
-            append.is_stale = cursor.rowcount == 0
+        for run in runs:
+            cursor = await db.execute(INSERT, _row(_joined(run), run[0].lease))
+            for append in run:
+                append.is_stale = cursor.rowcount == 0
     offsets = {a.runner_id: a.spool_offset for a in appends if not a.is_stale}
     await db.executemany(ADVANCE, [{"runner_id": key, "offset": value} for key, value in offsets.items()])
     await db.execute("RELEASE appends")
@@ -94,6 +100,38 @@ async def page(db: Database, session_id: SessionId, after: Seq, max_bytes: int) 
         {"session_id": session_id, "after": after, "upto": _end_of_page(sizes, max_bytes)},
     )
     return [_chunk(*row) for row in rows]
+
+
+def _runs(appends: Sequence[Append]) -> list[list[Append]]:
+    """Group appends that continue each other: same turn, next seq, and not too much for one row."""
+    runs: list[list[Append]] = []
+    newest: dict[SessionId, tuple[list[Append], int]] = {}
+    for append in appends:
+        chunk, size = append.chunk, len(append.chunk.data)
+        run, total = newest.get(chunk.session_id, ([], 0))
+        if run and total + size <= MAX_ROW_BYTES and _continues(run[-1], append):
+            run.append(append)
+        else:
+            run, total = [append], 0
+            runs.append(run)
+        newest[chunk.session_id] = (run, total + size)
+    return runs
+
+
+def _continues(before: Append, after: Append) -> bool:
+    return (
+        after.chunk.first_seq == before.chunk.last_seq + 1
+        and after.chunk.turn_id == before.chunk.turn_id
+        and after.lease == before.lease
+    )
+
+
+def _joined(run: list[Append]) -> Chunk:
+    first, last = run[0].chunk, run[-1].chunk
+    if first is last:
+        return first
+    data = b"".join([append.chunk.data for append in run])
+    return replace(first, last_seq=last.last_seq, data=data, rendered=None)
 
 
 def _end_of_page(sizes: Sequence[sqlite3.Row], max_bytes: int) -> Seq:

@@ -194,8 +194,15 @@ class LiveAgent:
         data = self._tail.read(READ_BYTES)
         if data:
             self._take(self._framer.feed(data))
+        if len(data) == READ_BYTES or (data and self.exit is not None):
             asyncio.get_running_loop().call_soon(self.pump)
-            return
+        elif data:
+            # All that there was: the watcher calls when there is more.
+            self._caught_up.set()
+        else:
+            self._at_end()
+
+    def _at_end(self) -> None:
         if self._tail.size() < self._tail.offset:
             # The spool is the agent's own file, so it can be emptied by it. What comes now is at the start.
             log.warning("agent %s has truncated its output", self.id)

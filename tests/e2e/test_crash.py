@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.kit import Event, Server, is_alive, parent_of, script, wait_until
 
 def committed(server: Server) -> int:
     """The highest seq in the database as a dead server has left it."""
-    with sqlite3.connect(server.database) as db:
+    with closing(sqlite3.connect(server.database)) as db:
         return int(db.execute("SELECT coalesce(max(last_seq), 0) FROM events").fetchone()[0])
 
 

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_disk_that_fills_in_the_middle_of_a_turn(small_server: Server) -> None:
     assert server.ended_job(task_id)["status"] in {"completed", "failed"}
     assert server.follow(task_id).rest() == events
     server.kill9()
-    with sqlite3.connect(server.database) as db:
+    with closing(sqlite3.connect(server.database)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert os.path.getsize(server.database) > 0
     server.start()

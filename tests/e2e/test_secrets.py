@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ServerMaker
 from tests.kit import KEY, Server, all_pids, script
 
@@ -50,8 +52,10 @@ def test_server_has_wiped_its_key(server: Server) -> None:
     assert KEY not in command_lines()
 
 
-def test_prompts_stay_out_of_ps_and_logs(server: Server) -> None:
-    """Neither `ps` nor the server's log shows prompts, system prompts or keys."""
+@pytest.mark.parametrize("settings", [{}, {"LOG_LEVEL": "debug", "LOG_FORMAT": "json"}], ids=["info", "debug"])
+def test_prompts_stay_out_of_ps_and_logs(make_server: ServerMaker, settings: dict[str, str]) -> None:
+    """Neither `ps` nor the server's log, however much it tells, shows prompts, system prompts or keys."""
+    server = make_server(**settings)
     with server.generate(f"{PROMPT}\n" + script("hang"), system_prompt=SYSTEM_PROMPT) as stream:
         stream.until(lambda event: event.json.get("subtype") == "init")
         lines = command_lines()
