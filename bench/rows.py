@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import floor
 from bench.agent import compile_agent
 from bench.client import Latencies, Stream, drain, post, request
-from tests.kit import Server, rss_bytes, script
+from tests.kit import Server, rss_bytes, script, wait_until
 
 FLOOD = 20_000
 SIZE = 300
@@ -227,6 +227,7 @@ def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
     try:
         with serving(directory / "claude", claude, **settings) as server:
             drain([post(server, "warm-up", prompt)])
+            server.ask("DELETE", "/sessions/warm-up").body()
             colds, warms, whole = [], [], []
             for n in range(7):
                 for found in (colds, warms):
@@ -235,6 +236,8 @@ def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
                     found.append(1000 * (stream.first_agent_at - stream.sent_at))
                     time.sleep(0.3)  # the CLI still tidies up after its turn
                 whole.append(1000 * (stream.done_at - stream.sent_at))
+                server.ask("DELETE", f"/sessions/claude-{n}").body()
+                wait_until(lambda: not server.agents())
             environment = agent_environment(server)
             bare_cold, bare_warm = bare_first_events(
                 lambda: floor.start(claude, CLAUDE_ARGUMENTS, environment), 7, prompt, pause_s=0.3

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentsrv.eventlog import ALL_TAILS_BYTES, TAIL_BYTES, EventLog, SessionLog
-from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Source, TurnId
+from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Source, Turn, TurnId, TurnStatus
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
@@ -28,12 +28,13 @@ async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
     await db.open()
     session = Session(ANN, None, "claude-code", "/", None, None, 1, 1)
     await db.write(lambda c: sessions.insert(c, session))
-    await db.write(lambda c: sessions.acquire_lease(c, ANN, TurnId("t"), None, 1))
+    turn = Turn(TurnId("t"), ANN, 0, TurnStatus.RUNNING, 1)
+    await db.write(lambda c: sessions.acquire_lease(c, session, turn))
     yield EventLog(db)
     await db.close()
 
 
-def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], object] = bool) -> None:
+def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], None] = lambda _: None) -> None:
     """Append lines of an agent."""
     data = b"".join(line + b"\n" for line in lines)
     log.append(LEASE, TurnId("t"), data, len(lines), RunnerId("r"), 0, on_saved)

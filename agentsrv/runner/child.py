@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import gc
 import json
 import math
@@ -25,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
 import traceback
 from collections import deque
@@ -46,7 +48,7 @@ LINGER = b"L"  # seconds
 TAIL = b"T"  # asks for the tail of stderr
 
 # From the runner.
-READY = b"R"  # JSON {"pid", "runner_pid"}: first on every connection
+READY = b"R"  # JSON {"pid", "runner_pid"}: first on every connection; with the master, where there is a PTY
 FAILED = b"F"  # JSON {"about", "message"}: there will be no agent
 STDERR = b"E"  # answers TAIL
 EXIT = b"X"  # JSON: the exit record; the last frame
@@ -178,7 +180,8 @@ def exec_agent(
 ) -> NoReturn:
     """In the forked child: become the agent, or write `about errno` to `failed` and end.
 
-    All other descriptors are closed by the exec itself (CLOEXEC).
+    With a PTY, `stdio` is its slave, which becomes the controlling terminal. All other descriptors are closed
+    by the exec itself (CLOEXEC).
     """
     about = "runner"
     try:
@@ -190,6 +193,8 @@ def exec_agent(
             signal.signal(each, signal.SIG_DFL)
         for target, source in enumerate(stdio):
             os.dup2(source, target)
+        if spec.get("pty"):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.umask(umask)
         about = "cwd"
         os.chdir(spec["cwd"])
@@ -214,6 +219,23 @@ def explain(about: str, code: int, spec: dict[str, Any]) -> StartFailed:
     if about == "program":
         return StartFailed(about, f"cannot run {program}: {reason}")
     return StartFailed(about, f"cannot prepare the agent's process: {reason}")
+
+
+# ---- the terminal of an agent that has one
+
+IUTF8 = 0o040000
+"""The line discipline erases whole characters, not bytes. (The termios module names it from 3.13 on.)"""
+
+
+def open_pty(cols: int, rows: int) -> tuple[int, int]:
+    """A new pseudo-terminal of this size: (master, slave). The master does not block."""
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", rows, cols, 0, 0))
+    modes = termios.tcgetattr(slave)
+    modes[0] |= IUTF8
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
+    return master, slave
 
 
 # ---- the runner
@@ -250,6 +272,7 @@ class Runner:
         self._input_ends = False
         self._stderr_kept = b""
 
+        self._spool = self._master = -1
         self._pid = 0
         self._status: int | None = None
         self._reason: str | None = None
@@ -359,9 +382,8 @@ class Runner:
             os.makedirs(self._spec["directory"], 0o700, exist_ok=True)
             # From here on we live in our directory, so that a long path does not matter to bind().
             os.chdir(self._spec["directory"])
-            self._spool = os.open("out", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+            stdio = self._open_stdio()
             failed, failed_end = os.pipe()
-            stdio = (self._stdin_end, self._spool, self._stderr_end)
             runner_pid = os.getpid()
             self._pid = os.fork()
             if self._pid == 0:
@@ -369,6 +391,8 @@ class Runner:
             os.close(failed_end)
             os.close(self._stdin_end)
             os.close(self._stderr_end)
+            if self._master >= 0:
+                os.close(stdio[0])  # The master then tells when the last process has closed the terminal.
             self._release()  # Not earlier: the two forks would compete for the processor.
             self._listen()
             problem = os.read(failed, 64)  # Ends when the exec closes the other end.
@@ -380,7 +404,19 @@ class Runner:
         if problem:
             about, code = problem.decode().split()
             raise explain(about, int(code), self._spec)
-        self._check_spool(time.monotonic())
+        if self._spool >= 0:
+            self._check_spool(time.monotonic())
+
+    def _open_stdio(self) -> tuple[int, int, int]:
+        """What the agent gets as stdin, stdout and stderr: a pipe, the spool and a pipe; or a terminal.
+
+        The server reads and writes the terminal. The copy of the master that stays here is for the next one.
+        """
+        if size := self._spec.get("pty"):
+            self._master, slave = open_pty(**size)
+            return slave, slave, slave
+        self._spool = os.open("out", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        return self._stdin_end, self._spool, self._stderr_end
 
     def _listen(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -398,18 +434,21 @@ class Runner:
 
     # ---- the server
 
-    def _tell(self, kind: bytes, body: bytes = b"") -> None:
+    def _tell(self, kind: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         if self._server is None:
             return
+        data = frame(kind, body)
         try:
-            self._server.sendall(frame(kind, body))
+            sent = socket.send_fds(self._server, [data], fds) if fds else 0
+            self._server.sendall(data[sent:])
         except ConnectionError:
             return  # It is gone. What it said before that is still to be read, and then its end.
         except OSError:  # It takes nothing (time-out): half a frame may have gone out.
             self._lose_server()
 
     def _greet(self) -> None:
-        self._tell(READY, json.dumps({"pid": self._pid, "runner_pid": os.getpid()}).encode())
+        greeting = json.dumps({"pid": self._pid, "runner_pid": os.getpid()}).encode()
+        self._tell(READY, greeting, () if self._master < 0 else (self._master,))
 
     def _lose_server(self) -> None:
         if self._server is not None:
@@ -536,8 +575,9 @@ class Runner:
         if self._reason is None:
             self._reason = reason
             self._orphan_at = self._look_at = math.inf
-            # CONT, because a stopped process would not see its TERM.
-            signal_descendants((signal.SIGTERM, signal.SIGCONT))
+            # HUP, because an interactive shell ignores TERM. CONT: a stopped process would not see either.
+            hangup = () if self._master < 0 else (signal.SIGHUP,)
+            signal_descendants((*hangup, signal.SIGTERM, signal.SIGCONT))
         if self._give_up_at == math.inf:
             self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
 

@@ -47,6 +47,9 @@ class RunnerSpec:
     cookie is added. `directory` is made by the runner and must not have been used before; its name is the id.
     `quota_bytes` is how much of the spool may lie on the disk unread. `orphan_s` is how long the agent may
     live while no server is connected (`RunnerHandle.set_linger` changes it).
+
+    With `pty` (columns, rows) the agent gets a new terminal in place of pipes and a spool, and its handle the
+    master (`RunnerHandle.take_pty`).
     """
 
     id: RunnerId
@@ -57,6 +60,7 @@ class RunnerSpec:
     quota_bytes: int
     orphan_s: float
     grace_s: float = DEFAULT_GRACE_S
+    pty: tuple[int, int] | None = None
 
     def encode(self) -> bytes:
         return json.dumps(
@@ -69,6 +73,7 @@ class RunnerSpec:
                 "orphan_s": self.orphan_s,
                 "grace_s": self.grace_s,
                 "boot_id": boot_id(),
+                "pty": self.pty and {"cols": self.pty[0], "rows": self.pty[1]},
             }
         ).encode()
 
@@ -120,8 +125,10 @@ class RunnerHandle(asyncio.Protocol):
         self._greeting: asyncio.Future[None] = loop.create_future()
         self._tails: deque[asyncio.Future[str]] = deque()
         self._frames = child.Frames()
+        self._connection: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._is_detached = False
+        self._pty = -1
 
     def send(self, message_id: str, data: bytes) -> None:
         """Give `data` to the agent's stdin, whole, behind what was sent before; never blocks.
@@ -171,24 +178,50 @@ class RunnerHandle(asyncio.Protocol):
         except TimeoutError:
             return ""
 
+    def take_pty(self) -> int:
+        """The master of the agent's terminal. Once: from then on it is the caller's to close."""
+        assert self._pty >= 0
+        master, self._pty = self._pty, -1
+        return master
+
     def detach(self) -> None:
         """Close the connection and leave everything running: the server is going. `exited` stays pending."""
         self._is_detached = True
         if self._transport is not None:
             self._transport.close()
+        elif self._connection is not None:
+            self._connection.close()
+        if self._pty >= 0:
+            os.close(self.take_pty())
 
     # ---- the connection
 
-    async def open(self, connection: socket.socket, unsent: bytes = b"") -> None:
+    async def open(
+        self, connection: socket.socket, unsent: bytes = b"", *, expects_pty: bool = False
+    ) -> None:
         """Connect, send what is still `unsent` of a spec, and wait for the runner's greeting.
 
         Raises RunnerError (no agent) and ConnectionError (the runner went without a word). When the greeting
         is an exit record, `exited` is done.
         """
+        self._connection = connection
+        received = b""
+        if expects_pty:
+            await self._loop.sock_sendall(connection, unsent)
+            unsent, received = b"", await self._receive_pty(connection)
         await self._loop.create_unix_connection(lambda: self, sock=connection)
         assert self._transport is not None
         self._transport.write(unsent)
+        self.data_received(received)
         await self._greeting
+
+    async def _receive_pty(self, connection: socket.socket) -> bytes:
+        """The beginning of the greeting, which carries the descriptor. A transport's own read would drop it."""
+        await readable(connection)
+        data, fds, _, _ = socket.recv_fds(connection, child.READ_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        if fds:
+            self._pty = fds[0]
+        return data
 
     def abandon(self, connection: socket.socket) -> None:
         """Nobody waits for this agent any more: have it killed and close the connection."""
@@ -282,6 +315,16 @@ class RunnerHandle(asyncio.Protocol):
             self._resolve(done.result())
 
 
+async def readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    is_readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(connection, lambda: is_readable.done() or is_readable.set_result(None))
+    try:
+        await is_readable
+    finally:
+        loop.remove_reader(connection)
+
+
 @functools.cache
 def boot_id() -> str:
     """The kernel's name for the time since the machine started; empty when it does not say.
@@ -311,12 +354,12 @@ def read_meta(directory: Path) -> RunnerMeta | None:
         return None
 
 
-async def attach(directory: Path) -> RunnerHandle | AgentExit:
+async def attach(directory: Path, *, expects_pty: bool = False) -> RunnerHandle | AgentExit:
     """Find the runner of `directory` again, after a restart of the server.
 
-    Returns how its agent ended when it has. When the runner is gone without a record, or does not answer
-    within 5 s, what is left of its tree is killed and the reason is `runner_lost`. The newest connection to a
-    runner wins: an older handle's `exited` resolves with `replaced`.
+    `expects_pty`: its agent has a terminal. Returns how the agent ended when it has. When the runner is gone
+    without a record, or does not answer within 5 s, what is left of its tree is killed and the reason is
+    `runner_lost`. The newest connection to a runner wins: an older handle's `exited` resolves with `replaced`.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -331,7 +374,7 @@ async def attach(directory: Path) -> RunnerHandle | AgentExit:
     handle = RunnerHandle(RunnerId(directory.name), directory)
     try:
         async with asyncio.timeout(ATTACH_TIMEOUT_S):
-            await handle.open(connection)
+            await handle.open(connection, expects_pty=expects_pty)
     except (TimeoutError, ConnectionError):
         handle.detach()
         kill_process(runner_pid)
@@ -339,7 +382,10 @@ async def attach(directory: Path) -> RunnerHandle | AgentExit:
     except BaseException:
         handle.detach()
         raise
-    return handle.exited.result() if handle.exited.done() else handle
+    if handle.exited.done():
+        handle.detach()
+        return handle.exited.result()
+    return handle
 
 
 def connect(connection: socket.socket, directory: Path) -> None:

@@ -74,7 +74,7 @@ class Zygote:
                 sent = ours.send(request)
                 socket.send_fds(control, [b"1"], [theirs.fileno()])
             async with asyncio.timeout(START_TIMEOUT_S):
-                await handle.open(ours, request[sent:])
+                await handle.open(ours, request[sent:], expects_pty=spec.pty is not None)
         except BaseException as exc:
             handle.abandon(ours)
             if isinstance(exc, BlockingIOError):

@@ -7,7 +7,7 @@ import sqlite3
 import aiosqlite
 
 from agentsrv.errors import Conflict, NotFound
-from agentsrv.model import Millis, Session, SessionId, Turn, TurnId
+from agentsrv.model import Millis, Session, SessionId, Turn
 from agentsrv.store.database import Database
 
 COLUMNS = (
@@ -95,29 +95,37 @@ async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, inter
     )
 
 
-async def acquire_lease(
-    db: aiosqlite.Connection, session_id: SessionId, turn_id: TurnId, model: str | None, now: Millis
-) -> int:
-    """Give the session to a turn; returns the generation. Raises Conflict (`session_busy`), NotFound."""
+async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) -> int:
+    """Give the session to `turn`, which brings its model and the agent's conversation along.
+
+    Returns the new generation. Raises Conflict (`session_busy`), NotFound.
+    """
     cursor = await db.execute(
         """
         UPDATE sessions
            SET generation = generation + 1,
                active_turn_id = :turn_id,
                model = :model,
+               internal_session_id = :internal_session_id,
                updated_at = :now
          WHERE id = :id AND active_turn_id IS NULL
         """,
-        {"id": session_id, "turn_id": turn_id, "model": model, "now": now},
+        {
+            "id": session.id,
+            "turn_id": turn.id,
+            "model": turn.options.model,
+            "internal_session_id": session.internal_session_id,
+            "now": turn.created_at,
+        },
     )
     rows = await db.execute_fetchall(
-        "SELECT generation, active_turn_id FROM sessions WHERE id = :id", {"id": session_id}
+        "SELECT generation, active_turn_id FROM sessions WHERE id = :id", {"id": session.id}
     )
     for generation, active_turn_id in rows:
         if cursor.rowcount:
             return int(generation)
-        raise busy(session_id, active_turn_id)
-    raise not_found(session_id)
+        raise busy(session.id, active_turn_id)
+    raise not_found(session.id)
 
 
 async def release_lease(db: aiosqlite.Connection, turn: Turn) -> None:

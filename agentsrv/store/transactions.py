@@ -32,9 +32,7 @@ async def open_turn(
     async def write(connection: aiosqlite.Connection) -> Turn:
         if is_new_session:
             await sessions.insert(connection, session)
-        generation = await sessions.acquire_lease(
-            connection, session.id, turn.id, turn.options.model, turn.created_at
-        )
+        generation = await sessions.acquire_lease(connection, session, turn)
         opened = replace(turn, generation=generation)
         await turns.insert(connection, opened)
         if prompt is not None:

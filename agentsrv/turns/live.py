@@ -73,6 +73,11 @@ class ActiveTurn:
     def lease(self) -> Lease:
         return Lease(self.turn.session_id, self.turn.generation)
 
+    def end(self) -> None:
+        """Tell all who wait for the turn that it is over."""
+        self.finished.set()
+        self.answerable.set()
+
     def settle(self, verdict: Verdict) -> None:
         if not self.verdict.done():
             self.verdict.set_result(verdict)

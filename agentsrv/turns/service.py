@@ -266,14 +266,17 @@ class TurnService:
                 code="agent_mismatch",
             )
         # Also finds out, before the stream has begun, that the directory is gone.
-        # Sessions of the earlier server may have none, or a relative one.
+        # Sessions of the earlier server may have none, or a relative one, and no conversation either.
         directory = str(self._workspace.directory(session.cwd or None))
         if request.cwd is not None and str(self._workspace.directory(request.cwd)) != directory:
             raise Conflict(
                 f"session {session.id} works in {session.cwd}; leave out cwd, or use another session",
                 code="cwd_mismatch",
             )
-        return replace(session, cwd=directory)
+        internal_id = session.internal_session_id or self._agents.get(session.agent).new_internal_id(
+            session.id
+        )
+        return replace(session, cwd=directory, internal_session_id=internal_id)
 
     def _reserve(self, session: Session, request: StartTurn) -> ActiveTurn:
         """Make the session this server's only turn. No await between the checks and the reservation."""
@@ -316,6 +319,7 @@ class TurnService:
                 log.exception("turn %s could not be opened", active.turn.id)
             del self._active[active.session.id]
             active.started.set_exception(exc)
+            active.end()
             if (agent := self._pool.of(active.session.id)) is not None:
                 agent.resume()
             return False
@@ -425,8 +429,7 @@ class TurnService:
                 session_log.publish(chunk)
         # From here to the end there is no await: a client that sees `done` may start the next turn at once.
         self._active.pop(session_id, None)
-        active.finished.set()
-        active.answerable.set()
+        active.end()
         if agent is not None:
             agent.end_turn()
             self._pool.rest(agent)

@@ -12,7 +12,7 @@ import aiosqlite
 import pytest
 
 from agentsrv.errors import Conflict, StorageFull, Unavailable
-from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, TurnId
+from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, Turn, TurnId, TurnStatus
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.events import Append
@@ -34,9 +34,8 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 async def add_session(db: Database, session_id: SessionId = ANN) -> Lease:
     session = Session(session_id, None, "claude-code", "/", None, None, 1, 1)
     await db.write(lambda connection: sessions.insert(connection, session))
-    generation = await db.write(
-        lambda connection: sessions.acquire_lease(connection, session_id, TurnId("t"), None, 1)
-    )
+    turn = Turn(TurnId("t"), session_id, 0, TurnStatus.RUNNING, 1)
+    generation = await db.write(lambda connection: sessions.acquire_lease(connection, session, turn))
     return Lease(session_id, generation)
 
 
@@ -76,17 +75,19 @@ async def test_writes_that_wait_for_each_other_share_a_transaction(db: Database)
 async def test_failed_operation_takes_no_neighbour_with_it(db: Database) -> None:
     """One write of a shared transaction is refused; the ones around it are stored."""
     await add_session(db)
+    session = Session(ANN, None, "claude-code", "/", None, None, 1, 1)
+    other = Turn(TurnId("other"), ANN, 0, TurnStatus.RUNNING, 2)
     results = await asyncio.gather(
         db.write(lambda c: sessions.update(c, ANN, {"name": "first"}, 2)),
-        db.write(lambda c: sessions.acquire_lease(c, ANN, TurnId("other"), None, 2)),
+        db.write(lambda c: sessions.acquire_lease(c, session, other)),
         db.write(lambda c: sessions.update(c, ANN, {"model": "second"}, 2)),
         return_exceptions=True,
     )
-    session = await sessions.find(db, ANN)
+    found = await sessions.find(db, ANN)
 
     assert isinstance(results[1], Conflict)
-    assert session is not None
-    assert (session.name, session.model) == ("first", "second")
+    assert found is not None
+    assert (found.name, found.model) == ("first", "second")
 
 
 async def test_caller_that_is_cancelled_does_not_undo_its_write(db: Database) -> None:

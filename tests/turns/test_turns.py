@@ -158,7 +158,9 @@ def kill(pid: int) -> bool:
     return not is_alive(pid)
 
 
-@pytest.mark.parametrize("prompt", ["-v", "--help", "--dangerously-skip-permissions", "-", "$(touch x)", "a\u2028c"])
+@pytest.mark.parametrize(
+    "prompt", ["-v", "--help", "--dangerously-skip-permissions", "-", "$(touch x)", "a\u2028c"]
+)
 def test_prompt_reaches_the_agent_literally(server: Server, prompt: str) -> None:
     """Whatever the prompt is, the agent reads it as it is, and never as an option."""
     events = run(server, f"{script('echo')}\n{prompt}")
