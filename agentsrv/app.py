@@ -13,7 +13,7 @@ from aiohttp import web
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.claude_code import ClaudeCode
 from agentsrv.api import routes
-from agentsrv.api.keys import AGENTS, CONFIG, HEALTH, SESSIONS, TURNS
+from agentsrv.api.keys import AGENTS, CONFIG, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
 from agentsrv.api.middleware import middlewares
 from agentsrv.config import Config
 from agentsrv.errors import StartupError
@@ -23,6 +23,8 @@ from agentsrv.runner.zygote import Zygote
 from agentsrv.store.database import Database
 from agentsrv.store.health import HealthCheck
 from agentsrv.store.migrate import migrate
+from agentsrv.terminals.manager import TerminalManager
+from agentsrv.terminals.tokens import TerminalTokens
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.recovery import recover
 from agentsrv.turns.service import TurnService
@@ -47,6 +49,7 @@ def make_app(config: Config) -> web.Application:
     turns = TurnService(
         config=config, db=db, event_log=event_log, agents=agents, workspace=workspace, pool=pool
     )
+    terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -60,10 +63,13 @@ def make_app(config: Config) -> web.Application:
             stack.push_async_callback(pool.close)
             stack.push_async_callback(turns.close)
             await recover(db, event_log, pool, turns)
+            stack.push_async_callback(terminals.close)
+            await terminals.recover()
             yield
 
     async def shut_down(_: web.Application) -> None:
         turns.drain()
+        terminals.drain()
         event_log.close()
 
     app = web.Application(middlewares=middlewares(config))
@@ -71,6 +77,8 @@ def make_app(config: Config) -> web.Application:
     app[AGENTS] = agents
     app[TURNS] = turns
     app[SESSIONS] = SessionService(db, event_log, agents, pool, turns)
+    app[TERMINALS] = terminals
+    app[TERMINAL_TOKENS] = TerminalTokens(config)
     app[HEALTH] = HealthCheck(db, config.redis_url)
     routes.setup(app)
     app.cleanup_ctx.append(run)

@@ -24,6 +24,7 @@ GIB = 1024 * MIB
 
 PLACEHOLDER_KEY = "your-api-key-here"
 SAFE_KEY_LENGTH = 16
+SAFE_SECRET_BYTES = 32
 
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off"})
@@ -129,6 +130,12 @@ def redis_url(value: str) -> str:
     return value
 
 
+def signing_secret(value: str) -> str:
+    if len(value.encode()) < SAFE_SECRET_BYTES:
+        raise ValueError(f"must have at least {SAFE_SECRET_BYTES} bytes; `agentsrv token` prints a good one")
+    return value
+
+
 def permission_mode(value: str) -> PermissionMode:
     if value.lower() != PermissionMode.BYPASS:
         raise ValueError("must be bypass: the modes that ask for approval are not available yet")
@@ -184,6 +191,15 @@ class Config:
     turn_timeout_s: float = field(default=0.0, metadata=env("TURN_TIMEOUT", seconds()))
     turn_idle_timeout_s: float = field(default=0.0, metadata=env("TURN_IDLE_TIMEOUT", seconds()))
     shutdown_grace_s: float = field(default=8.0, metadata=env("SHUTDOWN_GRACE", seconds()))
+
+    terminal_shell: Path | None = field(default=None, metadata=env("TERMINAL_SHELL", path))
+    terminal_linger_s: float = field(default=300.0, metadata=env("TERMINAL_LINGER", seconds()))
+    max_terminals: int = field(default=100, metadata=env("MAX_TERMINALS", integer(0)))
+    terminal_token_ttl_s: int = field(default=60, metadata=env("TERMINAL_TOKEN_TTL", integer(1, 300)))
+    terminal_token_reuse: bool = field(default=False, metadata=env("TERMINAL_TOKEN_REUSE", flag))
+    terminal_jwt_secret: str | None = field(
+        default=None, metadata=env("TERMINAL_JWT_SECRET", signing_secret), repr=False
+    )
 
     max_body_bytes: int = field(default=12 * MIB, metadata=env("MAX_BODY_BYTES", integer(1024)))
     body_timeout_s: float = field(default=30.0, metadata=env("BODY_TIMEOUT", seconds(0.1)))

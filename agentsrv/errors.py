@@ -7,9 +7,11 @@
     ├── NotFound
     ├── Conflict               busy, exists already, belongs to something else
     ├── Gone                   it existed and was pruned
+    ├── PreconditionFailed     it is not any more what the client has seen
     ├── TooSlow                the body did not arrive in time
     ├── TooLarge
     ├── UnsupportedMediaType
+    ├── Unprocessable          understood, but what it is about cannot be worked with, such as a broken repository
     ├── LimitReached           try again later: `retry_after_s`
     ├── Unavailable            a dependency is away or the server is draining: `retry_after_s`
     └── StorageFull
@@ -79,6 +81,10 @@ class Gone(AgentsrvError):
     default_code = "gone"
 
 
+class PreconditionFailed(AgentsrvError):
+    default_code = "precondition_failed"
+
+
 class TooSlow(AgentsrvError):
     default_code = "request_timeout"
 
@@ -89,6 +95,10 @@ class TooLarge(AgentsrvError):
 
 class UnsupportedMediaType(AgentsrvError):
     default_code = "unsupported_media_type"
+
+
+class Unprocessable(AgentsrvError):
+    default_code = "unprocessable"
 
 
 class LimitReached(AgentsrvError):

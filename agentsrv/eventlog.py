@@ -121,6 +121,10 @@ class SessionLog:
         self.is_closed = True
         self.wake()
 
+    def shrink(self) -> None:
+        """Forget what is committed: nothing happens here now, and who comes finds it on disk."""
+        self._trim(bound=0)
+
     async def changed(self) -> None:
         await self._changed.wait()
 
@@ -153,10 +157,11 @@ class SessionLog:
         if self.on_ready is not None and self.is_ready:
             self.on_ready()
 
-    def _trim(self) -> None:
+    def _trim(self, bound: int | None = None) -> None:
         """Forget the oldest chunks that are committed, beyond the bound."""
-        crowded = self._owner.tail_bytes > ALL_TAILS_BYTES
-        bound = TAIL_BYTES_WHEN_CROWDED if crowded else TAIL_BYTES
+        if bound is None:
+            crowded = self._owner.tail_bytes > ALL_TAILS_BYTES
+            bound = TAIL_BYTES_WHEN_CROWDED if crowded else TAIL_BYTES
         while self._tail_bytes > bound and len(self._tail) > self._unsaved_chunks:
             weight = _weight(self._tail.popleft())
             self._tail_bytes -= weight

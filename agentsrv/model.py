@@ -10,6 +10,7 @@ from typing import Any, NewType
 SessionId = NewType("SessionId", str)
 TurnId = NewType("TurnId", str)
 RunnerId = NewType("RunnerId", str)
+TerminalId = NewType("TerminalId", str)
 
 Seq = int
 """Position of an event in its session's log, from 1, without gaps. The SSE `id:`."""

@@ -33,10 +33,10 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="which rows (default: all)")
     parser.add_argument("--rounds", type=int, default=1, help="repeat each row so often and take the medians")
-    parser.add_argument("--json", type=Path, default=Path("bench-result.json"), help="where to write the figures")
+    parser.add_argument("--json", type=Path, default=Path("bench-result.json"), help="where to write them")
     arguments = parser.parse_args()
     gc.disable()
     found: list[Row] = []

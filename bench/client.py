@@ -47,8 +47,8 @@ class Stream:
 
     def check(self, events: int, turns_before: int = 0) -> None:
         """Fails when anything was lost or added. The session had so many turns of the same size before."""
-        expected = (events, events * (1 + turns_before))
-        assert (self.events, self.last_id) == expected, (self.events, self.last_id, expected, self.tail[-300:])
+        found, expected = (self.events, self.last_id), (events, events * (1 + turns_before))
+        assert found == expected, f"{found} instead of {expected}: {self.tail[-300:]!r}"
 
     def take(self, data: memoryview) -> bytes:
         """Account for `data`; the part of it that is body."""

@@ -49,7 +49,9 @@ class Piped:
         self.process.communicate()
 
 
-def start(program: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Piped:
+def start(
+    program: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Piped:
     started_at = time.perf_counter()
     process = subprocess.Popen(
         [str(program), *arguments],

@@ -108,13 +108,17 @@ def latency(directory: Path) -> Iterator[Row]:
             bare = floor.latencies(program, prompt, sessions, skip=200)
             found = Latencies(skip=200)
             streams = [post(server, f"session-{sessions}-{n}", prompt) for n in range(sessions)]
-            drain(streams, lambda stream, body, found=found: found.take(id(stream), body))
+            drain(streams, into(found))
             for stream in streams:
                 stream.check(count + AROUND)
             assert len(found.ns) == sessions * (count - 200)
             for percent, target in ((50, p50), (99, p99)):
                 name = f"(b) latency at 200/s, {sessions} sessions, p{percent}"
                 yield Row(name, found.percentile_ms(percent), "ms", bare.percentile_ms(percent), -target)
+
+
+def into(found: Latencies) -> Callable[[Stream, bytes], None]:
+    return lambda stream, body: found.take(id(stream), body)
 
 
 def fan_out(directory: Path) -> Iterator[Row]:
@@ -134,7 +138,8 @@ def fan_out(directory: Path) -> Iterator[Row]:
                 stream.check(FLOOD + AROUND)
             rate = sum(stream.events for stream in streams) / (max(s.done_at for s in streams) - began)
             bare = floor.events_per_second(program, prompt) if followers == 1 else None
-            yield Row(f"(c) deliveries/s, {followers} followers", rate, "/s", bare, 600_000 if followers == 64 else None)
+            target = 600_000 if followers == 64 else None
+            yield Row(f"(c) deliveries/s, {followers} followers", rate, "/s", bare, target)
 
 
 def replay(directory: Path) -> Iterator[Row]:
@@ -185,7 +190,8 @@ def footprint(directory: Path) -> Iterator[Row]:
         before = rss_bytes(server.pid)
         for n in range(1000):
             flooded(server, f"finished-{n % 20}", 5, n // 20)
-        yield Row("(e) RSS added by 1,000 finished jobs", (rss_bytes(server.pid) - before) / MIB, "MiB", None, -5)
+        added = rss_bytes(server.pid) - before
+        yield Row("(e) RSS added by 1,000 finished jobs", added / MIB, "MiB", None, -5)
 
 
 def bare_start_s() -> float:
@@ -203,7 +209,8 @@ def first_event(directory: Path) -> Iterator[Row]:
     """(f) From POST to the agent's first event: a new process, and the warm one."""
     program = compile_agent()
     with serving(directory / "f", program) as server:
-        colds, warms = [], []
+        colds: list[float] = []
+        warms: list[float] = []
         for n in range(31):
             for found in (colds, warms):
                 stream = post(server, f"first-{n}", "hi")
@@ -219,7 +226,8 @@ def first_event(directory: Path) -> Iterator[Row]:
 
 def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
     """The real CLI and a model that answers at once."""
-    model = subprocess.Popen([sys.executable, "-m", "tests.fakes.model_api"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.fakes.model_api"]
+    model = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert model.stdout is not None
     url = model.stdout.readline().strip()
     settings = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "fake"}
@@ -228,14 +236,16 @@ def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
         with serving(directory / "claude", claude, **settings) as server:
             drain([post(server, "warm-up", prompt)])
             server.ask("DELETE", "/sessions/warm-up").body()
-            colds, warms, whole = [], [], []
+            colds: list[float] = []
+            warms: list[float] = []
+            whole: list[float] = []
             for n in range(7):
                 for found in (colds, warms):
                     stream = post(server, f"claude-{n}", prompt)
                     drain([stream])
                     found.append(1000 * (stream.first_agent_at - stream.sent_at))
+                    whole.append(1000 * (stream.done_at - stream.sent_at))
                     time.sleep(0.3)  # the CLI still tidies up after its turn
-                whole.append(1000 * (stream.done_at - stream.sent_at))
                 server.ask("DELETE", f"/sessions/claude-{n}").body()
                 wait_until(lambda: not server.agents())
             environment = agent_environment(server)
@@ -246,14 +256,16 @@ def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
         model.terminate()
         model.wait()
         model.stdout.close()
-    yield Row("(f) first event, real CLI, first turn", statistics.median(colds), "ms", bare_cold, -(bare_cold + 15))
+    cold = statistics.median(colds)
+    yield Row("(f) first event, real CLI, first turn", cold, "ms", bare_cold, -(bare_cold + 15))
     yield Row("(f) first event, real CLI, second turn", statistics.median(warms), "ms", bare_warm, -100)
-    yield Row("(f) whole second turn, real CLI", statistics.median(whole), "ms")
+    yield Row("(f) whole second turn, real CLI", statistics.median(whole[1::2]), "ms")
 
 
 CLAUDE_ARGUMENTS = (
-    "-p --input-format stream-json --output-format stream-json --verbose --permission-mode bypassPermissions".split()
-)
+    "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
+    "--permission-mode", "bypassPermissions",
+)  # fmt: skip
 
 
 def agent_environment(server: Server) -> dict[str, str]:
@@ -262,14 +274,16 @@ def agent_environment(server: Server) -> dict[str, str]:
     fixed = {"DISABLE_TELEMETRY": "1", "DISABLE_AUTOUPDATER": "1", "DISABLE_ERROR_REPORTING": "1"}
     states = {"IS_SANDBOX": "1", "CLAUDE_CODE_EAGER_FLUSH": "1", "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1"}
     quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
-    return {name: value for name, value in server.environment().items() if name in names} | fixed | states | quiet
+    given = {name: value for name, value in server.environment().items() if name in names}
+    return given | fixed | states | quiet
 
 
 def bare_first_events(
     start: Callable[[], floor.Piped], rounds: int, prompt: str = "hi", pause_s: float = 0.02
 ) -> tuple[float, float]:
     """First and second turn of a process on pipes, in ms to the first line."""
-    colds, warms = [], []
+    colds: list[float] = []
+    warms: list[float] = []
     for _ in range(rounds):
         agent = start()
         agent.prompt(prompt)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.agent import compile_agent
-from tests.fakes.model_api import ModelApi, serve_in_thread
+from tests.fakes.model_api import ModelApi
+from tests.fakes.scripted import serve_in_thread
 from tests.kit import Server, write_fake_agent
 
 ServerMaker = Callable[..., Server]
@@ -54,7 +55,7 @@ def server(make_server: ServerMaker) -> Server:
 
 @pytest.fixture
 def model() -> Iterator[ModelApi]:
-    with serve_in_thread() as api:
+    with serve_in_thread(ModelApi()) as api:
         yield api
 
 

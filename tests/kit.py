@@ -55,7 +55,8 @@ class Answer:
         self._buffer = b""
         self._next = 0
         self._deadline = time.monotonic() + STREAM_TIMEOUT_S
-        self.received = b""
+        self.size = 0
+        """Bytes of the body so far."""
         self.events: list[Event] = []
         self.comments: list[bytes] = []
         self.retry_ms: int | None = None
@@ -124,19 +125,21 @@ class Answer:
     def read_bytes(self, count: int) -> list[Event]:
         """Take exactly so many bytes of the body and go away; the events that were complete in them."""
         with self:
-            while len(self.received) < count and (data := self._read(count - len(self.received))):
+            while self.size < count and (data := self._read(count - self.size)):
                 self._feed(data)
             return self.events
 
     def _read(self, size: int) -> bytes:
         assert self.status == 200, f"no stream: {self.status} {self._response.read()!r}"
-        assert time.monotonic() < self._deadline, f"no end after {len(self.events)} events: {self.events[-3:]}"
+        assert time.monotonic() < self._deadline, (
+            f"no end after {len(self.events)} events: {self.events[-3:]}"
+        )
         try:
             data = self._response.read1(size)
         except (ConnectionError, http.client.HTTPException):
             return b""
         self.is_whole = self.is_whole or (not data and self._response.length in {0, None})
-        self.received += data
+        self.size += len(data)
         return data
 
     def _feed(self, data: bytes) -> None:
@@ -244,8 +247,10 @@ class Server:
         """End the server and everything that it and its agents have started."""
         for answer in list(OPEN):
             answer.close()
-        if self.process is not None and self.process.poll() is None:
-            self.terminate()
+        if self.process is not None and self.process.stdout is not None:
+            if self.process.poll() is None:
+                self.terminate()
+            self.process.stdout.close()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from agentsrv.agents import AgentRegistry
     from agentsrv.api.openapi import Operation
     from agentsrv.store.health import HealthCheck
+    from agentsrv.terminals.manager import TerminalManager
+    from agentsrv.terminals.tokens import TerminalTokens
     from agentsrv.turns.service import TurnService
     from agentsrv.turns.sessions import SessionService
 
@@ -20,6 +22,8 @@ CONFIG = web.AppKey("config", Config)
 TURNS: web.AppKey[TurnService] = web.AppKey("turns")
 SESSIONS: web.AppKey[SessionService] = web.AppKey("sessions")
 AGENTS: web.AppKey[AgentRegistry] = web.AppKey("agents")
+TERMINALS: web.AppKey[TerminalManager] = web.AppKey("terminals")
+TERMINAL_TOKENS: web.AppKey[TerminalTokens] = web.AppKey("terminal_tokens")
 HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
 OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""

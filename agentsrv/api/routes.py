@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api import agents, env, generate, health, jobs, openapi, sessions
+from agentsrv.api import agents, env, generate, health, jobs, openapi, sessions, terminal
 from agentsrv.api import schemas as s
 from agentsrv.api.decode import continue_later
 from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC
@@ -40,6 +40,13 @@ ROUTES = (
               (404, 410), query=s.Follow),
     Operation("DELETE", "/generate/{session_id}/stop", generate.stop, {200: s.Stopped}, (404, 503),
               body=s.Stop, is_body_required=False),
+
+    Operation("POST", "/terminal/token", terminal.create_terminal_token, {200: s.TerminalTokenView}, (503,),
+              body=s.CreateTerminalToken),
+    Operation("GET", "/ws/terminal", terminal.open_terminal, {101: NO_BODY}, (401, 404, 429, 503, 507),
+              query=s.OpenTerminal, is_public=True),
+    Operation("GET", "/terminals", terminal.list_terminals, {200: s.TerminalList}),
+    Operation("DELETE", "/terminals/{terminal_id}", terminal.delete_terminal, {200: s.TerminalEnded}, (404,)),
 
     Operation("GET", "/agents", agents.list_agents, {200: s.AgentList}),
     Operation("GET", "/env/{names:.*}", env.check_environment, {200: JSON}, (400,)),

@@ -68,6 +68,13 @@ class Stop(Struct, kw_only=True):
     session_id: str | UnsetType = UNSET
 
 
+class CreateTerminalToken(Struct, kw_only=True, rename="camel"):
+    deployment_id: SessionIdText
+    terminal_id: SessionIdText | UnsetType = UNSET
+    cwd: PathText | UnsetType = UNSET
+    read_only: bool = False
+
+
 # Queries: every value is text in the URL
 
 
@@ -102,6 +109,11 @@ class ListJobs(Struct, kw_only=True):
     status: TurnStatus | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: CursorText | UnsetType = UNSET
+
+
+class OpenTerminal(Struct, kw_only=True):
+    # `token` is read elsewhere: it may also come in a header.
+    encoding: Literal["json", "binary"] = "json"
 
 
 # Answers
@@ -194,6 +206,39 @@ class AgentList(Struct, kw_only=True):
     agents: list[AgentView]
     count: int
     timestamp: str
+
+
+class TerminalTokenView(Struct, kw_only=True, rename="camel"):
+    token: str
+    expires_at: str
+    deployment_id: str
+    terminal_id: str
+
+
+class TerminalView(Struct, kw_only=True, rename="camel"):
+    """`clients`: how many sockets show it now. `pid` is the shell's."""
+
+    terminal_id: str
+    deployment_id: str
+    shell: str
+    cwd: str
+    pid: int
+    cols: int
+    rows: int
+    clients: int
+    created_at: str
+
+
+class TerminalList(Struct, kw_only=True):
+    terminals: list[TerminalView]
+    count: int
+    timestamp: str
+
+
+class TerminalEnded(Struct, kw_only=True, rename="camel"):
+    terminal_id: str
+    timestamp: str
+    deleted: bool = True
 
 
 class DatabaseHealth(Struct, kw_only=True):

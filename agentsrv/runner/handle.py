@@ -317,10 +317,10 @@ class RunnerHandle(asyncio.Protocol):
 
 async def readable(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    is_readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(connection, lambda: is_readable.done() or is_readable.set_result(None))
+    has_data = asyncio.Event()
+    loop.add_reader(connection, has_data.set)
     try:
-        await is_readable
+        await has_data.wait()
     finally:
         loop.remove_reader(connection)
 

@@ -100,7 +100,7 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
 
     Returns the new generation. Raises Conflict (`session_busy`), NotFound.
     """
-    cursor = await db.execute(
+    taken = await db.execute_fetchall(
         """
         UPDATE sessions
            SET generation = generation + 1,
@@ -109,6 +109,7 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
                internal_session_id = :internal_session_id,
                updated_at = :now
          WHERE id = :id AND active_turn_id IS NULL
+        RETURNING generation
         """,
         {
             "id": session.id,
@@ -118,12 +119,10 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
             "now": turn.created_at,
         },
     )
-    rows = await db.execute_fetchall(
-        "SELECT generation, active_turn_id FROM sessions WHERE id = :id", {"id": session.id}
-    )
-    for generation, active_turn_id in rows:
-        if cursor.rowcount:
-            return int(generation)
+    for (generation,) in taken:
+        return int(generation)
+    rows = await db.execute_fetchall("SELECT active_turn_id FROM sessions WHERE id = :id", {"id": session.id})
+    for (active_turn_id,) in rows:
         raise busy(session.id, active_turn_id)
     raise not_found(session.id)
 

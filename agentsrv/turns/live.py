@@ -24,6 +24,7 @@ READ_BYTES = 256 * 1024
 GIVE_BACK_BYTES = 4 * 1024 * 1024
 
 INTERRUPT_GRACE_S = 1.0
+SHRINK_AFTER_S = 1.0
 TERM_GRACE_S = 3.0
 
 
@@ -173,6 +174,8 @@ class LiveAgent:
         """The turn's `done` is in the log; what the agent writes now belongs to no turn."""
         self.turn = None
         self._release()
+        # Followers have the last events by then; an idle agent needs no memory of them.
+        asyncio.get_running_loop().call_later(SHRINK_AFTER_S, self._log.shrink)
 
     async def halt(self) -> AgentExit:
         """Ask the agent to stop, then kill its process tree. Its output is in the log when this returns."""

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 ATTACH_AT_ONCE = 16
 
+# A spool that was filled for hours takes a while; a full disk would take for ever.
+CATCH_UP_S = 60.0
+
 
 class DeadRunner:
     """In place of a RunnerHandle where the runner is gone: all that is left is its spool and how it ended."""
@@ -68,8 +71,12 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
             return await _take_over(db, event_log, pool, service, record, open_turns.get(record.session_id))
 
     agents = [agent for agent in await asyncio.gather(*map(take_over, records)) if agent is not None]
-    for agent in agents:
-        await agent.catch_up()
+    try:
+        async with asyncio.timeout(CATCH_UP_S):
+            for agent in agents:
+                await agent.catch_up()
+    except TimeoutError:
+        log.warning("not all output of running agents is in the log yet; is the disk full?")
     for turn in open_turns.values():
         if not service.is_active(turn.session_id):
             await _close_lost_turn(db, service, turn)

@@ -1,38 +1,89 @@
-"""The confinement: the one place that decides whether a path from outside may be used."""
+"""The confinement: the one place that decides whether a path from outside may be used.
+
+Three steps, always in this order. The text becomes an absolute path. Symlinks are resolved, and the result
+must lie in the workspace, by components, and not belong to the server. Then it is opened, and the kernel is
+asked *what* was opened: who swaps a directory for a link between the second step and the third is found out.
+From there on everything is done relative to the open descriptor, and no link is followed any more.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
-from agentsrv.errors import Forbidden, InvalidInput, Problem
+from agentsrv.errors import Conflict, Forbidden, InvalidInput, Problem
+from agentsrv.workspace.disk import explained
 
 MAX_PATH_BYTES = 4096
 
 DEFAULT_DIRECTORY = "workspaces"
 """Where a session works that names no directory; below the base."""
 
+FILE_URI = "file:///"
+
+# fmt: off
+PROTECTED_NAMES = frozenset(
+    {
+        ".git", ".ssh", ".gnupg",
+        ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".bash_aliases", ".profile", ".inputrc",
+        ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".kshrc", ".mkshrc", ".cshrc", ".tcshrc", ".login", ".logout",
+        ".xinitrc", ".xprofile", ".xsession", ".xsessionrc", ".pam_environment",
+        ".gitconfig", ".netrc", ".pgpass", ".git-credentials", ".claude.json",
+    }
+)
+# fmt: on
+"""Nothing of such a name, or below it, is written to: it would run, or let in, something else later."""
+
+UTF8 = ("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is written: a name in a directory that is held open. Nothing need be there yet."""
+
+    directory: int
+    path: str
+    name: str
+
 
 class Workspace:
-    """Everything below `base` but the server's own `private` directories (database, spools, settings).
+    """Everything below `base` but the server's own files: `private` directories, and `private_files` with
+    what stands beside them under a longer name (a database's journal, its copies).
 
-    Symlinks are resolved first, then paths are compared by components: a link that leads out of the workspace
-    is outside, and so is `..`. Agents may change links at any time, so a path is checked when it is used.
+    Agents may change links at any time, so a path is checked when it is used. In `home`, if that is in the
+    workspace, what begins with a dot is the settings of programs and is not written to.
     """
 
-    def __init__(self, base: Path, private: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self,
+        base: Path,
+        private: Iterable[Path] = (),
+        private_files: Iterable[Path] = (),
+        home: Path | None = None,
+    ) -> None:
         self.base = base.resolve()
+        self._root = str(self.base)
         resolved = (path.resolve() for path in private)
         # A database right in the base, or above it, cannot make all of the workspace private.
-        self._private = tuple(path for path in resolved if not self.base.is_relative_to(path))
+        self._private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
+        self._private_files = tuple(str(path.resolve()) for path in private_files)
+        self._home = home and str(home.resolve())
+        self._private_parents = frozenset(map(os.path.dirname, (*self._private, *self._private_files)))
+
+    # What a path is
 
     def directory(self, text: str | None, *, field: str = "cwd") -> Path:
         """The existing directory that `text` names, absolute or relative to the base; None: the default one.
 
         Raises Forbidden (`outside_workspace`), InvalidInput that names `field`.
         """
-        path = self._resolve(DEFAULT_DIRECTORY if text is None else text, field)
-        self._require_inside(path)
+        path = Path(self._resolve(DEFAULT_DIRECTORY if text is None else text, field))
         try:
             is_directory = path.is_dir()
         except OSError as exc:
@@ -41,28 +92,213 @@ class Workspace:
             raise _invalid(field, f"{path} is not an existing directory; make it first")
         return path
 
-    def _resolve(self, text: str, field: str) -> Path:
+    def resolve(self, text: str, *, field: str = "path") -> str:
+        """The absolute path that `text` names, links resolved. Whether anything is there is not looked at.
+
+        `~`, `~/...` and `/` begin at the base, as earlier clients mean them. A `file:///...` URI names a path
+        whose bytes are not UTF-8. Raises Forbidden (`outside_workspace`), InvalidInput that names `field`.
+        """
+        return self._resolve(_from_base(text), field)
+
+    def relative(self, path: str) -> str:
+        """`path` from the base on; empty for the base itself."""
+        return "" if path == self._root else path[len(self._root.rstrip("/")) + 1 :]
+
+    def is_private(self, path: str) -> bool:
+        """Does this absolute path belong to the server?"""
+        return any(path == own or path.startswith(own + "/") for own in self._private) or any(
+            path == own or path.startswith((own + "-", own + ".")) for own in self._private_files
+        )
+
+    def contains(self, path: str) -> bool:
+        """Does this absolute path, links resolved, lie in the workspace and not belong to the server?"""
+        is_inside = path == self._root or path.startswith(self._root.rstrip("/") + "/")
+        return is_inside and not self.is_private(path)
+
+    def may_hold_private(self, directory: str) -> bool:
+        """Can entries of this directory be private? Asked once for each directory of a walk."""
+        return directory in self._private_parents
+
+    # Opening
+
+    def enter(self, path: str) -> int:
+        """A descriptor of the directory at a resolved `path`, for the caller to close.
+
+        Raises OSError, Conflict (`moved`) when somebody has just put something else there.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            self._require_still_there(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    @contextmanager
+    def open_directory(self, path: str, *, field: str = "path") -> Iterator[int]:
+        """A descriptor of the directory at a resolved `path`, to list it and to work in it.
+
+        Raises NotFound (`path_not_found`), InvalidInput (no directory), Forbidden.
+        """
+        with explained(self.relative(path), field):
+            descriptor = self.enter(path)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def open_file(self, path: str, *, field: str = "path") -> int:
+        """A descriptor to read the regular file at a resolved `path`, for the caller to close.
+
+        What is no file is never opened. Raises NotFound, InvalidInput (`not_a_file`), Forbidden.
+        """
+        with explained(self.relative(path), field):
+            handle = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise InvalidInput(f"{field}: {self.relative(path)} is not a file", code="not_a_file")
+                self._require_still_there(handle, path)
+                return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY)
+            finally:
+                os.close(handle)
+
+    @contextmanager
+    def make_directories(self, path: str, made: list[str], *, field: str = "path") -> Iterator[int]:
+        """A descriptor of the directory at a resolved `path`. It and those above it are made when missing;
+        `made` gets what was, outermost first, also when it fails half-way."""
+        self.require_writable(path)
+        reached = self._root
+        directory = self.enter(reached)
+        try:
+            for name in filter(None, self.relative(path).split("/")):
+                reached = os.path.join(reached, name)
+                with explained(self.relative(reached), field):
+                    if _make_directory(name, directory):
+                        made.append(reached)
+                    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                os.close(directory)
+                directory = inner
+            yield directory
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def open_place(self, text: str, *, field: str = "path", follow: bool = False) -> Iterator[Place]:
+        """Where `text` names something that is to be made, changed or removed; its directory exists.
+
+        A link at the end of `text` is itself the thing, unless `follow`: then it is what it leads to.
+        Raises Forbidden (`outside_workspace`, `protected_path`), NotFound, InvalidInput.
+        """
+        path = self.resolve(text, field=field) if follow else self._resolve_parent(_from_base(text), field)
+        if path == self._root:
+            raise Forbidden(f"{field}: this is the workspace itself", code="protected_path")
+        self.require_writable(path)
+        parent, name = os.path.split(path)
+        with self.open_directory(parent, field=field) as directory:
+            yield Place(directory, path, name)
+
+    def require_writable(self, path: str) -> None:
+        """Refuse what only git, a shell or another program should change. Raises Forbidden."""
+        parts = self.relative(path).split("/")
+        if not PROTECTED_NAMES.isdisjoint(part.casefold() for part in parts):
+            raise Forbidden(f"{self.relative(path)} is not changed through here", code="protected_path")
+        if self._home and path.startswith(f"{self._home}/."):
+            raise Forbidden("settings in the home directory are not changed here", code="protected_path")
+        # Bare repositories and git directories by another name have hooks and settings too.
+        directory = self._root
+        for part in parts[:-1]:
+            directory = os.path.join(directory, part)
+            if is_git_directory(directory):
+                raise Forbidden(f"{directory} is a git repository itself", code="protected_path")
+
+    def require_removable(self, path: str) -> None:
+        """Refuse to take away a directory that holds the server's own files."""
+        if any(own.startswith(path + "/") for own in (*self._private, *self._private_files)):
+            raise Forbidden("the server's own files lie in there", code="protected_path")
+
+    # The checks
+
+    def _resolve(self, text: str, field: str) -> str:
+        path = _real_path(self._absolute(text, field), field)
+        self._require_inside(path)
+        return path
+
+    def _resolve_parent(self, text: str, field: str) -> str:
+        parent, name = os.path.split(self._absolute(text, field).rstrip("/"))
+        if name in ("", ".", ".."):
+            raise _invalid(field, "must end in a name")
+        path = os.path.join(_real_path(parent, field), name)
+        self._require_inside(path)
+        return path
+
+    def _absolute(self, text: str, field: str) -> str:
         try:
             encoded = text.encode()
         except UnicodeEncodeError as exc:
             raise _invalid(field, "is not valid Unicode") from exc
+        if text.startswith(FILE_URI):
+            encoded = unquote_to_bytes(text.removeprefix("file://"))
         if not encoded or b"\0" in encoded or len(encoded) > MAX_PATH_BYTES:
             raise _invalid(field, f"must be a path of 1 to {MAX_PATH_BYTES} bytes without NUL")
-        try:
-            return Path(os.path.realpath(self.base / text))
-        except OSError as exc:
-            raise _invalid(field, f"cannot be resolved: {exc.strerror}") from exc
+        return os.path.join(self._root, encoded.decode(*UTF8))
 
-    def _require_inside(self, path: Path) -> None:
-        if not path.is_relative_to(self.base):
+    def _require_inside(self, path: str) -> None:
+        if path != self._root and not path.startswith(self._root.rstrip("/") + "/"):
             raise Forbidden(
                 f"the path lies outside the workspace {self.base}; name one below it",
                 code="outside_workspace",
             )
-        if any(path.is_relative_to(private) for private in self._private):
+        if self.is_private(path):
             raise Forbidden(
                 "the path belongs to the server itself; name another one", code="outside_workspace"
             )
+
+    def _require_still_there(self, descriptor: int, path: str) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+            raise Conflict(f"{self.relative(path)} was moved or replaced just now; ask again", code="moved")
+
+
+def _make_directory(name: str, directory: int) -> bool:
+    """True when it was not there."""
+    try:
+        os.mkdir(name, dir_fd=directory)
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_git_directory(path: str) -> bool:
+    """What git itself asks for: `HEAD`, `objects/` and `refs/`."""
+    return os.path.lexists(f"{path}/HEAD") and all(os.path.isdir(f"{path}/{n}") for n in ("objects", "refs"))
+
+
+def is_text(path: str) -> bool:
+    """Can the path be written in JSON as it is? Otherwise `file_uri` can."""
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def displayed(path: str) -> str:
+    """The path for people: bytes that are not UTF-8 become U+FFFD."""
+    return path if is_text(path) else path.encode(*UTF8).decode(errors="replace")
+
+
+def file_uri(path: str) -> str:
+    """The absolute path, exactly, in ASCII: `file:///base/caf%E9`. It is taken wherever a path is."""
+    return "file://" + quote(path.encode(*UTF8))
+
+
+def _from_base(text: str) -> str:
+    if text in ("", "~", "/"):
+        return "."
+    return (text[2:].lstrip("/") or ".") if text.startswith("~/") else text
+
+
+def _real_path(path: str, field: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EINVAL)
+        raise _invalid(field, f"cannot be resolved: {reason}") from exc
 
 
 def _invalid(field: str, message: str) -> InvalidInput:

@@ -22,8 +22,8 @@ def text_of(events: list[Event]) -> str:
 
 def test_claude_works_in_its_directory(claude_server: Server) -> None:
     """A prompt makes Claude run a command and write and edit a file; I see each step, and the file is there."""
-    steps = script("bash echo out > made.txt; pwd", "write notes.txt one two", "edit notes.txt two three", "text All done")
-    events = claude_server.generate(steps).rest()
+    steps = ("bash echo out > made.txt; pwd", "write notes.txt one two", "edit notes.txt two three")
+    events = claude_server.generate(script(*steps, "text All done")).rest()
 
     tools = [
         block["name"]
@@ -84,7 +84,9 @@ def test_killed_server_does_not_disturb_claude(claude_server: Server, model: Mod
     claude_server.start()
     rest = claude_server.follow(task_id, after=seen[-1].id).rest()
 
-    deltas = [event for event in seen + rest if event.json.get("event", {}).get("type") == "content_block_delta"]
+    deltas = [
+        event for event in seen + rest if event.json.get("event", {}).get("type") == "content_block_delta"
+    ]
     assert len(deltas) == 60
     assert rest[-1].json["status"] == "completed"
     assert len(model.requests) == 1
@@ -93,7 +95,8 @@ def test_killed_server_does_not_disturb_claude(claude_server: Server, model: Mod
 
 def test_stop_ends_the_shell_command_too(claude_server: Server) -> None:
     """Stop kills Claude's shell command and what that has started; the next prompt is answered."""
-    with claude_server.generate(script("bash echo $$ > shell.pid; sleep 1; sleep 1; sleep 100", "text never")) as stream:
+    steps = script("bash echo $$ > shell.pid; sleep 1; sleep 1; sleep 100", "text never")
+    with claude_server.generate(steps) as stream:
         pid_file = claude_server.workspace / "shell.pid"
         wait_until(lambda: pid_file.exists() and pid_file.read_text().strip())
         answer = claude_server.stop()
@@ -191,7 +194,9 @@ def test_missing_login_is_told(make_server: ServerMaker, model: ModelApi, claude
 
 def test_background_command_wakes_claude(claude_server: Server) -> None:
     """A background command ends after its turn: Claude's reaction is a job of its own, and the next prompt works."""
-    steps = script("bash-bg for i in 1 2 3; do echo $i; sleep 0.2; done", "text started", "end", "text it has ended")
+    steps = script(
+        "bash-bg for i in 1 2 3; do echo $i; sleep 0.2; done", "text started", "end", "text it has ended"
+    )
     first = claude_server.generate(steps).rest()
     with claude_server.ask("GET", "/sessions/s/events", Last_Event_ID=str(first[-1].id)) as stream:
         done = stream.until(lambda event: event.type == "done")

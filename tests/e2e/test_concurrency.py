@@ -37,7 +37,9 @@ def test_sixteen_sessions_work_side_by_side(server: Server) -> None:
     for n, stream in enumerate(streams):
         events = stream.rest()
         assert [event.json["n"] for event in events if "n" in event.json] == list(range(60))
-        assert f'"text": "{n}"' in "".join(event.data.decode() for event in events if event.type == "assistant")
+        assert f'"text": "{n}"' in "".join(
+            event.data.decode() for event in events if event.type == "assistant"
+        )
 
 
 def test_limit_of_turns_is_told(make_server: ServerMaker) -> None:

@@ -25,7 +25,7 @@ def test_kill_at_every_event_of_a_short_turn(server: Server) -> None:
         session = f"killed-at-{position}"
         with server.generate(script("rate 50 3 300", "say end"), session) as stream:
             task_id = stream.headers["X-Task-Id"]
-            stream.until(lambda event, position=position: event.id == position)
+            stream.take(position)
             server.kill9()
             seen = stream.rest()
         server.start()
@@ -50,7 +50,7 @@ def test_killed_thirty_eight_times_in_one_turn(server: Server) -> None:
     uncommitted_kills = 0
     for kill in range(38):
         with server.follow(task_id, after=seen[-1].id) as stream:
-            stream.until(lambda event, count=1 + 2 * kill: len(stream.events) >= count)
+            stream.take(1 + 2 * kill)
             server.kill9()
             seen += stream.rest()
         uncommitted_kills += committed(server) < seen[-1].id

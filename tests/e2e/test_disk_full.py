@@ -29,7 +29,9 @@ def small_server(tmp_path: Path) -> Iterator[Server]:
         yield server.start()
     finally:
         server.close()
-        wait_until(lambda: subprocess.run(["umount", state], capture_output=True, check=False).returncode == 0)
+        wait_until(
+            lambda: subprocess.run(["umount", state], capture_output=True, check=False).returncode == 0
+        )
 
 
 def fill(state: Path) -> Path:

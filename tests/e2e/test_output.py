@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import Server, is_alive, rss_bytes, script, write_fake_agent
+from tests.kit import Server, is_alive, rss_bytes, script, wait_until, write_fake_agent
 
 MIB = 1 << 20
 
@@ -41,7 +43,9 @@ def test_line_over_the_limit_is_cut_and_says_so(server: Server) -> None:
     events = server.generate(script("say before", "big 50000000", "say after")).rest()
 
     cut = next(event.json for event in events if event.json.get("type") == "raw")
-    assert "50000000" in str({key: value for key, value in cut.items() if key != "data"}) or "49999999" in str(cut)
+    assert "50000000" in str(
+        {key: value for key, value in cut.items() if key != "data"}
+    ) or "49999999" in str(cut)
     assert len(max(event.data for event in events)) < MIB
     assert events[-1].json["status"] == "completed"
     assert rss_bytes(server.pid) - before < 100 * MIB
@@ -55,11 +59,15 @@ def test_stderr_costs_nothing(server: Server) -> None:
 
     assert events[-1].json["status"] == "completed"
     assert rss_bytes(server.pid) - before < 20 * MIB
-    state = sum(path.stat().st_blocks * 512 for path in (server.directory / "state").rglob("*") if path.is_file())
+    state = sum(
+        path.stat().st_blocks * 512 for path in (server.directory / "state").rglob("*") if path.is_file()
+    )
     assert state < 20 * MIB
 
 
-@pytest.mark.parametrize(("step", "how"), [("exit 0", "0"), ("exit 7", "7"), ("die 11", "11"), ("die 9", "9")])
+@pytest.mark.parametrize(
+    ("step", "how"), [("exit 0", "0"), ("exit 7", "7"), ("die 11", "11"), ("die 9", "9")]
+)
 def test_end_without_a_result_is_a_failure(server: Server, step: str, how: str) -> None:
     """The agent ends in the middle of its turn: the job fails and says how, even after exit code 0."""
     events = server.generate(script("say something", step)).rest()
@@ -134,11 +142,15 @@ def test_agent_that_wakes_up_gets_a_job_of_its_own(server: Server) -> None:
 
 
 def test_agent_that_outruns_its_reader_is_stopped(make_server: ServerMaker, bench_agent: Path) -> None:
-    """An agent that fills the disk while nobody reads is ended at the quota, and its job says why."""
+    """An agent that fills the disk while the server does not read is ended at the quota, and its job says why."""
     server = make_server(CLAUDE_PATH=str(bench_agent), SPOOL_QUOTA_BYTES=str(4 * MIB))
-    with server.generate(script("sleep")) as stream:
-        stream.rest()
-    server.start_job(script("lines 2000000 4000"))
-    job = server.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"][0]
+    task_id = server.start_job(script("lines 500000 4000"))
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: not server.agents(), what="the runner ends the agent")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    job = server.ended_job(task_id)
 
-    assert server.ended_job(job["taskId"])["status"] in {"failed", "completed"}
+    assert job["status"] == "failed"
+    assert "more than" in job["error"]

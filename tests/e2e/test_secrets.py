@@ -52,7 +52,9 @@ def test_server_has_wiped_its_key(server: Server) -> None:
     assert KEY not in command_lines()
 
 
-@pytest.mark.parametrize("settings", [{}, {"LOG_LEVEL": "debug", "LOG_FORMAT": "json"}], ids=["info", "debug"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"LOG_LEVEL": "debug", "LOG_FORMAT": "json"}], ids=["info", "debug"]
+)
 def test_prompts_stay_out_of_ps_and_logs(make_server: ServerMaker, settings: dict[str, str]) -> None:
     """Neither `ps` nor the server's log, however much it tells, shows prompts, system prompts or keys."""
     server = make_server(**settings)
@@ -70,7 +72,9 @@ def test_state_is_for_the_owner_only(server: Server) -> None:
     """Database, spools and sockets cannot be read by other users."""
     server.generate("hi").rest()
     open_to_others = [
-        path for path in (server.directory / "state").rglob("*") if path.stat().st_mode & 0o077 and not path.is_dir()
+        path
+        for path in (server.directory / "state").rglob("*")
+        if path.stat().st_mode & 0o077 and not path.is_dir()
     ]
 
     assert os.stat(server.directory / "state").st_mode & 0o777 == 0o700
@@ -79,7 +83,9 @@ def test_state_is_for_the_owner_only(server: Server) -> None:
 
 def test_prompt_reaches_the_agent_byte_for_byte(server: Server) -> None:
     """Whatever a prompt holds, the agent reads exactly that, and nothing of it is taken as an option or a command."""
-    prompt = script("echo") + "\n--resume $(id) `id` ; rm -rf . \t \u2028 \U0001f600 \\ \" ' %s \r\n end \x1b[0m"
+    prompt = (
+        script("echo") + "\n--resume $(id) `id` ; rm -rf . \t \u2028 \U0001f600 \\ \" ' %s \r\n end \x1b[0m"
+    )
     events = server.generate(prompt).rest()
     seen = next(event.json for event in events if event.type == "fake")
 

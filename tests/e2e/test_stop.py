@@ -43,7 +43,9 @@ def test_stop_leaves_nothing_alive(server: Server, steps: tuple[str, ...]) -> No
 def test_stopping_twice_is_fine(server: Server) -> None:
     """Two clients stop the same job at once: both are told that it is stopped. Later there is nothing to stop."""
     task_id = server.start_job(script("ignore-interrupt", "hang"))
-    answers = [Answer(connection) for connection in [server.send("DELETE", "/generate/s/stop") for _ in range(2)]]
+    answers = [
+        Answer(connection) for connection in [server.send("DELETE", "/generate/s/stop") for _ in range(2)]
+    ]
 
     assert [answer.json["taskId"] for answer in answers] == [task_id, task_id]
     late = server.stop()

@@ -12,7 +12,7 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: echo                      a message with argv, environment, cwd and the raw line of this prompt
     SCRIPT: child                     a child that sleeps, its pid told in a message. Words behind: `setsid`,
                                       `daemon` (forks twice), `stubborn` (ignores TERM), `bare` (execs with an empty
-                                      environment), `chatty` (writes a line a second to stdout), `brief` (ends after 1 s)
+                                      environment), `chatty` (a line a second to stdout), `brief` (ends after 1 s)
     SCRIPT: ignore-term               SIGTERM does nothing from now on;  `ignore-interrupt`: nor do interrupts
     SCRIPT: sleep 0.5                 silence;  `hang`: until interrupted;  `deaf`: without reading stdin
     SCRIPT: close-stdout              close stdout and go on
@@ -36,7 +36,12 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False  # importing `typing` would double the start-up time
+if TYPE_CHECKING:
+    from typing import Any
+
 PADDING = b"x" * 65536
+ENVIRONMENT = dict(os.environ)  # noqa: TID251 - what it was given is what tests want to see
 
 
 class Interrupted(Exception):
@@ -99,7 +104,7 @@ class FakeAgent:
         elif message["type"] == "control_request":
             self.control(message["request_id"], message["request"])
 
-    def control(self, request_id: str, request: dict) -> None:
+    def control(self, request_id: str, request: dict[str, Any]) -> None:
         answer = {"subtype": "success", "request_id": request_id, "response": {}}
         match request["subtype"]:
             case "interrupt":
@@ -137,9 +142,9 @@ class FakeAgent:
         script = [step for step in text.split("\n") if step.startswith("SCRIPT: ")]
         self.turn(uuid, script or ["SCRIPT: say " + text], line)
 
-    def turn(self, uuid: str, script: list[str], line: bytes, origin: dict | None = None) -> None:
+    def turn(self, uuid: str, script: list[str], line: bytes, origin: dict[str, Any] | None = None) -> None:
         self.in_turn = True
-        self.fields: dict = {"origin": origin} if origin else {}
+        self.fields: dict[str, Any] = {"origin": origin} if origin else {}
         end = "completed"
         self.state("running")
         try:
@@ -217,17 +222,19 @@ class FakeAgent:
             write(1, numbered(n, size))
 
     def echo(self, line: bytes) -> None:
-        where = {"argv": self.argv, "env": dict(os.environ), "cwd": os.getcwd(), "pid": os.getpid()}
+        where = {"argv": self.argv, "env": ENVIRONMENT, "cwd": os.getcwd(), "pid": os.getpid()}
         self.emit({"type": "fake", **where, "stdin": line.decode("utf-8", "backslashreplace")})
 
     # -- stdout
 
-    def emit(self, message: dict) -> None:
+    def emit(self, message: dict[str, Any]) -> None:
         write(1, json.dumps(message | {"session_id": self.session_id}).encode() + b"\n")
 
     def say(self, text: str) -> None:
         content = [{"type": "text", "text": text}]
-        self.emit({"type": "assistant", "message": {"role": "assistant", "model": self.model, "content": content}})
+        self.emit(
+            {"type": "assistant", "message": {"role": "assistant", "model": self.model, "content": content}}
+        )
 
     def state(self, state: str) -> None:
         self.emit({"type": "system", "subtype": "session_state_changed", "state": state})
@@ -236,11 +243,17 @@ class FakeAgent:
         if uuid:
             self.emit({"type": "command_lifecycle", "command_uuid": uuid, "state": state})
 
-    def init(self) -> dict:
+    def init(self) -> dict[str, Any]:
         what = {"cwd": os.getcwd(), "model": self.model, "permissionMode": "bypassPermissions", "tools": []}
-        return {"type": "system", "subtype": "init", **what, "claude_code_version": "0.0.0-fake", "pid": os.getpid()}
+        return {
+            "type": "system",
+            "subtype": "init",
+            **what,
+            "claude_code_version": "0.0.0-fake",
+            "pid": os.getpid(),
+        }
 
-    def result(self, uuid: str, end: str) -> dict:
+    def result(self, uuid: str, end: str) -> dict[str, Any]:
         """The result line: the cost is cumulative over the process, all else is this turn's."""
         result = {
             "type": "result",
@@ -255,7 +268,11 @@ class FakeAgent:
             "result_index": self.turns - 1,
         }
         if end == "cancelled":
-            result |= {"subtype": "error_during_execution", "is_error": True, "terminal_reason": "aborted_streaming"}
+            result |= {
+                "subtype": "error_during_execution",
+                "is_error": True,
+                "terminal_reason": "aborted_streaming",
+            }
             result |= {"stop_reason": None, "errors": ["[ede_diagnostic] interrupted"]}
         if uuid:
             result |= {"user_message_uuid": uuid, "user_message_uuids": [uuid]}
@@ -273,7 +290,9 @@ def option(argv: list[str], name: str) -> str | None:
 
 def numbered(n: int, size: int) -> bytes:
     """A message with its number and the monotonic time in ns, padded to `size` bytes with its newline."""
-    head = b'{"type":"assistant","n":%d,"t":%d,"message":{"role":"assistant","content":[{"type":"text","text":"'
+    head = (
+        b'{"type":"assistant","n":%d,"t":%d,"message":{"role":"assistant","content":[{"type":"text","text":"'
+    )
     line = head % (n, time.monotonic_ns())
     tail = b'"}]}}\n'
     return line + b"x" * (size - len(line) - len(tail)) + tail
@@ -320,7 +339,7 @@ def start_child(words: list[str]) -> int:
 def transcript(session_id: str) -> str:
     """Where the real CLI keeps a session; its presence decides between --session-id and --resume."""
     folder = "".join(c if c.isalnum() else "-" for c in os.getcwd())
-    home = os.environ.get("CLAUDE_CONFIG_DIR") or os.environ.get("HOME", "/nonexistent") + "/.claude"
+    home = ENVIRONMENT.get("CLAUDE_CONFIG_DIR") or ENVIRONMENT.get("HOME", "/nonexistent") + "/.claude"
     return f"{home}/projects/{folder}/{session_id}.jsonl"
 
 
@@ -330,7 +349,9 @@ def open_session(agent: FakeAgent) -> None:
     if option(agent.argv, "--resume"):
         if not os.path.exists(path):
             text = f"No conversation found with session ID: {agent.session_id}"
-            agent.emit({"type": "result", "subtype": "error_during_execution", "is_error": True, "errors": [text]})
+            agent.emit(
+                {"type": "result", "subtype": "error_during_execution", "is_error": True, "errors": [text]}
+            )
             sys.exit(text)
     elif os.path.exists(path):
         sys.exit(f"Error: Session ID {agent.session_id} is already in use.")

@@ -31,17 +31,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import sys
-import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
-TOOLS = frozenset({"bash", "bash-bg", "write", "edit", "tool", "structured"})
+from tests.fakes.scripted import (
+    TOOLS,
+    ScriptedApi,
+    Step,
+    cut,
+    part_of,
+    script_of,
+    serve,
+    stream,
+    text_parts,
+    usage_of,
+)
+
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -51,14 +59,6 @@ ERROR_TYPES = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One `SCRIPT:` line: its verb and the rest of the line."""
-
-    verb: str
-    rest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class Recorded:
 
     @property
     def effort(self) -> str | None:
-        return self.body.get("output_config", {}).get("effort")
+        effort: str | None = self.body.get("output_config", {}).get("effort")
+        return effort
 
     @property
     def system(self) -> str:
@@ -87,35 +88,16 @@ class Recorded:
     @property
     def user_texts(self) -> list[str]:
         """Every text block of every user message, oldest first; a prompt is one of them, byte for byte."""
-        return [text for message in self.body["messages"] if message["role"] == "user" for text in texts(message["content"])]
+        messages = [message for message in self.body["messages"] if message["role"] == "user"]
+        return [text for message in messages for text in texts(message["content"])]
 
 
-@dataclass(slots=True)
-class ModelApi:
+class ModelApi(ScriptedApi[Recorded]):
     """The fake. `async with ModelApi() as api:` serves at `api.url`; `api.requests` is what it was asked."""
 
-    port: int = 0
-    requests: list[Recorded] = field(default_factory=list)
-    _failures: Counter[bytes] = field(default_factory=Counter)
-    _runner: web.AppRunner | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("HEAD", "/", self._probe)
-        app.router.add_post("/v1/messages", self._messages)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_route("HEAD", "/", self._probe)
+        router.add_post("/v1/messages", self._messages)
 
     async def _probe(self, request: web.Request) -> web.Response:
         """HEAD /: the CLI's reachability probe."""
@@ -130,7 +112,7 @@ class ModelApi:
             if error := self._error(step, body):
                 return error
         if body.get("stream"):
-            return await self._stream(request, body, steps)
+            return await stream(request, play(body, steps), {"request-id": "req_fake"})
         if any(step.verb == "drop" for step in steps):
             return cut(request)
         if any(step.verb == "hang" for step in steps):
@@ -140,34 +122,8 @@ class ModelApi:
     def _error(self, step: Step, body: dict[str, Any]) -> web.Response | None:
         if step.verb == "context_too_long":
             return error_response(400, "prompt is too long: 250000 tokens > 200000 maximum")
-        if step.verb != "error":
-            return None
-        status, _, count = step.rest.partition(" ")
-        call = hashlib.sha256(json.dumps([step.rest, body["messages"]], default=str).encode()).digest()
-        if count and self._failures[call] >= int(count):
-            return None
-        self._failures[call] += 1
-        return error_response(int(status), f"scripted error {status}")
-
-    async def _stream(self, request: web.Request, body: dict[str, Any], steps: list[Step]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "request-id": "req_fake"})
-        crumb_s: float | None = None
-        async for event in play(body, steps):
-            match event:
-                case Step("hang"):
-                    await asyncio.Event().wait()
-                case Step("drop"):
-                    return cut(request)
-                case Step("drip", rest):
-                    crumb_s = float(rest or "0.005")
-                case Step():
-                    raise AssertionError(event)
-                case _:
-                    if not response.prepared:
-                        await response.prepare(request)
-                    await write_frame(response, event, crumb_s)
-        await response.write_eof()
-        return response
+        status = self.error_status(step, body["messages"])
+        return error_response(status, f"scripted error {status}") if status else None
 
 
 def next_steps(body: dict[str, Any]) -> list[Step]:
@@ -179,29 +135,7 @@ def next_steps(body: dict[str, Any]) -> list[Step]:
             answered += 1
         elif found := script_of(texts(message["content"])):
             script, answered = found, 0
-    groups = list(grouped(script))
-    return groups[answered] if answered < len(groups) else [Step("text", "ok")]
-
-
-def script_of(blocks: list[str]) -> list[Step]:
-    """The steps of the last block that has any: the CLI joins prompts that nobody answered into one message."""
-    for text in reversed(blocks):
-        if lines := [line for line in text.split("\n") if line.startswith("SCRIPT: ")]:
-            return [Step(*line.removeprefix("SCRIPT: ").split(" ", 1)) for line in lines]
-    return []
-
-
-def grouped(script: list[Step]) -> Iterator[list[Step]]:
-    """Cut the script behind each tool and at each `end`: one part a model call."""
-    group: list[Step] = []
-    for step in script:
-        if step.verb != "end":
-            group.append(step)
-        if step.verb == "end" or step.verb in TOOLS:
-            yield group
-            group = []
-    if group:
-        yield group
+    return part_of(script, answered)
 
 
 def texts(content: str | list[dict[str, Any]]) -> list[str]:
@@ -252,26 +186,17 @@ async def play_block(index: int, step: Step) -> AsyncIterator[dict[str, Any]]:
 
 def block_parts(step: Step) -> tuple[dict[str, Any], float, list[dict[str, Any]]]:
     """A block's empty form, the pause between its deltas in seconds, and the deltas."""
-    text = {"type": "text", "text": ""}
-    match step.verb:
-        case "text":
-            return text, 0, [{"type": "text_delta", "text": step.rest}]
-        case "deltas":
-            count, pause_s = step.rest.split(" ")
-            return text, float(pause_s), [{"type": "text_delta", "text": f"delta {n} "} for n in range(int(count))]
-        case "fill":
-            length = int(step.rest)
-            sizes = [min(1000, length - done) for done in range(0, length, 1000)]
-            return text, 0, [{"type": "text_delta", "text": "x" * size} for size in sizes]
-        case "think":
-            thought = {"type": "thinking_delta", "thinking": step.rest}
-            signature = {"type": "signature_delta", "signature": "c2lnbmF0dXJl"}
-            return {"type": "thinking", "thinking": "", "signature": ""}, 0, [thought, signature]
-        case _:
-            name, tool_input = tool_call(step)
-            tool_id = "toolu_" + hashlib.sha256(f"{step}{id(tool_input)}".encode()).hexdigest()[:20]
-            block = {"type": "tool_use", "id": tool_id, "name": name, "input": {}}
-            return block, 0, [{"type": "input_json_delta", "partial_json": json.dumps(tool_input)}]
+    if step.verb == "think":
+        thought = {"type": "thinking_delta", "thinking": step.rest}
+        signature = {"type": "signature_delta", "signature": "c2lnbmF0dXJl"}
+        return {"type": "thinking", "thinking": "", "signature": ""}, 0, [thought, signature]
+    if step.verb in TOOLS:
+        name, tool_input = tool_call(step)
+        tool_id = "toolu_" + hashlib.sha256(f"{step}{id(tool_input)}".encode()).hexdigest()[:20]
+        block = {"type": "tool_use", "id": tool_id, "name": name, "input": {}}
+        return block, 0, [{"type": "input_json_delta", "partial_json": json.dumps(tool_input)}]
+    pause_s, pieces = text_parts(step)
+    return {"type": "text", "text": ""}, pause_s, [{"type": "text_delta", "text": text} for text in pieces]
 
 
 def tool_call(step: Step) -> tuple[str, dict[str, Any]]:
@@ -317,14 +242,6 @@ def whole_message(body: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
     return message
 
 
-def usage_of(steps: list[Step]) -> tuple[int, int]:
-    for step in steps:
-        if step.verb == "usage":
-            used_in, used_out = step.rest.split(" ")
-            return int(used_in), int(used_out)
-    return 10, 5
-
-
 def message_head(body: dict[str, Any], used_in: int) -> dict[str, Any]:
     return {
         "id": "msg_" + hashlib.sha256(json.dumps(body["messages"], default=str).encode()).hexdigest()[:20],
@@ -349,47 +266,5 @@ def error_response(status: int, text: str) -> web.Response:
     return web.json_response(body, status=status)
 
 
-def cut(request: web.Request) -> web.StreamResponse:
-    """Cut the connection without an end of the answer."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
-
-
-async def write_frame(response: web.StreamResponse, event: dict[str, Any], crumb_s: float | None) -> None:
-    frame = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
-    if crumb_s is None:
-        await response.write(frame)
-        return
-    for at in range(0, len(frame), 7):
-        await response.write(frame[at : at + 7])
-        await asyncio.sleep(crumb_s)
-
-
-@contextmanager
-def serve_in_thread() -> Iterator[ModelApi]:
-    """The fake for a test that is not a coroutine; it serves in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="model-api")
-    thread.start()
-    api = ModelApi()
-    try:
-        asyncio.run_coroutine_threadsafe(api.__aenter__(), loop).result(10)
-        yield api
-        asyncio.run_coroutine_threadsafe(api.__aexit__(), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def main() -> None:
-    """Serve until ended; the first line of stdout is the URL."""
-    async with ModelApi() as api:
-        sys.stdout.write(api.url + "\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(serve(ModelApi()))

@@ -1,0 +1,242 @@
+"""One shell, its PTY and ring, and who looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+
+from agentsrv.errors import LimitReached
+from agentsrv.model import Millis, TerminalId
+from agentsrv.runner.handle import AgentExit, RunnerHandle
+from agentsrv.terminals.pty import Pty
+from agentsrv.terminals.replay import RESET
+from agentsrv.terminals.ring import Ring
+
+CHUNK_BYTES = 64 * 1024
+"""What a viewer is handed at once, at most."""
+LAG_LIMIT_BYTES = 96 * 1024
+"""When every viewer is so far behind, the terminal is not read. Well below what a ring keeps."""
+MAX_VIEWERS = 32
+END_GRACE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalInfo:
+    """What a terminal is from its beginning to its end; kept in its directory."""
+
+    id: TerminalId
+    deployment_id: str
+    shell: str
+    cwd: str
+    created_at: Millis
+
+
+class Terminal:
+    """Reads the shell's output as fast as the fastest viewer takes it, or freely when nobody looks.
+
+    It begins with its first viewer or with `begin`. `on_idle` is called when nobody has looked for `linger_s`,
+    `on_end` once, when the shell and all that it started are gone.
+    """
+
+    def __init__(
+        self,
+        info: TerminalInfo,
+        handle: RunnerHandle,
+        ring: Ring,
+        *,
+        linger_s: float,
+        on_idle: Callable[[Terminal], None],
+        on_end: Callable[[Terminal], None],
+    ) -> None:
+        self.info = info
+        self.handle = handle
+        self.ring = ring
+        self.pty = Pty(handle.take_pty(), ring, self._on_output)
+        self.viewers: set[Viewer] = set()
+        self.ended: AgentExit | None = None
+        self._linger_s = linger_s
+        self._on_idle = on_idle
+        self._on_end = on_end
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._has_begun = False
+        self._size = self.pty.size
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns, rows."""
+        return self._size
+
+    def begin(self) -> None:
+        """Read from now on, and notice the end. Again is fine."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.pty.resume()
+            self.handle.exited.add_done_callback(self._on_exit)
+            self._await_viewers()
+
+    def attach(self, *, may_write: bool) -> Viewer:
+        """A new viewer; who gets it must close it. Raises LimitReached."""
+        if len(self.viewers) >= MAX_VIEWERS:
+            raise LimitReached(f"terminal {self.info.id} has {MAX_VIEWERS} sockets; close one of them")
+        self.begin()
+        self._stop_waiting()
+        viewer = Viewer(self, may_write=may_write)
+        self.viewers.add(viewer)
+        return viewer
+
+    async def end(self) -> None:
+        """HUP and TERM to the shell and all that it started, KILL after the grace; return when all are gone."""
+        await self.handle.kill(END_GRACE_S)
+
+    def leave_running(self) -> None:
+        """The server goes: give the terminal up to its runner. The viewers must be gone."""
+        self._stop_waiting()
+        self.pty.close()
+        self.ring.close()
+        self.handle.detach()
+
+    # ---- for viewers
+
+    def left(self, viewer: Viewer) -> None:
+        self.viewers.discard(viewer)
+        if self.ended is None:
+            self.fit()
+            self.progressed()
+        if not self.viewers:
+            self._await_viewers()
+
+    def progressed(self) -> None:
+        """A viewer has taken something: there may be a reason again to read."""
+        if not self._is_ahead():
+            self.pty.resume()
+
+    def fit(self) -> bool:
+        """Make the terminal as large as the smallest viewer who may write; was it another size?"""
+        sizes = [viewer.size for viewer in self.viewers if viewer.size is not None]
+        if not sizes or self.ended is not None:
+            return False
+        size = min(cols for cols, _ in sizes), min(rows for _, rows in sizes)
+        is_new, self._size = size != self._size, size
+        if is_new:
+            self.pty.resize(*size)
+        return is_new
+
+    # ---- what happens
+
+    def _on_output(self) -> None:
+        for viewer in self.viewers:
+            viewer.wake()
+        if self._is_ahead():
+            self.pty.pause()
+
+    def _is_ahead(self) -> bool:
+        """Does every viewer lag too far behind? Who only watches holds up nobody."""
+        lags = [self.ring.end - viewer.position for viewer in self.viewers if viewer.may_write]
+        return bool(lags) and min(lags) > LAG_LIMIT_BYTES
+
+    def _on_exit(self, exited: asyncio.Future[AgentExit]) -> None:
+        self.pty.drain()
+        self.pty.close()
+        self.ended = exited.result()
+        for viewer in self.viewers:
+            viewer.wake()
+        self._on_end(self)
+        if not self.viewers:
+            self._await_viewers()
+
+    def _await_viewers(self) -> None:
+        """Nobody looks: begin to count, or be done when the shell has ended."""
+        self._stop_waiting()
+        if self.ended is not None:
+            self.ring.close()
+        else:
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(self._linger_s, self._on_idle, self)
+
+    def _stop_waiting(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+
+class Viewer:
+    """One socket's position in a terminal's output, and what it may do there.
+
+    `position` is behind what has been sent. A viewer costs no buffer: it is served out of the ring. Who falls
+    so far behind the others that the ring has moved on gets the screen anew, as if just come.
+    """
+
+    def __init__(self, terminal: Terminal, *, may_write: bool) -> None:
+        self.terminal = terminal
+        self.may_write = may_write
+        self.size: tuple[int, int] | None = None
+        self.position = terminal.ring.end
+        self.is_dismissed = False
+        self._replay = terminal.ring.replay()
+        self._news = asyncio.Event()
+
+    async def output(self) -> AsyncGenerator[bytes, None]:
+        """What the terminal has shown, then what it shows, in chunks; to its end, or until dismissed.
+
+        Asking for the next chunk says that the last one was sent.
+        """
+        ring = self.terminal.ring
+        for chunk in cut(self._replay):
+            yield chunk
+        self._replay = b""
+        while True:
+            if self.position < ring.start:
+                again, self.position = RESET + ring.replay(), ring.end
+                for chunk in cut(again):
+                    yield chunk
+            elif self.position < ring.end:
+                chunk = ring.read(self.position, CHUNK_BYTES)
+                yield chunk
+                self.position += len(chunk)
+                self.terminal.progressed()
+            elif self.is_dismissed or self.terminal.ended is not None:
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def dismiss(self) -> None:
+        """End the output: the server is going."""
+        self.is_dismissed = True
+        self.wake()
+
+    def write(self, data: bytes) -> None:
+        """Type. Nothing happens to who only watches."""
+        if self.may_write:
+            self.terminal.pty.write(data)
+
+    async def wait_for_room(self) -> None:
+        """Return when the program has taken so much of the input that more may be given."""
+        await self.terminal.pty.wait_for_room()
+
+    def resize(self, cols: int, rows: int) -> None:
+        """This viewer's window has this size. A full-screen program shows itself anew to who has just come."""
+        if not self.may_write or self.terminal.ended is not None:
+            return
+        is_first, self.size = self.size is None, (cols, rows)
+        if not self.terminal.fit() and is_first and self.terminal.ring.modes().is_full_screen:
+            self.terminal.pty.redraw()
+
+    async def end(self) -> None:
+        """End the terminal for everybody. Nothing happens to who only watches."""
+        if self.may_write:
+            await self.terminal.end()
+
+    def close(self) -> None:
+        """Leave. Again is fine."""
+        if self in self.terminal.viewers:
+            self.terminal.left(self)
+
+
+def cut(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]

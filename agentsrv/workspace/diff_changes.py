@@ -1,0 +1,402 @@
+"""Which paths differ between two ends of a comparison: what `git diff --raw -M90%` would list.
+
+libgit2 compares trees, the index and the working tree. That a file is staged *and* changed on disk, is both
+deleted and untracked, is a submodule or in conflict, is put together here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from stat import S_IFMT, S_ISDIR, S_ISLNK
+from urllib.parse import unquote_to_bytes
+
+import pygit2
+from pygit2.enums import DeltaStatus, DiffOption
+
+from agentsrv.errors import AgentsrvError, InvalidInput, Problem
+from agentsrv.workspace.diff_contents import (
+    GITLINK,
+    MAX_CONTENT_BYTES,
+    Contents,
+    Entry,
+    Unreadable,
+    WorkingTree,
+)
+from agentsrv.workspace.diff_renames import find_renames
+from agentsrv.workspace.git import open_repository, reading
+from agentsrv.workspace.git_protocol import DiffRequest
+from agentsrv.workspace.paths import Workspace
+
+MAX_CHANGES = 50_000
+"""Of so many paths the diff is made; the rest is not looked at."""
+
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+"""Known to libgit2 without being stored."""
+
+REVISION = re.compile(r"[^\x00-\x20\x7f:?*\[\\]{1,1024}")
+
+TREES = DiffOption.INCLUDE_TYPECHANGE
+WORKING_TREE = (
+    TREES | DiffOption.IGNORE_SUBMODULES | DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path, before and after. `score` (of 60,000) is there when it was renamed."""
+
+    old: Entry | None
+    new: Entry | None
+    score: int | None = None
+    is_conflicted: bool = False
+
+    @property
+    def path(self) -> bytes:
+        entry = self.new or self.old
+        assert entry is not None
+        return entry.path
+
+    @property
+    def is_typechange(self) -> bool:
+        return (
+            self.old is not None and self.new is not None and S_IFMT(self.old.mode) != S_IFMT(self.new.mode)
+        )
+
+    @property
+    def is_untouched(self) -> bool:
+        """Has nothing but perhaps the content changed?"""
+        if self.old is None or self.new is None or self.score is not None or self.is_conflicted:
+            return False
+        return self.old.mode == self.new.mode
+
+    @property
+    def status(self) -> str:
+        if self.old is None:
+            return "added"
+        if self.new is None:
+            return "deleted"
+        if self.score is not None:
+            return "renamed"
+        return "typechange" if self.is_typechange else "modified"
+
+
+# What is compared
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two ends of a comparison. `head` is None for the index and the working tree."""
+
+    base: pygit2.Tree
+    base_id: str | None
+    head: pygit2.Tree | None
+    head_id: str | None
+
+
+def find_ends(repo: pygit2.Repository, request: DiffRequest) -> Ends:
+    """Revisions become objects here and are text no longer. Raises InvalidInput."""
+    if request.staged and request.head is not None:
+        raise invalid("staged", "compares with the index; leave head out")
+    base, head = find_object(repo, request.base, "base"), None
+    if request.head is not None:
+        head = find_object(repo, request.head, "head")
+    if request.merge_base:
+        base = find_merge_base(repo, base, head or find_object(repo, None, "head"))
+    return Ends(
+        find_tree(repo, base, "base"), named(base), head and find_tree(repo, head, "head"), named(head)
+    )
+
+
+def find_object(repo: pygit2.Repository, revision: str | None, field: str) -> pygit2.Object | None:
+    """What a revision names; None for a HEAD that has no commit yet."""
+    if revision in (None, "HEAD") and repo.head_is_unborn:
+        return None
+    text = revision or "HEAD"
+    # Neither in the names of references nor in what may follow them. The rest of the syntax of revisions
+    # searches the history by regular expression, or names files.
+    if text.startswith("-") or not REVISION.fullmatch(text) or ".." in text:
+        raise unknown_revision(field)
+    try:
+        return repo.revparse_single(text)
+    except (pygit2.GitError, KeyError, ValueError) as exc:
+        raise unknown_revision(field) from exc
+
+
+def find_tree(repo: pygit2.Repository, found: pygit2.Object | None, field: str) -> pygit2.Tree:
+    if found is None:
+        return repo[EMPTY_TREE].peel(pygit2.Tree)
+    try:
+        return found.peel(pygit2.Tree)
+    except pygit2.InvalidSpecError as exc:
+        raise unknown_revision(field) from exc
+
+
+def find_merge_base(
+    repo: pygit2.Repository, base: pygit2.Object | None, head: pygit2.Object | None
+) -> pygit2.Object:
+    try:
+        commits = [found.peel(pygit2.Commit).id for found in (base, head) if found is not None]
+        found = repo.merge_base(*commits) if len(commits) == 2 else None
+    except pygit2.InvalidSpecError as exc:
+        raise unknown_revision("base") from exc
+    if found is None:
+        raise invalid("merge_base", "the two have no commit in common")
+    return repo[found]
+
+
+def named(found: pygit2.Object | None) -> str | None:
+    return None if found is None else str(found.id)
+
+
+def unknown_revision(field: str) -> InvalidInput:
+    message = "is no branch, tag or commit of this repository"
+    return InvalidInput(f"{field} {message}", code="unknown_revision", problems=[Problem(field, message)])
+
+
+def invalid(field: str, message: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {message}", problems=[Problem(field, message)])
+
+
+# Which paths
+
+
+def wanted_paths(root: Path, paths: Sequence[str]) -> list[bytes]:
+    """The `paths` of a request, from the root of the repository on; no pattern has a meaning in them."""
+    found = []
+    for text in paths:
+        path = unquote_to_bytes(text[7:]) if text.startswith("file://") else text.encode()
+        path = os.path.normpath(path)
+        if path.startswith(b"/"):
+            path = os.path.relpath(path, os.fsencode(root))
+        if path.startswith(b"../") or path == b".." or b"\0" in path:
+            raise invalid("paths", "must name files or directories of the repository, from its root on")
+        found.append(path)
+    return found
+
+
+def is_wanted(path: bytes, wanted: Sequence[bytes]) -> bool:
+    return not wanted or any(path == one or one == b"." or path.startswith(one + b"/") for one in wanted)
+
+
+def find_changes(
+    workspace: Workspace,
+    root: Path,
+    repo: pygit2.Repository,
+    request: DiffRequest,
+    ends: Ends,
+    contents: Contents,
+) -> list[Change]:
+    """The paths that differ, by path, renames not yet looked for. Files on disk may turn out to be equal."""
+    if ends.head is not None:
+        found = collect(ends.base.diff_to_tree(ends.head, TREES))
+    else:
+        found = collect(ends.base.diff_to_index(repo.index, TREES))
+        if not request.staged:
+            found = WorkingTreeChanges(workspace, root, repo, contents.tree, ends.base).over(found)
+    return [found[path] for path in sorted(found)]
+
+
+def collect(diff: pygit2.Diff) -> dict[bytes, Change]:
+    found: dict[bytes, Change] = {}
+    for delta in islice(diff.deltas, MAX_CHANGES):
+        old, new = entry_of(delta.old_file), entry_of(delta.new_file)
+        path = delta.new_file.raw_path or delta.old_file.raw_path
+        if delta.status == DeltaStatus.CONFLICTED:
+            found[path] = Change(old, old, is_conflicted=True)
+        elif path in found:
+            # libgit2 says "deleted" and "added" for some changes of type.
+            found[path] = Change(found[path].old or old, found[path].new or new)
+        else:
+            found[path] = Change(old, new)
+    return found
+
+
+def entry_of(file: pygit2.DiffFile) -> Entry | None:
+    mode = int(file.mode)
+    if mode == 0:
+        return None
+    return gitlink(file.raw_path, file.id) if mode == GITLINK else Entry(file.raw_path, mode, file.id)
+
+
+def gitlink(path: bytes, commit: pygit2.Oid, *, is_dirty: bool = False, is_on_disk: bool = False) -> Entry:
+    """A submodule: git shows its commit as if it were a file's only line."""
+    line = f"Subproject commit {commit}{'-dirty' if is_dirty else ''}\n"
+    return Entry(path, GITLINK, None if is_on_disk else commit, line.encode())
+
+
+class WorkingTreeChanges:
+    """From "tree to index" to "tree to working tree"."""
+
+    def __init__(
+        self, workspace: Workspace, root: Path, repo: pygit2.Repository, tree: WorkingTree, base: pygit2.Tree
+    ) -> None:
+        self._workspace = workspace
+        self._root = root
+        self._repo = repo
+        self._tree = tree
+        self._base = base
+
+    def over(self, staged: dict[bytes, Change]) -> dict[bytes, Change]:
+        """`staged` with what is on disk in the place of what is in the index."""
+        unstaged = self._unstaged()
+        found = dict[bytes, Change]()
+        for path in staged.keys() | unstaged.keys():
+            below, above = staged.get(path), unstaged.get(path)
+            if above is None:
+                assert below is not None
+                change = below
+            elif above.is_conflicted:
+                change = self._conflicted(path)
+            else:
+                change = Change(below.old if below else above.old, above.new)
+            if change.is_conflicted or not is_same(change):
+                found[path] = change
+        return found
+
+    def _unstaged(self) -> dict[bytes, Change]:
+        found: dict[bytes, Change] = {}
+        for path, change in collect(self._repo.index.diff_to_workdir(WORKING_TREE)).items():
+            if change.new is not None and S_ISDIR(change.new.mode):
+                self._add_nested(path.removesuffix(b"/"), found)
+            elif change.new is not None:
+                found[path] = replace(change, new=Entry(path, change.new.mode))
+            else:
+                found[path] = change
+        for path, commit in gitlinks(self._repo):
+            new = self._submodule(path, commit)
+            found.pop(path, None)
+            if new is None or new.content != gitlink(path, commit).content:
+                found[path] = Change(gitlink(path, commit), new)
+        return found
+
+    def _add_nested(self, path: bytes, found: dict[bytes, Change]) -> None:
+        """A repository in the working tree that is no submodule yet: `git add` would make one of it."""
+        if (new := self._submodule(path, None)) is not None:
+            found[path] = Change(None, new)
+
+    def _submodule(self, path: bytes, commit: pygit2.Oid | None) -> Entry | None:
+        """What is in the place of a submodule; `commit` is what the index has, which stands for unknown."""
+        mode = self._tree.mode(path)
+        if mode is None:
+            return None
+        if not S_ISDIR(mode):
+            return Entry(path, mode)
+        root = self._root / os.fsdecode(path)
+        unknown = commit and gitlink(path, commit)
+        if not os.path.lexists(root / ".git"):
+            return unknown
+        try:
+            repo = open_repository(self._workspace, root)
+            with reading(root):
+                head = repo.head.target
+                return gitlink(path, head, is_dirty=commit is not None and is_dirty(repo), is_on_disk=True)
+        except AgentsrvError:
+            return unknown
+
+    def _conflicted(self, path: bytes) -> Change:
+        try:
+            found = self._base[os.fsdecode(path)]
+            old = Entry(path, int(found.filemode), found.id)
+        except KeyError:
+            old = None
+        mode = self._tree.mode(path)
+        new = None if mode is None or S_ISDIR(mode) else Entry(path, git_mode(mode))
+        return Change(old, new, is_conflicted=True)
+
+
+def is_same(change: Change) -> bool:
+    old, new = change.old, change.new
+    if old is None or new is None:
+        return old is new
+    return old.mode == new.mode and new.id is not None and old.id == new.id
+
+
+def is_dirty(repo: pygit2.Repository) -> bool:
+    """Has a submodule changes to tracked files? What it has inside itself is not looked at."""
+    staged = repo.head.peel(pygit2.Tree).diff_to_index(repo.index)
+    unstaged = repo.index.diff_to_workdir(DiffOption.IGNORE_SUBMODULES)
+    return len(staged) + len(unstaged) > 0
+
+
+def git_mode(mode: int) -> int:
+    """The mode that git has for what `lstat` shows."""
+    if S_ISLNK(mode):
+        return 0o120000
+    return 0o100755 if mode & 0o100 else 0o100644
+
+
+def gitlinks(repo: pygit2.Repository) -> Iterator[tuple[bytes, pygit2.Oid]]:
+    """The submodules in the index."""
+    path = os.path.join(repo.path or "", "index")
+    try:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            # Looking at each entry from Python is slow; an index without these bytes has none to look for.
+            has_some = data.find(GITLINK.to_bytes(4, "big")) >= 0
+    except (OSError, ValueError):  # No index yet, or an empty one.
+        return
+    if has_some:
+        yield from ((os.fsencode(entry.path), entry.id) for entry in repo.index if entry.mode == GITLINK)
+
+
+# Renames
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """An entry as `renames` looks at it. What cannot be read resembles nothing."""
+
+    entry: Entry
+    contents: Contents
+
+    @property
+    def path(self) -> bytes:
+        return self.entry.path
+
+    @property
+    def mode(self) -> int:
+        return self.entry.mode
+
+    def size(self) -> int:
+        try:
+            return self.contents.size(self.entry)
+        except Unreadable:
+            return 0
+
+    def key(self) -> bytes | None:
+        try:
+            if self.entry.id is None and self.contents.size(self.entry) > MAX_CONTENT_BYTES:
+                return None
+            return self.contents.key(self.entry)
+        except Unreadable:
+            return None
+
+    def read(self) -> bytes | None:
+        try:
+            return self.contents.read(self.entry) if self.size() <= MAX_CONTENT_BYTES else None
+        except Unreadable:
+            return None
+
+
+def with_renames(changes: list[Change], contents: Contents) -> list[Change]:
+    """`changes` with deleted and added files that belong together made one."""
+    gone = [change.old for change in changes if change.new is None and change.old is not None]
+    come = [change.new for change in changes if change.old is None and change.new is not None]
+    if not gone or not come:
+        return changes
+    pairs = find_renames([_Side(one, contents) for one in gone], [_Side(one, contents) for one in come])
+    sources = {come[new].path: (gone[old], score) for new, (old, score) in pairs.items()}
+    moved = {old.path for old, _ in sources.values()}
+    found = []
+    for change in changes:
+        if change.old is None and change.path in sources:
+            old, score = sources[change.path]
+            found.append(replace(change, old=old, score=score))
+        elif change.new is not None or change.path not in moved:
+            found.append(change)
+    return found

@@ -1,0 +1,295 @@
+"""Files on their way into the workspace: staged out of sight, then put in place, all of them or none.
+
+A delivery's files are written into a directory of its own below the state directory, where nobody else looks
+and which the next start sweeps. Putting them in place is one rename each (a copy first, where the target is
+another file system). What they replace is exchanged, not overwritten: so a failure can be taken back, and a
+file that somebody changed in the meantime is noticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+
+from agentsrv.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    PreconditionFailed,
+    Problem,
+    StorageFull,
+    TooLarge,
+)
+from agentsrv.workspace import renames
+from agentsrv.workspace.files import FileFacts, remove_empty
+from agentsrv.workspace.disk import Disk, explained
+from agentsrv.workspace.paths import MAX_PATH_BYTES, UTF8, Workspace, displayed
+
+MAX_FILES = 500
+
+MAX_DELIVERIES = 24
+"""At the same time; more are refused, so that memory has a bound."""
+
+BLOCK_BYTES = 1 << 20
+"""What a delivery holds in memory: written at once, for fewer hand-overs to a thread."""
+
+MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A whole file that waits to be put in place."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must be so for a file to be written: its tag is one of `tags`, or (`is_new`) nothing is there."""
+
+    tags: frozenset[str] | None = None
+    is_new: bool = False
+
+    def check(self, relative: str, current: os.stat_result | None) -> None:
+        """Raises PreconditionFailed."""
+        if self.is_new and current is not None:
+            raise PreconditionFailed(f"{relative} exists already")
+        if self.tags is None:
+            return
+        if current is None:
+            raise PreconditionFailed(f"{relative} does not exist any more")
+        if "*" not in self.tags and FileFacts.of(relative, current).etag not in self.tags:
+            raise PreconditionFailed(f"{relative} has changed; read it again")
+
+
+ALWAYS = Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A file that was put in place. `replaced`: where the one that was there before is now."""
+
+    path: str
+    replaced: str | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """The files of one request; `max_bytes` is for all of them together."""
+
+    directory: str
+    disk: Disk
+    workspace: Workspace
+    max_bytes: int
+    received: int = 0
+    _placed: list[_Placed] = field(default_factory=list)
+    _made: list[str] = field(default_factory=list)
+    _strays: list[str] = field(default_factory=list)
+    """Copies outside of `directory`."""
+
+    async def add(self, chunks: AsyncIterator[bytes]) -> Staged:
+        """Write one file as its bytes come. Raises TooLarge, StorageFull."""
+        path = f"{self.directory}/{token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        before = self.received
+        with explained("the upload"):
+            descriptor = await self.disk.run(os.open, path, flags, 0o666)
+            try:
+                async for block in in_blocks(chunks):
+                    self.received += len(block)
+                    if self.received > self.max_bytes:
+                        raise TooLarge(f"this is more than {self.max_bytes} bytes; send less at once")
+                    await self.disk.run(write_all, descriptor, block)
+            finally:
+                os.close(descriptor)
+        return Staged(path, self.received - before)
+
+    def place(self, staged: Staged, path: str, condition: Condition = ALWAYS) -> FileFacts:
+        """Put a file at a resolved path, in place of a file or link that is there. Blocking.
+
+        Raises PreconditionFailed, Conflict (something else is there), Forbidden.
+        """
+        parent, name = os.path.split(path)
+        relative = self.workspace.relative(path)
+        self.workspace.require_writable(path)
+        with self.workspace.make_directories(parent, self._made) as directory, explained(relative):
+            current = _current(name, directory, relative)
+            condition.check(relative, current)
+            try:
+                self._put(staged.path, name, directory, path, current)
+            except OSError as exc:
+                if exc.errno != errno.EXDEV:
+                    raise
+                self._put(self._copy_beside(staged.path, parent), name, directory, path, current)
+            return FileFacts.of(relative, os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+    def take_back(self) -> None:
+        """Undo every `place`, the last one first. Blocking."""
+        for placed in reversed(self._placed):
+            parent, name = os.path.split(placed.path)
+            with suppress(OSError), self.workspace.open_directory(parent) as directory:
+                if placed.replaced is None:
+                    os.unlink(name, dir_fd=directory)
+                else:
+                    renames.exchange(placed.replaced, name, target_dir=directory)
+        remove_empty(self._made)
+
+    def clean_up(self) -> None:
+        """Remove what is staged and what was replaced. Blocking."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for path in self._strays:
+            with suppress(OSError):
+                os.unlink(path)
+
+    def _put(self, source: str, name: str, directory: int, path: str, current: os.stat_result | None) -> None:
+        if current is None:
+            renames.rename_new(source, name, target_dir=directory)
+            self._placed.append(_Placed(path, None))
+        else:
+            self._replace(source, name, directory, path, current)
+
+    def _replace(self, source: str, name: str, directory: int, path: str, current: os.stat_result) -> None:
+        if stat.S_ISREG(current.st_mode):
+            os.chmod(source, stat.S_IMODE(current.st_mode) & 0o777)
+        flush(source)  # A power cut must not leave neither the old content nor the new.
+        try:
+            renames.exchange(source, name, target_dir=directory)
+        except OSError as exc:
+            if not renames.is_unsupported(exc):
+                raise
+            # Nothing to go back to then: it stays replaced when a later one fails.
+            os.replace(source, name, dst_dir_fd=directory)
+            return
+        self._placed.append(_Placed(path, source))
+        replaced = os.lstat(source)
+        if (replaced.st_ino, replaced.st_mtime_ns) != (current.st_ino, current.st_mtime_ns):
+            raise PreconditionFailed(f"{self.workspace.relative(path)} was changed just now; read it again")
+
+    def _copy_beside(self, staged: str, parent: str) -> str:
+        """For a target on another file system than the stage: a rename cannot cross over."""
+        copy = f"{parent}/.agentsrv-{token_hex(8)}"
+        self._strays.append(copy)
+        shutil.copyfile(staged, copy)
+        return copy
+
+
+class Uploads:
+    """Hands out deliveries. `directory` is the server's own; `prepare` makes it and empties it."""
+
+    def __init__(self, directory: Path, workspace: Workspace, disk: Disk, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._directory = directory
+        self._workspace = workspace
+        self._disk = disk
+        self._running = 0
+
+    def prepare(self) -> None:
+        """Remove what an earlier server left behind. Blocking."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(mode=0o700, parents=True)
+
+    @asynccontextmanager
+    async def delivery(self, expected_bytes: int = 0) -> AsyncIterator[Delivery]:
+        """All that was put in place is taken back when the block fails. Raises LimitReached, StorageFull."""
+        if expected_bytes > self.max_bytes:
+            raise TooLarge(f"this is more than {self.max_bytes} bytes; send less at once")
+        if self._running >= MAX_DELIVERIES:
+            raise LimitReached("too many uploads at once; wait for some to end", code="too_many_uploads")
+        self._running += 1
+        delivery = Delivery("", self._disk, self._workspace, self.max_bytes)
+        try:
+            with explained("the upload"):
+                delivery.directory = await self._disk.run(self._stage, expected_bytes)
+            yield delivery
+        except BaseException:
+            await self._disk.run(delivery.take_back)
+            raise
+        finally:
+            self._running -= 1
+            await self._disk.run(delivery.clean_up)
+
+    def _stage(self, expected_bytes: int) -> str:
+        path = self._directory / token_hex(8)
+        path.mkdir(mode=0o700)
+        found = os.statvfs(path)
+        if found.f_bavail * found.f_frsize < expected_bytes:
+            path.rmdir()
+            raise StorageFull("there is not that much room on the disk")
+        return str(path)
+
+
+def upload_paths(names: Sequence[str], field: str) -> list[str]:
+    """Relative paths for files, in the normal form. Raises InvalidInput with all that cannot be used."""
+    paths = [_normal(name) for name in names]
+    problems = [
+        Problem(f"{field}.{index}", "must be a relative path of usable names, without ..")
+        for index, path in enumerate(paths)
+        if path is None
+    ]
+    problems += [
+        Problem(field, f"{displayed(path)} is there {count} times")
+        for path, count in Counter(path for path in paths if path is not None).items()
+        if count > 1
+    ]
+    if problems:
+        raise InvalidInput(f"{problems[0].path}: {problems[0].message}", problems=problems)
+    return [path for path in paths if path is not None]
+
+
+def _normal(name: str) -> str | None:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    is_usable = (
+        bool(parts)
+        and not name.startswith("/")
+        and not name.endswith("/")
+        and ".." not in parts
+        and "\0" not in name
+        and len(name.encode(*UTF8)) <= MAX_PATH_BYTES
+        and all(len(part.encode(*UTF8)) <= MAX_NAME_BYTES for part in parts)
+    )
+    return "/".join(parts) if is_usable else None
+
+
+def _current(name: str, directory: int, relative: str) -> os.stat_result | None:
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+        raise Conflict(f"{relative} exists and is not a file", code="exists")
+    return found
+
+
+async def in_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in larger pieces."""
+    block = bytearray()
+    async for chunk in chunks:
+        block += chunk
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,270 @@
+"""Going through directories: nearest first, in order of names, never through a link, never into what is private.
+
+Two layers. `directories` opens one directory after the other and sorts what is in it by kind: names only, no
+`stat`. `Listing` makes the entries that clients see of it. A tree of 100,000 files must not cost more than a
+few times what `find` needs, so the loops here do nothing twice.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from agentsrv.errors import AgentsrvError, Conflict
+from agentsrv.workspace.checkouts import checkout_around, is_checkout, shown
+from agentsrv.workspace.paths import Workspace, displayed, file_uri, is_text
+
+# fmt: off
+IGNORED = frozenset(
+    {
+        ".git", ".hg", ".svn", ".jj", "node_modules", "bower_components", ".venv", "venv", "__pycache__", ".tox", ".nox",
+        ".mypy_cache", ".pytest_cache", ".ruff_cache", ".cache", ".gradle", ".terraform", ".next", ".nuxt", ".parcel-cache",
+    }
+)
+# fmt: on
+"""Folders that hold what programs made, mostly much of it. They are listed, and entered when asked for."""
+
+GIT = ".git"
+"""Not even listed, unless ignored folders are asked for: it is no folder of the user's."""
+
+MAX_PENDING = 200_000
+"""Directories seen and not yet entered; what comes on top is left out."""
+
+BATCH = 1000
+
+DETAILED = 5000
+
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""What a calendar has: the years 1 to 9999. A file may claim any other time."""
+
+EntryType = Literal["file", "directory", "symlink", "other"]
+
+
+class Entry(Struct, rename="camel", gc=False):
+    """One thing in a directory, as it looks on the wire. `path` begins at the workspace.
+
+    Made by the hundred thousand, so it is encoded as it is and not copied into another shape first.
+    """
+
+    name: str
+    type: EntryType
+    path: str
+    in_git_repo: bool
+    git_root: str | None
+    """The checkout it lies in (or is); `/` is the workspace itself."""
+    size: int | UnsetType = UNSET
+    """In bytes, of files."""
+    modified_at: str | UnsetType = UNSET
+    target_type: Literal["file", "directory"] | UnsetType = UNSET
+    """What a link leads to, when that lies in the workspace and exists."""
+    ignored: bool | UnsetType = UNSET
+    """A folder that a walk does not enter unless asked."""
+    denied: bool | UnsetType = UNSET
+    """A directory that the server may not read."""
+    uri: str | UnsetType = UNSET
+    """There when the path is not UTF-8: the exact path. `name` and `path` then are for people only."""
+
+
+@dataclass(slots=True)
+class Directory:
+    """One directory of a walk, open until the next one is asked for. Names are in order, by kind."""
+
+    descriptor: int
+    path: str
+    prefix: str
+    """What to put before a name to have its path in the workspace."""
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Walk:
+    """Iterate it once: the root, then what is below it, level by level, `max_depth` levels of entries.
+
+    A walk that comes to `deadline` (on the monotonic clock) ends early. Directories that vanish meanwhile, or
+    turn into something else, are left out, and so are those that may not be read, the root included.
+    """
+
+    workspace: Workspace
+    root: str
+    max_depth: int
+    include_ignored: bool
+    deadline: float
+    is_truncated: bool = False
+    """After the walk: was that not all?"""
+
+    def __iter__(self) -> Iterator[Directory]:
+        prefix = self.workspace.relative(self.root)
+        pending = deque([(self.root, f"{prefix}/" if prefix else "", 1)])
+        while pending:
+            path, prefix, depth = pending.popleft()
+            if time.monotonic() > self.deadline:
+                self.is_truncated = True
+                return
+            try:
+                descriptor = self.workspace.enter(path)
+            except (OSError, Conflict):
+                continue
+            directory = Directory(descriptor, path, prefix)
+            try:
+                self._read(directory)
+                yield directory
+            finally:
+                os.close(descriptor)
+            if depth < self.max_depth:
+                self._enter_later(directory, depth + 1, pending)
+
+    def _read(self, directory: Directory) -> None:
+        folders, files, links = directory.folders, directory.files, directory.links
+        with os.scandir(directory.descriptor) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                elif entry.is_symlink():
+                    links.append(entry.name)
+                else:
+                    directory.others.append(entry.name)
+        if self.workspace.may_hold_private(directory.path):
+            for names in (folders, files):
+                names[:] = [n for n in names if not self.workspace.is_private(f"{directory.path}/{n}")]
+        if not self.include_ignored:
+            for names in (folders, files):
+                if GIT in names:
+                    names.remove(GIT)
+        folders.sort()
+        files.sort()
+        links.sort()
+
+    def _enter_later(self, directory: Directory, depth: int, pending: deque[tuple[str, str, int]]) -> None:
+        path, prefix = directory.path.rstrip("/"), directory.prefix
+        for name in directory.folders:
+            if self.include_ignored or name not in IGNORED:
+                pending.append((f"{path}/{name}", f"{prefix}{name}/", depth))
+        if len(pending) > MAX_PENDING:
+            self.is_truncated = True
+            while len(pending) > MAX_PENDING:
+                pending.pop()
+
+
+class Listing:
+    """The entries of a walk, in batches. `count` and `is_truncated` are right once it is used up.
+
+    The first `DETAILED` entries, which are the nearest ones, have size and time; all of them with
+    `all_details`. To ask the disk for each would make a large walk take several times as long.
+    """
+
+    def __init__(self, walk: Walk, *, include_files: bool, limit: int, all_details: bool = False) -> None:
+        self.count = 0
+        self.is_truncated = False
+        self._walk = walk
+        self._include_files = include_files
+        self._limit = limit
+        self._details = limit if all_details else DETAILED
+        self._checkouts = {walk.root: shown(walk.workspace, checkout_around(walk.workspace, walk.root))}
+
+    def __iter__(self) -> Generator[list[Entry], None, None]:
+        batch: list[Entry] = []
+        for directory in self._walk:
+            batch += self._entries(directory)
+            excess = self.count + len(batch) - self._limit
+            if excess > 0:
+                del batch[-excess:]
+                self.is_truncated = True
+                break
+            if len(batch) >= BATCH:
+                yield self._counted(batch)
+                batch = []
+        self.is_truncated = self.is_truncated or self._walk.is_truncated
+        yield self._counted(batch)
+
+    def _counted(self, batch: list[Entry]) -> list[Entry]:
+        self.count += len(batch)
+        return batch
+
+    def _entries(self, directory: Directory) -> list[Entry]:
+        """Folders, files, links and the rest of one directory."""
+        prefix, own = directory.prefix, self._checkouts.pop(directory.path)
+        is_inside = own is not None
+        entries = [self._folder(directory, name, own) for name in directory.folders]
+        entries += [
+            link
+            for name in directory.links
+            if (link := self._link(directory, name, own)).target_type == "directory" or self._include_files
+        ]
+        if self._include_files:
+            entries += [Entry(name, "file", prefix + name, is_inside, own) for name in directory.files]
+            entries += [Entry(name, "other", prefix + name, is_inside, own) for name in directory.others]
+        for entry in entries[: max(self._details, 0)]:
+            add_details(entry, directory.descriptor)
+        self._details -= len(entries)
+        if not (prefix.isascii() and all(entry.name.isascii() for entry in entries)):
+            make_writable(entries, self._walk.workspace)
+        return entries
+
+    def _folder(self, directory: Directory, name: str, own: str | None) -> Entry:
+        path, descriptor = directory.prefix + name, directory.descriptor
+        entry = Entry(name, "directory", path, own is not None, own)
+        if not os.access(name, os.R_OK | os.X_OK, dir_fd=descriptor):
+            entry.denied = True
+        elif is_checkout(name, descriptor):
+            entry.in_git_repo, entry.git_root = True, path
+        if name in IGNORED and not self._walk.include_ignored:
+            entry.ignored = True
+        else:
+            self._checkouts[f"{directory.path.rstrip('/')}/{name}"] = entry.git_root
+        return entry
+
+    def _link(self, directory: Directory, name: str, own: str | None) -> Entry:
+        entry = Entry(name, "symlink", directory.prefix + name, own is not None, own)
+        try:
+            target = self._walk.workspace.resolve(f"{directory.path}/{name}")
+            entry.target_type = "directory" if stat.S_ISDIR(os.lstat(target).st_mode) else "file"
+        except (AgentsrvError, OSError):
+            pass  # It leads out of the workspace, or nowhere.
+        return entry
+
+
+def add_details(entry: Entry, directory: int) -> None:
+    """Size and time of what stands in the open `directory`; not when it is gone."""
+    try:
+        found = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return
+    if stat.S_ISREG(found.st_mode):
+        entry.size = found.st_size
+    entry.modified_at = wire_time(found.st_mtime_ns)
+
+
+def make_writable(entries: list[Entry], workspace: Workspace) -> None:
+    """What is not UTF-8 cannot be written in JSON: show it readably, and add what can be handed back."""
+    for entry in entries:
+        if not is_text(entry.path):
+            entry.uri = file_uri(f"{workspace.base}/{entry.path}")
+            entry.name, entry.path = displayed(entry.name), displayed(entry.path)
+        if entry.git_root and not is_text(entry.git_root):
+            entry.git_root = displayed(entry.git_root)
+
+
+def wire_time(nanoseconds: int) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_wire_second(seconds)}.{rest // 1_000_000:03d}Z"
+
+
+@lru_cache(4096)
+def _wire_second(seconds: int) -> str:
+    moment = datetime.fromtimestamp(min(max(seconds, FIRST_SECOND), LAST_SECOND), UTC)
+    return moment.replace(tzinfo=None).isoformat()
