@@ -15,7 +15,6 @@ from agentsrv.model import Lease, Outcome, RunnerId, Session, SessionId, Turn
 from agentsrv.runner.handle import AgentExit
 from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
 from agentsrv.runner.watch import FileWatcher
-from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -61,8 +60,6 @@ class ActiveTurn:
         self.turn = turn
         self.user_event = user_event
         self.outcome: Outcome | None = None
-        self.planned_runner: RunnerRecord | None = None
-        """The new process that this turn needs; None when a warm one takes it."""
         self.last_output_at = loop.time()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
         self.started: asyncio.Future[None] = loop.create_future()

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentsrv.agents import AgentRegistry
@@ -23,6 +24,14 @@ from agentsrv.turns.live import TERM_GRACE_S, LiveAgent, Runner
 
 # An agent whose server went away in the middle of a turn goes on for so long.
 TURN_LINGER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """A process that a turn needs. `spawning` is under way already, unless another one must end first."""
+
+    record: RunnerRecord
+    spawning: asyncio.Task[Runner | RunnerError] | None
 
 
 class AgentPool:
@@ -62,29 +71,52 @@ class AgentPool:
         """The session's process, if it has one."""
         return self._live.get(session_id)
 
-    def plan(self, session: Session, turn: Turn) -> RunnerRecord | None:
-        """The runner that `turn` needs; None when a warm agent can take it."""
+    def start(self, session: Session, turn: Turn) -> Starting | None:
+        """Begin to start the process that `turn` needs; None when a warm agent can take it.
+
+        The caller commits `record`, and then gives it to `take`, or to `abandon`.
+        """
         key = self._agents.get(session.agent).process_key(turn.options) or f"turn-{turn.id}"
         agent = self._live.get(session.id)
         if agent is not None and agent.is_usable and agent.key == key:
             return None
-        return RunnerRecord(RunnerId(uuid.uuid4().hex), session.id, key, now_ms())
+        record = RunnerRecord(RunnerId(uuid.uuid4().hex), session.id, key, now_ms())
+        if agent is not None:
+            # Two processes must not work on one conversation.
+            return Starting(record, None)
+        return Starting(
+            record, self._tasks.start(self._spawn(session, turn, record), name=f"start:{record.id}")
+        )
 
-    async def take(self, session: Session, turn: Turn, planned: RunnerRecord | None) -> LiveAgent:
-        """The agent for `turn`, as it was planned. Raises RunnerError when it cannot be started."""
+    async def take(self, session: Session, turn: Turn, starting: Starting | None) -> LiveAgent:
+        """The agent for `turn`. Raises RunnerError when it cannot be started."""
         agent = self._live.get(session.id)
-        if agent is not None and agent.is_usable and planned is None:
+        if agent is not None and agent.is_usable and starting is None:
             self.busy(agent)
             return agent
         if agent is not None:
             await self.retire(agent)
-        record = planned
-        if record is None:
-            # The warm agent has died since the plan was made.
-            record = self.plan(session, turn)
-            assert record is not None
+        if starting is None:
+            # The warm agent has died since `start`.
+            starting = self.start(session, turn)
+            assert starting is not None
+            record = starting.record
             await self._db.write(lambda db: runners.insert(db, record), must_happen=True)
-        return await self._launch(session, turn, record)
+        if starting.spawning is not None:
+            runner = await starting.spawning
+        else:
+            runner = await self._spawn(session, turn, starting.record)
+        if isinstance(runner, RunnerError):
+            self._tasks.spawn(self.discard(starting.record.id), name=f"discard:{starting.record.id}")
+            raise runner
+        return await self.adopt(runner, starting.record, session, Lease(session.id, turn.generation))
+
+    async def abandon(self, starting: Starting) -> None:
+        """The turn is not going to happen: end what was started for it."""
+        runner = None if starting.spawning is None else await starting.spawning
+        if runner is not None and not isinstance(runner, RunnerError):
+            await runner.kill(0.0)
+        await self.discard(starting.record.id)
 
     async def adopt(self, runner: Runner, record: RunnerRecord, session: Session, lease: Lease) -> LiveAgent:
         """Read a process's output on from where the log has it."""
@@ -144,15 +176,13 @@ class AgentPool:
             timer.cancel()
         await self._tasks.close()
 
-    async def _launch(self, session: Session, turn: Turn, record: RunnerRecord) -> LiveAgent:
+    async def _spawn(self, session: Session, turn: Turn, record: RunnerRecord) -> Runner | RunnerError:
         try:
             spec = await asyncio.to_thread(self._prepare, session, turn, record)
-            runner = await self._zygote.spawn(spec)
+            return await self._zygote.spawn(spec)
         except (RunnerError, OSError) as exc:
-            self._tasks.spawn(self.discard(record.id), name=f"discard:{record.id}")
             about = exc.about if isinstance(exc, RunnerError) else "runner"
-            raise RunnerError(f"the agent could not be started: {exc}", about=about) from exc
-        return await self.adopt(runner, record, session, Lease(session.id, turn.generation))
+            return RunnerError(f"the agent could not be started: {exc}", about=about)
 
     def _prepare(self, session: Session, turn: Turn, record: RunnerRecord) -> RunnerSpec:
         """Look for the conversation, and write the files that the agent will read. Blocking."""

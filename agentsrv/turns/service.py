@@ -34,7 +34,7 @@ from agentsrv.store.database import Database
 from agentsrv.tasks import Tasks
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
 from agentsrv.turns.live import TERM_GRACE_S, ActiveTurn, LiveAgent, Verdict
-from agentsrv.turns.pool import AgentPool
+from agentsrv.turns.pool import AgentPool, Starting
 from agentsrv.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
@@ -307,13 +307,17 @@ class TurnService:
 
     async def _run(self, active: ActiveTurn, is_new: bool) -> None:
         """The life of a turn."""
-        if await self._opened(active, is_new=is_new):
-            await self._work_and_finish(active, None)
+        # The process starts while the turn is committed; it gets its prompt only afterwards.
+        starting = self._pool.start(active.session, active.turn)
+        if await self._opened(active, starting, is_new=is_new):
+            await self._work_and_finish(active, None, starting)
+        elif starting is not None:
+            await self._pool.abandon(starting)
 
-    async def _opened(self, active: ActiveTurn, *, is_new: bool) -> bool:
+    async def _opened(self, active: ActiveTurn, starting: Starting | None, *, is_new: bool) -> bool:
         """Open the turn; when that fails tell those who wait for it, and leave everything as it was."""
         try:
-            await self._open(active, is_new)
+            await self._open(active, starting, is_new)
         except Exception as exc:
             if not isinstance(exc, AgentsrvError):
                 log.exception("turn %s could not be opened", active.turn.id)
@@ -326,10 +330,12 @@ class TurnService:
         active.started.set_result(None)
         return True
 
-    async def _work_and_finish(self, active: ActiveTurn, agent: LiveAgent | None) -> None:
+    async def _work_and_finish(
+        self, active: ActiveTurn, agent: LiveAgent | None, starting: Starting | None = None
+    ) -> None:
         try:
             if agent is None:
-                agent = await self._pool.take(active.session, active.turn, active.planned_runner)
+                agent = await self._pool.take(active.session, active.turn, starting)
                 agent.begin(active)
             verdict = await self._verdict(active)
             outcome = await self._outcome(active, agent, verdict)
@@ -341,11 +347,9 @@ class TurnService:
             outcome = Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
         await self.close_turn(active, outcome, agent)
 
-    async def _open(self, active: ActiveTurn, is_new: bool) -> None:
+    async def _open(self, active: ActiveTurn, starting: Starting | None, is_new: bool) -> None:
         """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
         session = active.session
-        # Work that the agent has begun by itself needs no other process.
-        planned = self._pool.plan(session, active.turn) if active.user_event is not None else None
         session_log = await self._log.session(session.id)
         async with session_log.hold() as seq:
             opened = replace(active.turn, first_seq=seq)
@@ -354,9 +358,13 @@ class TurnService:
                 chunk = _server_chunk(opened, Source.USER, seq, [active.user_event])
 
             active.turn = await transactions.open_turn(
-                self._db, session, opened, is_new_session=is_new, prompt=chunk, runner=planned
+                self._db,
+                session,
+                opened,
+                is_new_session=is_new,
+                prompt=chunk,
+                runner=None if starting is None else starting.record,
             )
-            active.planned_runner = planned
             if chunk is not None:
                 session_log.publish(chunk)
 
@@ -458,7 +466,7 @@ class TurnService:
         active = self._active[session.id] = ActiveTurn(session, turn, None)
         # Nobody else waits for it, so its failure must not be reported as never retrieved.
         active.started.add_done_callback(lambda started: started.exception())
-        if await self._opened(active, is_new=False):
+        if await self._opened(active, None, is_new=False):
             agent.begin(active)
             await self._work_and_finish(active, agent)
 

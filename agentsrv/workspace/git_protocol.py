@@ -1,8 +1,7 @@
 """What the server and a git worker say to each other. Imported by both; knows neither libgit2 nor asyncio.
 
-A message is its length (8 bytes, big endian) and JSON. An answer has one byte more after the length, which says
-what follows: a part of the JSON that the client gets, made in the worker so that the server does not parse it,
-or an error.
+A request is its length (8 bytes, big endian) and JSON. An answer is its length, one byte that says what follows,
+and that: mostly JSON that the client gets, made in the worker so that the server does not even parse it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,10 @@ from agentsrv.errors import AgentsrvError, Problem
 
 LENGTH = Format(">Q")
 ANSWER = Format(">QB")
-OK, FAILED = 0, 1
+OK, FAILED, BROKEN = 0, 1, 2
+"""A part of the answer; an error for the client; a traceback for the log."""
+READY = b"\x00"
+"""What a worker says first."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

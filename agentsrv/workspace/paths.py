@@ -32,7 +32,8 @@ PROTECTED_NAMES = frozenset(
     {
         ".git", ".ssh", ".gnupg",
         ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".bash_aliases", ".profile", ".inputrc",
-        ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".kshrc", ".mkshrc", ".cshrc", ".tcshrc", ".login", ".logout",
+        ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout",
+        ".kshrc", ".mkshrc", ".cshrc", ".tcshrc", ".login", ".logout",
         ".xinitrc", ".xprofile", ".xsession", ".xsessionrc", ".pam_environment",
         ".gitconfig", ".netrc", ".pgpass", ".git-credentials", ".claude.json",
     }
@@ -76,6 +77,15 @@ class Workspace:
         self._home = home and str(home.resolve())
         self._private_parents = frozenset(map(os.path.dirname, (*self._private, *self._private_files)))
 
+    @property
+    def private(self) -> tuple[str, ...]:
+        """The server's own directories."""
+        return self._private
+
+    @property
+    def private_files(self) -> tuple[str, ...]:
+        return self._private_files
+
     # What a path is
 
     def directory(self, text: str | None, *, field: str = "cwd") -> Path:
@@ -118,6 +128,15 @@ class Workspace:
     def may_hold_private(self, directory: str) -> bool:
         """Can entries of this directory be private? Asked once for each directory of a walk."""
         return directory in self._private_parents
+
+    def private_below(self, directory: str) -> list[str]:
+        """What is private in a directory, as patterns relative to it (`*` for what stands beside a file)."""
+        start = directory.rstrip("/") + "/"
+        return [
+            own[len(start) :]
+            for own in (*self._private, *self._private_files)
+            if own.startswith(start)
+        ]
 
     # Opening
 

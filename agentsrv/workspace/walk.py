@@ -26,8 +26,10 @@ from agentsrv.workspace.paths import Workspace, displayed, file_uri, is_text
 # fmt: off
 IGNORED = frozenset(
     {
-        ".git", ".hg", ".svn", ".jj", "node_modules", "bower_components", ".venv", "venv", "__pycache__", ".tox", ".nox",
-        ".mypy_cache", ".pytest_cache", ".ruff_cache", ".cache", ".gradle", ".terraform", ".next", ".nuxt", ".parcel-cache",
+        ".git", ".hg", ".svn", ".jj",
+        "node_modules", "bower_components", ".next", ".nuxt", ".parcel-cache",
+        ".venv", "venv", "__pycache__", ".tox", ".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache",
+        ".cache", ".gradle", ".terraform",
     }
 )
 # fmt: on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ SECRET = "a-secret-of-at-least-thirty-two-bytes"
 GRANT = Grant(terminal_id=TerminalId("t"), deployment_id="local-dev", cwd="/srv", is_read_only=True)
 
 
-def make_config(directory: Path, **settings: Any) -> Config:
+def make_config(directory: Path, api_key: str = API_KEY, **settings: Any) -> Config:
     return Config(
-        api_keys=(API_KEY,),
+        api_keys=(api_key,),
         workspace_base=directory,
         state_dir=directory / "state",
         database_path=directory / "db",
@@ -100,8 +101,6 @@ async def test_used_tokens_are_forgotten_when_they_have_expired(tokens: Terminal
     old = tmp_path / "state" / "terminal-tokens" / "old"
     old.parent.mkdir(parents=True)
     old.touch()
-    import os
-
     os.utime(old, (1.0, 1.0))
     await tokens.redeem(forge())
 
@@ -172,8 +171,4 @@ def test_the_key_is_not_the_api_key(tmp_path: Path) -> None:
 
     assert len(key) == 32
     assert API_KEY.encode() not in key
-    assert key != signing_key(Config(**_like(tmp_path), api_keys=("another",)))
-
-
-def _like(directory: Path) -> dict[str, Any]:
-    return {"workspace_base": directory, "state_dir": directory, "database_path": directory / "db"}
+    assert key != signing_key(make_config(tmp_path, "another-api-key"))

@@ -1,0 +1,123 @@
+"""The program that a git worker runs: reads requests from a socket, one after the other, until it is closed.
+
+It works on what agents made and what came from the network, so it keeps little to lose: no secrets in its
+environment, no right to write a file or to start a program, a limit on memory. The server kills it when a
+request takes too long. `worker.py` is the other end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import signal
+import socket
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import pygit2
+from pygit2.enums import ConfigLevel
+
+from agentsrv.errors import AgentsrvError, Unprocessable
+from agentsrv.workspace.diff import diff
+from agentsrv.workspace.git import discover
+from agentsrv.workspace.git_protocol import (
+    ANSWER,
+    BROKEN,
+    FAILED,
+    LENGTH,
+    OK,
+    READY,
+    DiffRequest,
+    FindRepositories,
+    Request,
+    Settings,
+    encode_error,
+)
+from agentsrv.workspace.paths import Workspace
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+EXTENSIONS = ["partialclone"]
+"""What a repository may ask for besides what libgit2 knows. Objects that a partial clone left out are not
+fetched: they count as unreadable."""
+
+
+def main(descriptor: int) -> None:
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as requests:
+        settings = msgspec.json.decode(_receive(requests), type=Settings)
+        workspace = Workspace(
+            Path(settings.base), map(Path, settings.private), map(Path, settings.private_files)
+        )
+        give_up_rights(settings)
+        configure_libgit2()
+        # What is there now stays, and need not be looked at by the collector again.
+        gc.collect()
+        gc.freeze()
+        connection.sendall(READY)
+        while data := _receive(requests):
+            kind, body = answer(workspace, data)
+            connection.sendall(ANSWER.pack(len(body), kind))
+            connection.sendall(body)
+
+
+def answer(workspace: Workspace, data: bytes) -> tuple[int, bytes]:
+    try:
+        return OK, handle(workspace, msgspec.json.decode(data, type=Request))
+    except AgentsrvError as exc:
+        return FAILED, encode_error(exc)
+    except MemoryError:
+        exhausted = Unprocessable("this takes more memory than git requests may use", code="repository_too_large")
+        return FAILED, encode_error(exhausted)
+    except Exception:
+        return BROKEN, traceback.format_exc().encode("utf-8", "replace")
+
+
+def handle(workspace: Workspace, request: Request) -> bytes:
+    """The answer's JSON object, without its closing brace."""
+    match request:
+        case DiffRequest():
+            return diff(workspace, request)
+        case FindRepositories():
+            repositories, is_truncated = discover(workspace)
+            body = {"repositories": repositories, "count": len(repositories), "truncated": is_truncated}
+            return msgspec.json.encode(body)[:-1]
+
+
+def give_up_rights(settings: Settings) -> None:
+    """Nothing here needs them; should libgit2 have a hole, it leads to less."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    limits = {
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_DATA: settings.memory_bytes,
+    }
+    for limit, value in limits.items():
+        with suppress(ValueError):  # A lower one is set already.
+            resource.setrlimit(limit, (value, value))
+
+
+def configure_libgit2() -> None:
+    settings = pygit2.settings
+    # Containers mount repositories of other users. What the check protects from, hooks and commands in the
+    # configuration, libgit2 does not run here.
+    settings.owner_validation = False
+    # Objects are read, not trusted; what does not inflate or parse is an error without this too.
+    settings.enable_strict_hash_verification(False)
+    settings.set_extensions(EXTENSIONS)
+    for level in (ConfigLevel.SYSTEM, ConfigLevel.GLOBAL, ConfigLevel.XDG, ConfigLevel.PROGRAMDATA):
+        settings.search_path[level] = ""
+
+
+def _receive(requests: BinaryIO) -> bytes:
+    """The next message; empty when the server has closed the connection."""
+    head = requests.read(LENGTH.size)
+    return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
+
+
