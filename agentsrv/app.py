@@ -13,7 +13,7 @@ from aiohttp import web
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.claude_code import ClaudeCode
 from agentsrv.api import routes
-from agentsrv.api.keys import AGENTS, CONFIG, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
+from agentsrv.api.keys import AGENTS, CONFIG, GIT, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
 from agentsrv.api.middleware import middlewares
 from agentsrv.config import Config
 from agentsrv.errors import StartupError
@@ -30,6 +30,7 @@ from agentsrv.turns.recovery import recover
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
 from agentsrv.workspace.paths import DEFAULT_DIRECTORY, Workspace
+from agentsrv.workspace.worker import GitWorkers
 
 
 def make_app(config: Config) -> web.Application:
@@ -51,10 +52,13 @@ def make_app(config: Config) -> web.Application:
     )
     terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
 
+    git = GitWorkers(workspace, config.environment)
+
     async def run(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.enter_context(_only_server(config))
             stack.push_async_callback(zygote.close)
+            stack.push_async_callback(git.close)
             # At the same time: one waits for an interpreter to start, the other for the disk.
             await asyncio.gather(zygote.start(), asyncio.to_thread(migrate, config.database_path))
             stack.push_async_callback(db.close)
@@ -79,6 +83,7 @@ def make_app(config: Config) -> web.Application:
     app[SESSIONS] = SessionService(db, event_log, agents, pool, turns)
     app[TERMINALS] = terminals
     app[TERMINAL_TOKENS] = TerminalTokens(config)
+    app[GIT] = git
     app[HEALTH] = HealthCheck(db, config.redis_url)
     routes.setup(app)
     app.cleanup_ctx.append(run)

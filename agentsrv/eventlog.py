@@ -177,11 +177,14 @@ class EventLog:
         self._sessions: WeakValueDictionary[SessionId, SessionLog] = WeakValueDictionary()
         self._is_closed = False
 
-    async def session(self, session_id: SessionId) -> SessionLog:
-        """The live end of a session's log. Keep the reference for as long as you append or follow."""
+    async def session(self, session_id: SessionId, *, is_new: bool = False) -> SessionLog:
+        """The live end of a session's log. Keep the reference for as long as you append or follow.
+
+        `is_new`: nothing can be stored yet, so the database is not asked.
+        """
         if (found := self._sessions.get(session_id)) is not None:
             return found
-        last_seq = await events.last_seq(self.db, session_id)
+        last_seq = 0 if is_new else await events.last_seq(self.db, session_id)
         # Somebody else may have loaded it meanwhile; there must be only one.
         if (found := self._sessions.get(session_id)) is None:
             found = self._sessions[session_id] = SessionLog(self, session_id, last_seq)

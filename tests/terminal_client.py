@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 TIMEOUT_S = 15.0
+LOOK_BACK = 10_000
+"""What a test waits for is shorter."""
 
 
 class TerminalClient:
@@ -18,7 +21,7 @@ class TerminalClient:
 
     def __init__(self, ws: ClientWebSocketResponse, *, is_binary: bool) -> None:
         self.ws = ws
-        self.output = b""
+        self.output = bytearray()
         self.messages: list[dict[str, Any]] = []
         self._is_binary = is_binary
 
@@ -33,13 +36,17 @@ class TerminalClient:
 
     async def shows(self, text: str) -> str:
         """Wait until `text` has come; all output so far."""
-        return await self.shows_bytes(text.encode())
-
-    async def shows_bytes(self, data: bytes) -> str:
-        async with asyncio.timeout(TIMEOUT_S):
-            while data not in self.output:
-                assert await self.take(), f"closed with {self.ws.close_code}: {self.output[-500:]!r}"
+        await self.matches(re.escape(text.encode()))
         return self.output.decode(errors="replace")
+
+    async def matches(self, pattern: bytes) -> list[bytes]:
+        """Wait until something that fits has come; its groups."""
+        async with asyncio.timeout(TIMEOUT_S):
+            looked_at = 0
+            while (found := re.compile(pattern).search(self.output, looked_at)) is None:
+                looked_at = max(0, len(self.output) - LOOK_BACK)
+                assert await self.take(), f"closed with {self.ws.close_code}: {self.output[-500:]!r}"
+        return [bytes(group) for group in found.groups()]
 
     async def message(self, type: str) -> dict[str, Any]:
         """The next message of this type that was not asked for yet."""
@@ -50,6 +57,20 @@ class TerminalClient:
                         self.messages.remove(found)
                         return found
                 assert await self.take(), f"closed with {self.ws.close_code}: {self.messages}"
+
+    def pause(self) -> None:
+        """Take nothing more from the network."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        connection = self.ws._response.connection
+        assert connection is not None
+        assert isinstance(connection.transport, asyncio.Transport)
+        return connection.transport
 
     async def closed(self) -> int | None:
         """Read to the end; the code with which the server has closed."""

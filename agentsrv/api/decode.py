@@ -7,6 +7,7 @@ all fields that are wrong are reported together.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import re
@@ -50,12 +51,14 @@ async def read_optional_body(request: web.Request, kind: type[T]) -> T:
 
 
 def read_query(request: web.Request, kind: type[T]) -> T:
-    """The query parameters as a `kind`; each may come once. Unknown ones are ignored."""
+    """The query parameters as a `kind`; each may come once, a list several times. Unknown ones are ignored."""
     query = request.query
-    repeated = sorted({name for name in query if len(query.getall(name)) > 1})
+    lists = {field.encode_name for field in _fields(kind) if field.default_factory is list}
+    repeated = sorted({name for name in query if len(query.getall(name)) > 1} - lists)
     if repeated:
         _refuse([Problem(name, "may be given only once") for name in repeated])
-    return convert(dict(query), kind, _convert_text)
+    values = {name: query.getall(name) if name in lists else query[name] for name in query}
+    return convert(values, kind, _convert_text)
 
 
 def session_id_of(request: web.Request) -> SessionId:
@@ -187,11 +190,17 @@ def text_problem(text: str) -> str | None:
 Convert = Callable[[Any, Any], Any]
 
 
+@functools.cache
+def _fields(kind: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """msgspec evaluates all annotations each time that it is asked: 0.35 ms for the body of a prompt."""
+    return msgspec.structs.fields(kind)
+
+
 def convert(values: Mapping[str, Any], kind: type[T], convert_field: Convert) -> T:
     """A `kind` from `values`, field by field. Raises InvalidInput with all that are wrong."""
     fields: dict[str, Any] = {}
     problems: list[Problem] = []
-    for field in msgspec.structs.fields(kind):
+    for field in _fields(kind):
         name = field.encode_name
         if name in values:
             try:
@@ -209,10 +218,12 @@ def _convert_strictly(value: Any, kind: Any) -> Any:
     return msgspec.convert(value, kind)
 
 
-def _convert_text(text: str, kind: Any) -> Any:
+def _convert_text(text: str | list[str], kind: Any) -> Any:
     """`true`, `false` and whole numbers may be meant as such; text may be meant as text."""
-    if reason := text_problem(text):
+    if reason := next(filter(None, map(text_problem, [text] if isinstance(text, str) else text)), None):
         raise msgspec.ValidationError(reason)
+    if not isinstance(text, str):
+        return msgspec.convert(text, kind)
     try:
         return msgspec.convert(text, kind)
     except msgspec.ValidationError:

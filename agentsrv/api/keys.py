@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentsrv.terminals.tokens import TerminalTokens
     from agentsrv.turns.service import TurnService
     from agentsrv.turns.sessions import SessionService
+    from agentsrv.workspace.worker import GitWorkers
 
 CONFIG = web.AppKey("config", Config)
 TURNS: web.AppKey[TurnService] = web.AppKey("turns")
@@ -24,6 +25,7 @@ SESSIONS: web.AppKey[SessionService] = web.AppKey("sessions")
 AGENTS: web.AppKey[AgentRegistry] = web.AppKey("agents")
 TERMINALS: web.AppKey[TerminalManager] = web.AppKey("terminals")
 TERMINAL_TOKENS: web.AppKey[TerminalTokens] = web.AppKey("terminal_tokens")
+GIT: web.AppKey[GitWorkers] = web.AppKey("git")
 HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
 OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api import agents, env, generate, health, jobs, openapi, sessions, terminal
+from agentsrv.api import agents, env, generate, git, health, jobs, openapi, sessions, terminal
 from agentsrv.api import schemas as s
 from agentsrv.api.decode import continue_later
 from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC
@@ -47,6 +47,9 @@ ROUTES = (
               query=s.OpenTerminal, is_public=True),
     Operation("GET", "/terminals", terminal.list_terminals, {200: s.TerminalList}),
     Operation("DELETE", "/terminals/{terminal_id}", terminal.delete_terminal, {200: s.TerminalEnded}, (404,)),
+
+    Operation("GET", "/git/repositories", git.list_repositories, {200: s.RepositoryList}, (503,)),
+    Operation("GET", "/git/diff", git.get_diff, {200: s.DiffView}, (404, 422, 503), query=s.DiffQuery),
 
     Operation("GET", "/agents", agents.list_agents, {200: s.AgentList}),
     Operation("GET", "/env/{names:.*}", env.check_environment, {200: JSON}, (400,)),

@@ -18,6 +18,8 @@ SessionIdText = Annotated[str, Meta(pattern=SESSION_ID_PATTERN)]
 ModelText = Annotated[str, Meta(pattern=MODEL_PATTERN)]
 NameText = Annotated[str, Meta(min_length=1, max_length=200)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+PathOrEmptyText = Annotated[str, Meta(max_length=4096)]
+RevisionText = Annotated[str, Meta(max_length=1024)]
 CursorText = Annotated[str, Meta(min_length=1, max_length=500)]
 MessageIdText = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]
 SeqText = Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]
@@ -114,6 +116,18 @@ class ListJobs(Struct, kw_only=True):
 class OpenTerminal(Struct, kw_only=True):
     # `token` is read elsewhere: it may also come in a header.
     encoding: Literal["json", "binary"] = "json"
+
+
+class DiffQuery(Struct, kw_only=True):
+    path: PathOrEmptyText = ""
+    base: RevisionText = ""
+    head: RevisionText = ""
+    staged: bool = False
+    context: Annotated[int, Meta(ge=0, le=1000)] = 3
+    merge_base: bool = False
+    # May come several times.
+    paths: Annotated[list[PathText], Meta(max_length=1000)] = []
+    summary: bool = False
 
 
 # Answers
@@ -239,6 +253,87 @@ class TerminalEnded(Struct, kw_only=True, rename="camel"):
     terminal_id: str
     timestamp: str
     deleted: bool = True
+
+
+class RepositoryView(Struct, kw_only=True, rename="camel"):
+    """A working tree with a `.git`; `problem` says why nothing else is known of one that cannot be read.
+
+    `root` is the main working tree, for a linked worktree another one than `path`. `branch` is null with a
+    detached head; `head` is a commit, null before the first one.
+    """
+
+    name: str
+    path: str
+    relative_path: str
+    is_worktree: bool
+    is_submodule: bool
+    root: str
+    branch: str | None
+    head: str | None
+    problem: str | None
+
+
+class RepositoryList(Struct, kw_only=True):
+    repositories: list[RepositoryView]
+    count: int
+    truncated: bool
+    timestamp: str
+
+
+class DiffLineView(Struct, kw_only=True, rename="camel"):
+    """A line without its end. `content_base64` has the exact bytes of one that is not UTF-8."""
+
+    type: Literal["context", "add", "del"]
+    content: str
+    content_base64: str | UnsetType = UNSET
+    old_line: int | None
+    new_line: int | None
+
+
+class DiffHunkView(Struct, kw_only=True, rename="camel"):
+    old_start: int
+    old_lines: int
+    new_start: int
+    new_lines: int
+    lines: list[DiffLineView]
+
+
+class DiffFileView(Struct, kw_only=True, rename="camel"):
+    """One path. `similarity` is a percentage, of renamed files; the URIs are there for names that are not UTF-8.
+
+    `truncated`: over a limit, so there are no hunks. `unreadable`: the content could not be had.
+    """
+
+    old_path: str | None
+    old_uri: str | UnsetType = UNSET
+    old_mode: str | None
+    new_path: str | None
+    new_uri: str | UnsetType = UNSET
+    new_mode: str | None
+    status: Literal["modified", "added", "deleted", "renamed", "copied", "typechange"]
+    additions: int
+    deletions: int
+    similarity: int | None
+    binary: bool
+    conflicted: bool
+    truncated: bool
+    unreadable: bool
+    invalid_utf8: bool
+    hunks: list[DiffHunkView]
+
+
+class DiffView(Struct, kw_only=True, rename="camel"):
+    """`head` is null for the working tree and the index; the ids are those of commits."""
+
+    repo_path: str
+    relative_path: str
+    base: str
+    head: str | None
+    base_id: str | None
+    head_id: str | None
+    files: list[DiffFileView]
+    truncated: bool
+    timestamp: str
 
 
 class DatabaseHealth(Struct, kw_only=True):

@@ -26,6 +26,7 @@ from agentsrv.terminals.tokens import Grant
 FIRST_SIZE = (80, 24)
 """Until a viewer says what it has."""
 ATTACH_AT_ONCE = 16
+TIDY_UP_S = 1.0
 NO_SHELLS = frozenset({"false", "nologin", "sync"})
 
 
@@ -90,6 +91,7 @@ class TerminalManager:
         for terminal in self._terminals.values():
             terminal.leave_running()
         self._terminals.clear()
+        await self._tasks.join(TIDY_UP_S)
         await self._tasks.close()
 
     # ---- opening

@@ -59,6 +59,7 @@ class ActiveTurn:
         self.session = session
         self.turn = turn
         self.user_event = user_event
+        self.log: SessionLog | None = None
         self.outcome: Outcome | None = None
         self.last_output_at = loop.time()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()

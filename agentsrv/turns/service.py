@@ -350,7 +350,8 @@ class TurnService:
     async def _open(self, active: ActiveTurn, starting: Starting | None, is_new: bool) -> None:
         """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
         session = active.session
-        session_log = await self._log.session(session.id)
+        # Kept, so that those who follow from now on find it in memory.
+        active.log = session_log = await self._log.session(session.id, is_new=is_new)
         async with session_log.hold() as seq:
             opened = replace(active.turn, first_seq=seq)
             chunk = None

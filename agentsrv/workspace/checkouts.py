@@ -6,6 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.paths import Workspace
 
 POINTER = b"gitdir: "
@@ -52,6 +53,17 @@ def checkout_around(workspace: Workspace, path: str) -> Checkout | None:
 def shown(workspace: Workspace, checkout: Checkout | None) -> str | None:
     """The root as clients see it: from the workspace on, `/` for the workspace itself."""
     return None if checkout is None else workspace.relative(checkout.path) or "/"
+
+
+def git_directory(workspace: Workspace, path: str) -> str | None:
+    """Where the checkout at `path` has its HEAD and index; None when that is none, or not in the workspace."""
+    if not is_checkout(path):
+        return None
+    pointer = _pointer(f"{path}/.git", None)
+    try:
+        return workspace.resolve_inside(os.path.join(path, pointer or ".git"))
+    except AgentsrvError:
+        return None
 
 
 def _pointer(path: str, directory: int | None) -> str | None:

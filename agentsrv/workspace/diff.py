@@ -98,7 +98,7 @@ class Renderer:
         self.is_truncated = False
 
     def files(self, changes: Iterable[Change]) -> list[str]:
-        found = []
+        found: list[str] = []
         for change in changes:
             if len(found) >= MAX_FILES:
                 self.is_truncated = True

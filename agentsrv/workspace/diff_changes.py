@@ -108,9 +108,8 @@ def find_ends(repo: pygit2.Repository, request: DiffRequest) -> Ends:
         head = find_object(repo, request.head, "head")
     if request.merge_base:
         base = find_merge_base(repo, base, head or find_object(repo, None, "head"))
-    return Ends(
-        find_tree(repo, base, "base"), named(base), head and find_tree(repo, head, "head"), named(head)
-    )
+    head_tree = None if head is None else find_tree(repo, head, "head")
+    return Ends(find_tree(repo, base, "base"), named(base), head_tree, named(head))
 
 
 def find_object(repo: pygit2.Repository, revision: str | None, field: str) -> pygit2.Object | None:
@@ -288,13 +287,13 @@ class WorkingTreeChanges:
         if not S_ISDIR(mode):
             return Entry(path, mode)
         root = self._root / os.fsdecode(path)
-        unknown = commit and gitlink(path, commit)
+        unknown = None if commit is None else gitlink(path, commit)
         if not os.path.lexists(root / ".git"):
             return unknown
         try:
             repo = open_repository(self._workspace, root)
             with reading(root):
-                head = repo.head.target
+                head = repo.head.peel(pygit2.Commit).id
                 return gitlink(path, head, is_dirty=commit is not None and is_dirty(repo), is_on_disk=True)
         except AgentsrvError:
             return unknown
@@ -364,7 +363,10 @@ class _Side:
 
     def size(self) -> int:
         try:
-            return self.contents.size(self.entry)
+            size = self.contents.size(self.entry)
+            # What is on disk may have other line ends than what would be stored.
+            is_stored = self.entry.id is not None or size > MAX_CONTENT_BYTES
+            return size if is_stored else len(self.contents.read(self.entry))
         except Unreadable:
             return 0
 
@@ -375,6 +377,12 @@ class _Side:
             return self.contents.key(self.entry)
         except Unreadable:
             return None
+
+    def is_binary(self) -> bool:
+        try:
+            return self.contents.is_binary(self.entry)
+        except Unreadable:
+            return False
 
     def read(self) -> bytes | None:
         try:

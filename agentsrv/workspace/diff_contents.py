@@ -119,7 +119,7 @@ class Contents:
 
     def is_binary(self, entry: Entry) -> bool:
         """As git decides it: an attribute, else a NUL near the start."""
-        wanted = self._rules.of(entry.path).diff
+        wanted = self._rules.of(entry.path).diff if S_ISREG(entry.mode) else None
         if isinstance(wanted, bool):
             return not wanted
         return b"\0" in self.read(entry)[:BINARY_PREFIX_BYTES]
@@ -251,7 +251,7 @@ class Rules:
 
     def _has_crlf_in_index(self, path: bytes) -> bool:
         try:
-            stored = self._repo.odb.read(self._repo.index[path].id)[1]  # type: ignore[index]
+            stored = self._repo.odb.read(self._repo.index[os.fsdecode(path)].id)[1]
         except (pygit2.GitError, KeyError, ValueError):
             return False
         return b"\r\n" in stored and not is_binary_text(stored)
@@ -259,10 +259,10 @@ class Rules:
     @cached_property
     def _is_auto(self) -> bool:
         try:
-            value = self._repo.config["core.autocrlf"].lower()
+            value = (self._repo.config["core.autocrlf"] or "true").lower()
         except (pygit2.GitError, KeyError, ValueError):
             return False
-        return value in ("true", "yes", "on", "1", "input", "")
+        return value in ("true", "yes", "on", "1", "input")
 
     @cached_property
     def _is_global(self) -> bool:
@@ -280,7 +280,7 @@ class Rules:
         found = self._directories.get(directory)
         if found is None:
             name = directory + b"/.gitattributes" if directory else b".gitattributes"
-            found = self._tree.mode(name) is not None or name in self._repo.index
+            found = self._tree.mode(name) is not None or os.fsdecode(name) in self._repo.index
             if not found and directory:
                 found = self._has_attributes(directory.rpartition(b"/")[0])
             self._directories[directory] = found

@@ -29,8 +29,11 @@ MAX_IDENTICAL = 100
 MAX_WORK = 5_000_000
 """How many chunks may be compared, about a second's worth. Beyond it the rest count as deleted and added."""
 
-CHUNK = re.compile(rb"[^\n]{0,63}\n|[^\n]{1,64}")
-"""Contents are compared by the line, long lines by 64 bytes."""
+CHUNK = re.compile(rb"[^\n]{0,63}\n|[^\n]{64}")
+"""Contents are compared by the line, long lines by 64 bytes.
+
+An unfinished last line does not count, as in git before 2.44: it makes the score of such files a little lower.
+"""
 
 _Row = tuple[int, bool, int, int]
 """Score, has it the same base name, destination, source."""
@@ -46,6 +49,7 @@ class File(Protocol):
     def key(self) -> bytes | None: ...
     def size(self) -> int: ...
     def read(self) -> bytes | None: ...
+    def is_binary(self) -> bool: ...
 
 
 def find_renames(sources: Sequence[File], destinations: Sequence[File]) -> dict[int, tuple[int, int]]:
@@ -65,6 +69,8 @@ class _Search:
         self.found: dict[int, tuple[int, int]] = {}
         self._sources = sources
         self._destinations = destinations
+        self._source_sizes = [file.size() for file in sources]
+        self._destination_sizes = [file.size() for file in destinations]
         self._open_sources = set(range(len(sources)))
         self._spans: dict[int, Mapping[bytes, int]] = {}
         self._work = 0
@@ -117,7 +123,7 @@ class _Search:
         destinations = list(self._open_destinations())
         if not destinations or len(self._open_sources) * len(destinations) > MAX_PAIRS:
             return
-        by_size = sorted((self._sources[source].size(), source) for source in self._open_sources)
+        by_size = sorted((self._source_sizes[source], source) for source in self._open_sources)
         table: list[_Row] = []
         for destination in destinations:
             table += self._candidates(destination, by_size)
@@ -130,7 +136,7 @@ class _Search:
 
     def _candidates(self, destination: int, by_size: Sequence[tuple[int, int]]) -> list[_Row]:
         """The best sources for one destination, out of those that are not too small or too large."""
-        name, size = _basename(self._destinations[destination].path), self._destinations[destination].size()
+        name, size = _basename(self._destinations[destination].path), self._destination_sizes[destination]
         start, end = bisect_left(by_size, (size * 9 // 10, 0)), bisect_left(by_size, (size * 10 // 9 + 2, 0))
         best: list[_Row] = []
         for source in sorted(source for _, source in by_size[start:end]):
@@ -145,8 +151,8 @@ class _Search:
         old, new = self._sources[source], self._destinations[destination]
         if not (S_ISREG(old.mode) and S_ISREG(new.mode)):
             return 0
-        small, large = sorted((old.size(), new.size()))
-        if not new.size() or large * (MAX_SCORE - min_score) < (large - small) * MAX_SCORE:
+        small, large = sorted((self._source_sizes[source], self._destination_sizes[destination]))
+        if not small or large * (MAX_SCORE - min_score) < (large - small) * MAX_SCORE:
             return 0
         old_spans, new_spans = self._spans_of(source, old), self._spans_of(~destination, new)
         self._work += len(old_spans)
@@ -158,13 +164,13 @@ class _Search:
     def _spans_of(self, slot: int, file: File) -> Mapping[bytes, int]:
         """Slots of destinations are negative."""
         if slot not in self._spans:
-            self._spans[slot] = spans(file.read() or b"")
+            self._spans[slot] = spans(file.read() or b"", is_text=not file.is_binary())
         return self._spans[slot]
 
 
-def spans(content: bytes) -> Mapping[bytes, int]:
+def spans(content: bytes, *, is_text: bool) -> Mapping[bytes, int]:
     """How many bytes of `content` each distinct chunk makes up."""
-    if b"\0" not in content[:8000]:
+    if is_text:
         content = content.replace(b"\r\n", b"\n")
     return {chunk: count * len(chunk) for chunk, count in Counter(CHUNK.findall(content)).items()}
 

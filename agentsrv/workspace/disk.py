@@ -38,8 +38,8 @@ class Disk:
     More than `MAX_WAITING` at once are refused with LimitReached. `close` waits for what runs.
     """
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
+    def __init__(self, threads: int = THREADS, name: str = "disk") -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._waiting = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -237,10 +237,11 @@ def discover(workspace: Workspace) -> tuple[list[Repository], bool]:
     """
     scan = _Scan(workspace)
     found: dict[str, Repository] = {}
-    for path in scan.working_trees():
-        found[path] = describe(workspace, Path(path))
+    for directory in scan.working_trees():
+        found[directory] = describe(workspace, Path(directory))
     for path in _linked_elsewhere(workspace, list(found.values())):
-        found.setdefault(str(path), describe(workspace, path))
+        if str(path) not in found:
+            found[str(path)] = describe(workspace, path)
     ordered = sorted(found.values(), key=lambda item: (item.is_worktree, item.root, item.path))
     return ordered[:MAX_REPOSITORIES], scan.is_cut or len(ordered) > MAX_REPOSITORIES
 

@@ -70,7 +70,9 @@ def answer(workspace: Workspace, data: bytes) -> tuple[int, bytes]:
     except AgentsrvError as exc:
         return FAILED, encode_error(exc)
     except MemoryError:
-        exhausted = Unprocessable("this takes more memory than git requests may use", code="repository_too_large")
+        exhausted = Unprocessable(
+            "this takes more memory than git requests may use", code="repository_too_large"
+        )
         return FAILED, encode_error(exhausted)
     except Exception:
         return BROKEN, traceback.format_exc().encode("utf-8", "replace")
@@ -119,5 +121,3 @@ def _receive(requests: BinaryIO) -> bytes:
     """The next message; empty when the server has closed the connection."""
     head = requests.read(LENGTH.size)
     return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-
-

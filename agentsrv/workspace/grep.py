@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -99,7 +99,11 @@ class Grep:
 
     def _arguments(self) -> list[str]:
         options = ["--no-config", "--json", "--fixed-strings", "--no-ignore", "--hidden", "--encoding=none"]
-        options += [f"--max-filesize={MAX_FILE_BYTES}", f"--max-depth={self._walk.max_depth}", "--no-messages"]
+        options += [
+            f"--max-filesize={MAX_FILE_BYTES}",
+            f"--max-depth={self._walk.max_depth}",
+            "--no-messages",
+        ]
         options.append("--ignore-case" if self._ignore_case else "--case-sensitive")
         if not self._walk.include_ignored:
             options += [f"--glob=!{name}/" for name in sorted(IGNORED)] + ["--glob=!.git"]
@@ -116,7 +120,11 @@ class Grep:
         if self._walk.workspace.is_private(full):
             return None
         return _match(
-            self._walk.workspace, full, data["line_number"], _content(data["lines"]), data["submatches"][0]["start"]
+            self._walk.workspace,
+            full,
+            data["line_number"],
+            _content(data["lines"]),
+            data["submatches"][0]["start"],
         )
 
     # By ourselves
@@ -187,7 +195,7 @@ def _content(value: dict[str, Any]) -> bytes:
     return value["text"].encode() if "text" in value else base64.b64decode(value["bytes"])
 
 
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
     rest = b""
     while data := await stream.read(READ_BYTES):
         *lines, rest = (rest + data).split(b"\n")

@@ -110,6 +110,12 @@ class Workspace:
         """
         return self._resolve(_from_base(text), field)
 
+    def resolve_inside(self, path: str, *, field: str = "path") -> str:
+        """The same for an absolute path that this server has put together."""
+        path = _real_path(path, field)
+        self._require_inside(path)
+        return path
+
     def relative(self, path: str) -> str:
         """`path` from the base on; empty for the base itself."""
         return "" if path == self._root else path[len(self._root.rstrip("/")) + 1 :]
@@ -132,11 +138,7 @@ class Workspace:
     def private_below(self, directory: str) -> list[str]:
         """What is private in a directory, as patterns relative to it (`*` for what stands beside a file)."""
         start = directory.rstrip("/") + "/"
-        return [
-            own[len(start) :]
-            for own in (*self._private, *self._private_files)
-            if own.startswith(start)
-        ]
+        return [own[len(start) :] for own in (*self._private, *self._private_files) if own.startswith(start)]
 
     # Opening
 
@@ -238,9 +240,7 @@ class Workspace:
     # The checks
 
     def _resolve(self, text: str, field: str) -> str:
-        path = _real_path(self._absolute(text, field), field)
-        self._require_inside(path)
-        return path
+        return self.resolve_inside(self._absolute(text, field), field=field)
 
     def _resolve_parent(self, text: str, field: str) -> str:
         parent, name = os.path.split(self._absolute(text, field).rstrip("/"))

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from agentsrv.errors import LimitReached
+from agentsrv.errors import Forbidden, LimitReached
 from agentsrv.workspace import files
 from agentsrv.workspace.archive import archive
 from agentsrv.workspace.checkouts import Checkout, checkout_around
 from agentsrv.workspace.disk import Disk
-from agentsrv.workspace.files import FileFacts, OpenFile
+from agentsrv.workspace.files import OpenFile
 from agentsrv.workspace.grep import Grep, LineMatch, find_ripgrep
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.search import NameSearch
-from agentsrv.workspace.upload import ALWAYS, Condition, Staged, Uploads, upload_paths
+from agentsrv.workspace.upload import Condition, Delivery, Uploaded, Uploads, Written
 from agentsrv.workspace.walk import Entry, Listing, Walk
-
-T = TypeVar("T")
+from agentsrv.workspace.watch import Changes, TreeWatch, Watches
 
 LISTING_TIMEOUT_S = 20.0
 SEARCH_TIMEOUT_S = 2.0
@@ -34,40 +34,178 @@ MAX_ARCHIVE_DEPTH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """What a walk begins with. `path` as clients see it, `full` as the system does."""
+class Scope:
+    """What a walk goes through: from `root` (a path as clients give it) so many levels down."""
 
-    path: str
-    full: str
-    checkout: Checkout | None
-    is_denied: bool
-    """The server may not read this directory: there is nothing to list."""
+    root: str
+    max_depth: int
+    include_ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Entries or lines that were searched for; `is_truncated`: there may be more."""
+class Place:
+    """Where a walk begins: an existing directory, resolved. `is_denied`: the server may not read it."""
 
-    where: Where
+    path: str
+    checkout: Checkout | None
+    is_denied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntries:
+    place: Place
     entries: list[Entry]
     is_truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class FoundLines:
+    place: Place
+    lines: list[LineMatch]
+    is_truncated: bool
+
+
 class FileService:
-    """Everything that the file routes do. Raises the errors of `workspace.paths` and `workspace.disk`."""
+    """What the file routes do. Raises the errors that `workspace.paths` and `workspace.disk` tell of."""
 
     def __init__(
         self, workspace: Workspace, *, uploads_directory: Path, max_upload_bytes: int, search_path: str
     ) -> None:
         self.workspace = workspace
-        self._disk = Disk()
-        self._uploads = Uploads(uploads_directory, workspace, self._disk, max_upload_bytes)
+        self.disk = Disk()
+        self.uploads = Uploads(uploads_directory, workspace, self.disk, max_upload_bytes)
+        self._watches = Watches()
         self._ripgrep = find_ripgrep(search_path)
         self._archives = 0
 
     async def open(self) -> None:
         """Sweep what an earlier server left of its uploads."""
-        await self._disk.run(self._uploads.prepare)
+        await self.disk.run(self.uploads.prepare)
+
+    def drain(self) -> None:
+        """End the watches."""
+        self._watches.stop()
 
     def close(self) -> None:
-        self._disk.close()
+        self._watches.close()
+        self.disk.close()
+
+    # Looking
+
+    async def list_entries(
+        self, scope: Scope, *, include_files: bool, limit: int, all_details: bool
+    ) -> tuple[Place, Listing]:
+        """The directory, and a listing to be used up step by step, with `disk.iterate`."""
+
+        def begin() -> tuple[Place, Listing]:
+            place = self._place(scope.root)
+            walk = self._walk(place.path, scope, LISTING_TIMEOUT_S)
+            return place, Listing(walk, include_files=include_files, limit=limit, all_details=all_details)
+
+        return await self.disk.run(begin)
+
+    async def search(self, scope: Scope, text: str, *, include_files: bool, limit: int) -> FoundEntries:
+        """Entries by name, the best first."""
+
+        def find() -> FoundEntries:
+            place = self._place(scope.root)
+            walk = self._walk(place.path, scope, SEARCH_TIMEOUT_S)
+            search = NameSearch(walk, text, include_files=include_files, limit=limit)
+            return FoundEntries(place, search.entries(), search.is_truncated)
+
+        return await self.disk.run(find)
+
+    async def grep(self, scope: Scope, text: str, *, ignore_case: bool, limit: int) -> FoundLines:
+        """Lines that have `text`, by path and number."""
+        place = await self.disk.run(self._place, scope.root)
+        walk = self._walk(place.path, scope, GREP_TIMEOUT_S)
+        grep = Grep(walk, text, ignore_case=ignore_case, limit=limit)
+        return FoundLines(place, await grep.matches(self.disk, self._ripgrep), grep.is_truncated)
+
+    async def read(self, path: str) -> OpenFile:
+        """A file, to be read piece by piece in threads and then closed."""
+        return await self.disk.run(files.open_file, self.workspace, path)
+
+    async def archive(self, path: str, *, include_ignored: bool) -> tuple[str, AsyncGenerator[bytes, None]]:
+        """A name for it, and the pieces of a .tar.gz of the directory. Close the pieces."""
+        if self._archives >= MAX_ARCHIVES:
+            raise LimitReached("too many archives are being made; wait for one", code="too_many_archives")
+        place = await self.disk.run(self._place, path)
+        scope = Scope(root=path, max_depth=MAX_ARCHIVE_DEPTH, include_ignored=include_ignored)
+        name = os.path.basename(place.path) or "workspace"
+        return name, self._archive(archive(self._walk(place.path, scope, ARCHIVE_TIMEOUT_S), name))
+
+    async def _archive(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
+        self._archives += 1
+        try:
+            async with aclosing(self.disk.iterate(pieces)) as steps:
+                async for piece in steps:
+                    yield piece
+        finally:
+            self._archives -= 1
+
+    @asynccontextmanager
+    async def watch(self, scope: Scope) -> AsyncIterator[tuple[TreeWatch, AsyncGenerator[Changes, None]]]:
+        """What changes below a directory, from now on."""
+        place = await self.disk.run(self._place, scope.root)
+
+        def walk_from(path: str) -> Walk:
+            return self._walk(path, scope, LISTING_TIMEOUT_S)
+
+        watch = TreeWatch(self.workspace, place.path, walk_from)
+        try:
+            await self._watches.begin(watch)
+            yield watch, self._watches.follow(watch)
+        finally:
+            await self._watches.end(watch)
+
+    # Changing
+
+    async def write(
+        self, path: str, chunks: AsyncIterator[bytes], *, expected_bytes: int, condition: Condition
+    ) -> Written:
+        """Put a whole file in place, with the directories above it. Raises PreconditionFailed."""
+        target = await self.disk.run(self.uploads.check_target, path, condition)
+        async with self.uploads.delivery(expected_bytes) as delivery:
+            staged = await delivery.add(chunks)
+            return await self.disk.run(delivery.place, staged, target, condition)
+
+    def upload(self, expected_bytes: int) -> AbstractAsyncContextManager[Delivery]:
+        """A delivery to add files to; `finish_upload` puts them in place. Raises LimitReached, TooLarge."""
+        return self.uploads.delivery(expected_bytes)
+
+    async def finish_upload(
+        self, delivery: Delivery, target: str, names: Sequence[str], *, overwrite: bool
+    ) -> Uploaded:
+        """Put the files of a delivery below the directory `target`, in the order in which they came."""
+        return await self.disk.run(delivery.place_all, target, names, overwrite=overwrite)
+
+    async def make_directory(self, path: str, *, parents: bool) -> str:
+        return await self.disk.run(files.make_directory, self.workspace, path, parents=parents)
+
+    async def delete(self, path: str, *, recursive: bool) -> str:
+        return await self.disk.run(files.delete, self.workspace, path, recursive=recursive)
+
+    async def move(self, source: str, target: str, *, overwrite: bool) -> tuple[str, str]:
+        return await self.disk.run(files.move, self.workspace, source, target, overwrite=overwrite)
+
+    # Blocking
+
+    def _place(self, text: str) -> Place:
+        path = self.workspace.resolve(text)
+        is_denied = False
+        try:
+            with self.workspace.open_directory(path):
+                pass
+        except Forbidden:
+            is_denied = True
+        return Place(path, checkout_around(self.workspace, path), is_denied)
+
+    def _walk(self, path: str, scope: Scope, timeout_s: float) -> Walk:
+        return Walk(
+            workspace=self.workspace,
+            root=path,
+            max_depth=scope.max_depth,
+            include_ignored=scope.include_ignored,
+            deadline=time.monotonic() + timeout_s,
+        )

@@ -29,8 +29,8 @@ from agentsrv.errors import (
     TooLarge,
 )
 from agentsrv.workspace import renames
-from agentsrv.workspace.files import FileFacts, remove_empty
 from agentsrv.workspace.disk import Disk, explained
+from agentsrv.workspace.files import FileFacts, remove_empty
 from agentsrv.workspace.paths import MAX_PATH_BYTES, UTF8, Workspace, displayed
 
 MAX_FILES = 500
@@ -75,6 +75,23 @@ ALWAYS = Condition()
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was put in place, as it is there."""
+
+    facts: FileFacts
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The directory as it is in the workspace, what was put below it, and how much was there already."""
+
+    path: str
+    files: list[FileFacts]
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Placed:
     """A file that was put in place. `replaced`: where the one that was there before is now."""
 
@@ -91,6 +108,8 @@ class Delivery:
     workspace: Workspace
     max_bytes: int
     received: int = 0
+    staged: list[Staged] = field(default_factory=list)
+    """What was added, in order."""
     _placed: list[_Placed] = field(default_factory=list)
     _made: list[str] = field(default_factory=list)
     _strays: list[str] = field(default_factory=list)
@@ -111,9 +130,30 @@ class Delivery:
                     await self.disk.run(write_all, descriptor, block)
             finally:
                 os.close(descriptor)
-        return Staged(path, self.received - before)
+        staged = Staged(path, self.received - before)
+        self.staged.append(staged)
+        return staged
 
-    def place(self, staged: Staged, path: str, condition: Condition = ALWAYS) -> FileFacts:
+    def place_all(self, target: str, names: Sequence[str], *, overwrite: bool) -> Uploaded:
+        """Put each file at its name (a relative path) below the directory `target`. Blocking.
+
+        The names are `upload_paths`. Without `overwrite` a file that is there stays and is counted as skipped.
+        """
+        directory = self.workspace.resolve(target, field="targetPath")
+        condition = ALWAYS if overwrite else Condition(is_new=True)
+        files: list[FileFacts] = []
+        skipped = 0
+        for staged, name in zip(self.staged, names, strict=True):
+            path = self.workspace.resolve_inside(os.path.join(directory, name), field="relativePaths")
+            try:
+                files.append(self.place(staged, path, condition).facts)
+            except PreconditionFailed:
+                if overwrite:
+                    raise
+                skipped += 1
+        return Uploaded(self.workspace.relative(directory), files, skipped)
+
+    def place(self, staged: Staged, path: str, condition: Condition = ALWAYS) -> Written:
         """Put a file at a resolved path, in place of a file or link that is there. Blocking.
 
         Raises PreconditionFailed, Conflict (something else is there), Forbidden.
@@ -130,7 +170,8 @@ class Delivery:
                 if exc.errno != errno.EXDEV:
                     raise
                 self._put(self._copy_beside(staged.path, parent), name, directory, path, current)
-            return FileFacts.of(relative, os.stat(name, dir_fd=directory, follow_symlinks=False))
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            return Written(FileFacts.of(relative, found), is_new=current is None)
 
     def take_back(self) -> None:
         """Undo every `place`, the last one first. Blocking."""
@@ -196,6 +237,23 @@ class Uploads:
         """Remove what an earlier server left behind. Blocking."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(mode=0o700, parents=True)
+
+    def check_target(self, text: str, condition: Condition) -> str:
+        """The resolved path of a file to be written: may it be? Asked before its content is taken in."""
+        path = self._workspace.resolve(text)
+        self._workspace.require_writable(path)
+        relative = self._workspace.relative(path)
+        if not relative:
+            raise InvalidInput("path: this is the workspace itself", code="not_a_file")
+        with explained(relative):
+            try:
+                current = os.lstat(path)
+            except FileNotFoundError:
+                current = None
+        if current is not None and not stat.S_ISREG(current.st_mode):
+            raise InvalidInput(f"path: {relative} is not a file", code="not_a_file")
+        condition.check(relative, current)
+        return path
 
     @asynccontextmanager
     async def delivery(self, expected_bytes: int = 0) -> AsyncIterator[Delivery]:

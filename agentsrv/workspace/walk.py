@@ -232,7 +232,7 @@ class Listing:
     def _link(self, directory: Directory, name: str, own: str | None) -> Entry:
         entry = Entry(name, "symlink", directory.prefix + name, own is not None, own)
         try:
-            target = self._walk.workspace.resolve(f"{directory.path}/{name}")
+            target = self._walk.workspace.resolve_inside(f"{directory.path}/{name}")
             entry.target_type = "directory" if stat.S_ISDIR(os.lstat(target).st_mode) else "file"
         except (AgentsrvError, OSError):
             pass  # It leads out of the workspace, or nowhere.

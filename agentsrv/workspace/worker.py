@@ -236,4 +236,6 @@ def _body_of(answer: tuple[int, bytes]) -> bytes:
     if kind == FAILED:
         raise decode_error(body)
     logger.error("a git worker failed:\n%s", body.decode("utf-8", "replace"))
-    raise AgentsrvError("something went wrong while reading the repository; the log has it", code="internal_error")
+    raise AgentsrvError(
+        "something went wrong while reading the repository; the log has it", code="internal_error"
+    )

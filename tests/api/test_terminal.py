@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 import socket
@@ -120,10 +119,525 @@ async def test_bytes_that_are_no_text_do_no_harm(open_terminal: Open) -> None:
 
 async def test_what_comes_is_what_was_typed(open_terminal: Open) -> None:
     """A megabyte of input reaches the program, though it is slow to read it."""
-    text = "".join(f"line {number}\n" for number in range(90_000))
+    text = "".join(f"line {number}\n" for number in range(100_000))
     async with open_terminal(encoding="binary") as shell:
         await shell.type("stty -echo -icanon; echo ready-'steady'; sleep 0.3; head -c 1000000 | sha256sum\n")
         await shell.shows("ready-steady")
         await shell.type(text[:600_000])
         await shell.type(text[600_000:1_000_000])
         await shell.shows(hashlib.sha256(text[:1_000_000].encode()).hexdigest())
+
+
+async def test_the_window_has_the_size_that_the_client_says(open_terminal: Open) -> None:
+    """And the program is told when it changes."""
+    async with open_terminal() as shell:
+        await shell.type("trap 'echo now $(stty size)' WINCH; echo trap-'set'\n")
+        await shell.shows("trap-set")
+        await shell.say(type="resize", cols=132, rows=43)
+        await shell.type("\n")
+        await shell.shows("now 43 132")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "name"),
+    [("exit", 0, None), ("exit 3", 3, None), ("kill -9 $$", None, "SIGKILL"), ("kill -HUP $$", None, "SIGHUP")],
+)
+async def test_how_the_shell_ended_is_told(
+    server: Server, open_terminal: Open, command: str, code: int | None, name: str | None
+) -> None:
+    """All output, then `close` with the exit code or the signal, then 1000. What is sent after that is ignored."""
+    async with open_terminal() as shell:
+        await shell.type(f"echo last-'words'; {command}\n")
+        ended = await shell.message("close")
+        await shell.type("x")
+        await shell.say(type="resize", cols=10, rows=10)
+
+        assert (code, name) == (ended["exitCode"], ended["signal"])
+        assert b"last-words" in shell.output
+        assert 1000 == await shell.closed()
+    assert [] == await listed(server)
+
+
+async def test_interrupt_reaches_the_program(open_terminal: Open) -> None:
+    """Ctrl-C ends what runs in the foreground, at once, whatever it prints."""
+    async with open_terminal(encoding="binary") as shell:
+        await shell.type("yes\n")
+        await shell.shows("y\r\ny\r\n" * 1000)
+        began = time.monotonic()
+        await shell.type("\x03echo is-'over'\n")
+        await shell.shows("is-over")
+
+    assert time.monotonic() - began < 0.3
+
+
+# ---- staying, coming back, sharing
+
+
+async def test_a_terminal_outlives_its_socket(open_terminal: Open) -> None:
+    """Who comes back finds the same shell and what it has shown, also what came meanwhile."""
+    async with open_terminal() as shell:
+        await shell.type("echo first $$; sleep 0.2; echo mean-'while'\n")
+        [pid] = await shell.matches(rb"first (\d+)\r")
+    async with open_terminal() as shell:
+        shown = await shell.shows("mean-while")
+        await shell.type("echo same $$\n")
+
+        assert f"first {pid.decode()}" in shown
+        assert [pid] == await shell.matches(rb"same (\d+)\r")
+
+
+async def test_several_sockets_share_a_terminal(server: Server, open_terminal: Open) -> None:
+    """All see the same, all may type, and it is as large as the smallest of them."""
+    async with open_terminal() as one, open_terminal(encoding="binary") as two:
+        await one.say(type="resize", cols=100, rows=20)
+        await two.say(type="resize", cols=90, rows=30)
+        await two.type("echo from-'two'; stty size\n")
+        for shell in (one, two):
+            await shell.shows("20 90")
+        await one.type("echo from-'one'\n")
+        await two.shows("from-one")
+        await two.ws.close()
+        await one.type("sleep 0.1; stty size\n")
+        await one.shows("20 100")
+
+
+async def test_a_read_only_token_watches(open_terminal: Open) -> None:
+    """It sees all; what it types, its window and its `close` change nothing."""
+    async with open_terminal() as shell, open_terminal(readOnly=True) as watcher:
+        await shell.say(type="resize", cols=100, rows=30)
+        await watcher.say(type="resize", cols=10, rows=10)
+        await watcher.type("echo not-'this'\n")
+        await watcher.say(type="close")
+        await shell.type("echo but-'this'; stty size\n")
+        shown = await watcher.shows("30 100")
+
+        assert (await watcher.message("info"))["readOnly"]
+        assert "but-this" in shown
+        assert "not-this" not in shown
+
+
+async def test_close_ends_the_shell_for_all(server: Server, open_terminal: Open) -> None:
+    """`close` is the end of the terminal, not of the socket alone."""
+    async with open_terminal() as one, open_terminal() as two:
+        await one.say(type="close")
+
+        assert [1000, 1000] == [await one.closed(), await two.closed()]
+    assert [] == await listed(server)
+
+
+async def test_terminals_are_listed_and_ended(server: Server, open_terminal: Open) -> None:
+    """GET /terminals shows them, with and without sockets; DELETE answers when the shell is gone."""
+    async with open_terminal("a", deploymentId="blue") as shell:
+        await shell.say(type="resize", cols=70, rows=20)
+        await shell.type("echo sized\n")
+        await shell.shows("sized")
+        async with open_terminal("b"):
+            pass
+        found = await listed(server)
+        pids = [terminal["pid"] for terminal in found]
+        ended = await server.ask("DELETE", "/terminals/a")
+
+        assert ["a", "b"] == [terminal["terminalId"] for terminal in found]
+        assert ("blue", 70, 20, 1, "/bin/sh") == tuple(
+            found[0][name] for name in ("deploymentId", "cols", "rows", "clients", "shell")
+        )
+        assert (200, True, "a") == (ended.status, ended.json["deleted"], ended.json["terminalId"])
+        assert [False, True] == [is_alive(pid) for pid in pids]
+        assert 1000 == await shell.closed()
+    assert 404 == (await server.ask("DELETE", "/terminals/a")).status
+
+
+async def test_the_whole_tree_is_gone(open_terminal: Open, server: Server) -> None:
+    """Children that ignore HUP, that are in a session of their own, or that forked away, end with the terminal."""
+    async with open_terminal() as shell:
+        await shell.type(
+            "(trap '' HUP TERM; sleep 1000) & setsid sh -c 'trap \"\" HUP TERM; sleep 1001' & "
+            "nohup setsid sleep 1002 >/dev/null 2>&1 & (sleep 1003 &) ; echo all-'started'\n"
+        )
+        await shell.shows("all-started")
+        runner = [entry for entry in environ_of((await listed(server))[0]["pid"]) if b"AGENTSRV_RUNNER=" in entry]
+        began = time.monotonic()
+        await server.ask("DELETE", "/terminals/t")
+
+    assert time.monotonic() - began < 5
+    assert [] == [pid for pid in all_pids() if runner[0] in environ_of(pid)]
+
+
+async def test_a_terminal_to_which_nobody_comes_back_ends(tmp_path: Path) -> None:
+    """After TERMINAL_LINGER."""
+    config = make_config(tmp_path, terminal_linger_s=0.2, terminal_shell=Path("/bin/sh"))
+    async with serve(make_app(config)) as server:
+        async with terminal(server.client, server.port, KEY) as shell:
+            await shell.message("info")
+            pid = (await listed(server))[0]["pid"]
+        await eventually(lambda: not is_alive(pid))
+        async with asyncio.timeout(TIMEOUT_S):
+            while await listed(server):
+                await asyncio.sleep(0.01)
+    assert [] == list((config.state_dir / "terminals").iterdir())
+
+
+# ---- flow
+
+
+async def test_a_client_that_stops_reading_stops_the_program(open_terminal: Open, server: Server) -> None:
+    """The server's memory stays as it is, and another terminal does not notice; later every byte comes."""
+    async with open_terminal("slow", encoding="binary") as shell, open_terminal("other") as other:
+        await shell.type("stty -echo -onlcr; seq 3000000; echo the-'end'\n")
+        shell.pause()
+        before = rss_bytes(os.getpid())
+        await asyncio.sleep(0.5)
+        await other.type("echo un-'disturbed'\n")
+        await other.shows("un-disturbed")
+        grown = rss_bytes(os.getpid()) - before
+        shell.resume()
+        shown = await shell.shows("the-end\n")
+
+    assert grown < 2 * 1024 * 1024
+    numbers = shown[shown.index("\n1\n") : shown.index("the-end")].split()
+    assert [str(number) for number in range(1, 3_000_001)] == numbers
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
+    """After STALL_TIMEOUT its socket is gone; the program goes on, and who comes back sees the end of it."""
+    config = make_config(tmp_path, stall_timeout_s=0.5, terminal_shell=Path("/bin/sh"))
+    async with serve(make_app(config)) as server:
+        async with terminal(server.client, server.port, KEY) as shell:
+            await shell.type("seq 2000000; echo the-'end'\n")
+            shell.pause()
+            async with asyncio.timeout(TIMEOUT_S):
+                while (await listed(server))[0]["clients"]:
+                    await asyncio.sleep(0.05)
+        async with terminal(server.client, server.port, KEY) as shell:
+            assert "1999999\r\n2000000\r\nthe-end" in await shell.shows("the-end")
+        await server.ask("DELETE", "/terminals/t")
+
+
+async def test_the_fastest_sets_the_pace(open_terminal: Open) -> None:
+    """Where several look, one that does not read holds up nobody; later it gets the screen as it is then."""
+    async with open_terminal(encoding="binary") as slow, open_terminal(encoding="binary") as fast:
+        slow.pause()
+        await fast.type("seq 1000000; echo the-'end'\n")
+        await fast.shows("999999\r\n1000000\r\nthe-end")
+        slow.resume()
+        shown = await slow.shows("the-end")
+
+    assert "\x1bc" in shown
+    assert "999999\r\n1000000\r\nthe-end" in shown
+
+
+async def test_who_only_watches_holds_up_nobody(open_terminal: Open) -> None:
+    """Not even when everybody else has gone."""
+    async with open_terminal(encoding="binary", readOnly=False) as shell:
+        await shell.message("info")
+        async with open_terminal(encoding="binary", readOnly=True) as watcher:
+            watcher.pause()
+            await shell.type("seq 1000000; echo the-'end'\n")
+            await shell.ws.close()
+            watcher.resume()
+            await watcher.shows("the-end")
+
+
+async def test_a_silent_client_is_asked_and_given_up(tmp_path: Path) -> None:
+    """A ping after KEEPALIVE_INTERVAL; without an answer the socket is cut, the terminal stays."""
+    config = make_config(tmp_path, keepalive_s=0.1, stall_timeout_s=0.4, terminal_shell=Path("/bin/sh"))
+    async with serve(make_app(config)) as server:
+        token = await get_token(server.client, server.port, KEY, terminalId="t")
+        async with server.connection() as (reader, writer):
+            writer.write(upgrade(f"token={token}"))
+            await reader.readuntil(b"\r\n\r\n")
+            frames = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        async with terminal(server.client, server.port, KEY) as shell:
+            await asyncio.sleep(0.7)
+            await shell.type("echo still-'here'\n")
+            await shell.shows("still-here")
+        await server.ask("DELETE", "/terminals/t")
+
+    assert frames.count(b"\x89\x00") >= 2
+
+
+async def test_shutdown_leaves_the_shell_running(config: Config) -> None:
+    """The socket closes with 1001; the next server has the same shell and all that it has shown."""
+    async with serve(make_app(config)) as server, terminal(server.client, server.port, KEY) as shell:
+        await shell.type("echo first $$\n")
+        [pid] = await shell.matches(rb"first (\d+)\r")
+        await server.app.shutdown()
+
+        assert 1001 == await shell.closed()
+        with pytest.raises(WSServerHandshakeError, match="503"):
+            async with terminal(server.client, server.port, KEY):
+                pass
+    async with serve(make_app(config)) as server, terminal(server.client, server.port, KEY) as shell:
+        assert "first" in await shell.shows("first")
+        await shell.type("echo again $$\n")
+        assert [pid] == await shell.matches(rb"again (\d+)\r")
+        await server.ask("DELETE", "/terminals/t")
+
+
+# ---- bad input: whatever comes, no shell begins, none is lost
+
+
+def upgrade(query: str = "", *headers: str, method: str = "GET", **changed: str | None) -> bytes:
+    """A request for an upgrade. `changed`: headers of the handshake by their names, `_` for `-`; None: without."""
+    handshake: dict[str, str | None] = {
+        "Host": "127.0.0.1",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    } | changed
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in handshake.items() if value is not None]
+    return "\r\n".join([f"{method} /ws/terminal?{query} HTTP/1.1", *lines, *headers, "", ""]).encode("latin-1")
+
+
+def signed(key: str = SECRET, **changes: Any) -> str:
+    claims = {
+        "exp": int(time.time()) + 60,
+        "aud": "terminal",
+        "scope": "terminal",
+        "jti": os.urandom(8).hex(),
+        "terminalId": "t",
+        "deploymentId": "d",
+    } | changes
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, "HS256")
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer[9:12])
+
+
+REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
+    "no token": (lambda: upgrade(), 401),
+    "an empty token": (lambda: upgrade("token="), 401),
+    "garbage": (lambda: upgrade("token=x"), 401),
+    "two parts": (lambda: upgrade("token=a.b"), 401),
+    "not ASCII": (lambda: upgrade("token=%C3%A4.%F0%9F%98%80.x"), 401),
+    "no text": (lambda: upgrade("token=%ff%fe%00"), 401),
+    "two tokens": (lambda: upgrade(f"token={signed()}&token={signed()}"), 401),
+    "100 KB": (lambda: upgrade("token=" + "x" * 100_000), 400),
+    "the API key": (lambda: upgrade(f"token={KEY}"), 401),
+    "the API key as a header": (lambda: upgrade("", f"Authorization: Bearer {KEY}"), 401),
+    "signed with the API key": (lambda: upgrade(f"token={signed(KEY)}"), 401),
+    "expired": (lambda: upgrade(f"token={signed(exp=1)}"), 401),
+    "not yet": (lambda: upgrade(f"token={signed(nbf=int(time.time()) + 99)}"), 401),
+    "without an end": (lambda: upgrade(f"token={signed(exp=None)}"), 401),
+    "for ten years": (lambda: upgrade(f"token={signed(exp=int(time.time()) + 315_360_000)}"), 401),
+    "an end that is text": (lambda: upgrade(f"token={signed(exp=str(int(time.time()) + 60))}"), 401),
+    "for something else": (lambda: upgrade(f"token={signed(scope='sessions')}"), 401),
+    "for somebody else": (lambda: upgrade(f"token={signed(aud='sessions')}"), 401),
+    "to a path": (lambda: upgrade(f"token={signed(terminalId='../../x')}"), 401),
+    "outside the workspace": (lambda: upgrade(f"token={signed(cwd='/etc')}"), 403),
+    "where nothing is": (lambda: upgrade(f"token={signed(cwd='missing')}"), 400),
+    "to watch nothing": (lambda: upgrade(f"token={signed(readOnly=True)}"), 404),
+    "different tokens": (lambda: upgrade(f"token={signed()}", f"Authorization: Bearer {signed()}"), 400),
+    "another encoding": (lambda: upgrade(f"token={signed()}&encoding=xml"), 400),
+    "a bad origin": (lambda: upgrade(f"token={signed()}", "Origin: https://evil.example"), 403),
+    "no origin at all": (lambda: upgrade(f"token={signed()}", "Origin: null"), 403),
+    "an origin like ours": (lambda: upgrade(f"token={signed()}", "Origin: https://app.example.evil"), 403),
+    "two origins": (lambda: upgrade(f"token={signed()}", "Origin: https://app.example", "Origin: https://x"), 403),
+    "no upgrade": (lambda: upgrade(f"token={signed()}", Upgrade=None, Connection=None), 400),
+    "another upgrade": (lambda: upgrade(f"token={signed()}", Upgrade="h2c"), 400),
+    "another version": (lambda: upgrade(f"token={signed()}", Sec_WebSocket_Version="12"), 400),
+    "no key": (lambda: upgrade(f"token={signed()}", Sec_WebSocket_Key=None), 400),
+    "a short key": (lambda: upgrade(f"token={signed()}", Sec_WebSocket_Key="eA=="), 400),
+    "a key that is none": (lambda: upgrade(f"token={signed()}", Sec_WebSocket_Key="\xe4"), 400),
+    "HEAD": (lambda: upgrade(f"token={signed()}", method="HEAD"), 400),
+    "POST": (lambda: upgrade(f"token={signed()}", method="POST"), 405),
+}
+"""Made when they are needed: a token lives for a minute."""
+
+
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+@pytest.mark.parametrize(("make", "status"), REFUSED.values(), ids=REFUSED)
+async def test_what_may_not_open_a_terminal_does_not(
+    server: Server, caplog: pytest.LogCaptureFixture, make: Callable[[], bytes], status: int
+) -> None:
+    """A real status before the upgrade, no shell, and no token in any log."""
+    request = make()
+    with caplog.at_level("DEBUG"):
+        answer = await server.send(request)
+
+    assert status == status_of(answer), answer
+    assert [] == await listed(server)
+    token = re.search(rb"token=([\w.-]{20,})", request)
+    assert token is None or token[1].decode() not in caplog.text
+    assert KEY not in caplog.text
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+
+
+ALLOWED: dict[str, Callable[[str], bytes]] = {
+    "in the query": lambda token: upgrade(f"token={token}"),
+    "in a header": lambda token: upgrade("", f"Authorization: Bearer {token}"),
+    "in both": lambda token: upgrade(f"token={token}", f"Authorization: bearer {token}"),
+    "as a subprotocol": lambda token: upgrade("", f"Sec-WebSocket-Protocol: terminal, {token}"),
+    "as the only subprotocol": lambda token: upgrade("", f"Sec-WebSocket-Protocol: {token}"),
+    "from an allowed origin": lambda token: upgrade(f"token={token}", "Origin: https://app.example"),
+    "with compression offered": lambda token: upgrade(
+        f"token={token}", "Sec-WebSocket-Extensions: permessage-deflate"
+    ),
+}
+
+
+@pytest.mark.parametrize("make", ALLOWED.values(), ids=ALLOWED)
+async def test_what_may_open_a_terminal_does(
+    server: Server, caplog: pytest.LogCaptureFixture, make: Callable[[str], bytes]
+) -> None:
+    """Once: the same request again is refused. No log has the token."""
+    token = await get_token(server.client, server.port, KEY)
+    with caplog.at_level("DEBUG"):
+        first = await server.send(make(token))
+        second = await server.send(make(token))
+
+    assert (101, 401) == (status_of(first), status_of(second))
+    assert b"Sec-WebSocket-Extensions" not in first
+    assert token not in caplog.text
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+
+
+WRONG_FIELDS: dict[str, list[Any]] = {
+    "deploymentId": [None, 1, [], {}, True, "", "a b", "../x", "a/b", "x" * 129, "a\0", "é", "a\n"],
+    "terminalId": [None, 1, [], {}, True, "", "a b", "../x", "a/b", "x" * 129, "a\0", "é", "a\n"],
+    "cwd": [None, 1, [], {}, True, "", "missing", "x" * 5000, "a\0b"],
+    "readOnly": [None, 1, "true", [], {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in WRONG_FIELDS.items() for value in values]
+)
+async def test_a_token_is_not_made_of_nonsense(server: Server, field: str, value: Any) -> None:
+    """400, with the name of the field."""
+    body = {"deploymentId": "local-dev", field: value}
+    answer = await server.ask("POST", "/terminal/token", json=body)
+
+    assert 400 == answer.status, answer.text
+    assert [field] == [problem["path"] for problem in answer.json["details"]]
+
+
+async def test_a_token_needs_the_key_a_label_and_the_workspace(server: Server) -> None:
+    """401 without the key, 400 without a deploymentId, 403 for a cwd outside."""
+    bodies = [{"deploymentId": "d"}, {}, {"deploymentId": "d", "cwd": "/etc"}, {"deploymentId": "d", "cwd": "../.."}]
+    keys = [None, KEY, KEY, KEY]
+    answers = [
+        await server.ask("POST", "/terminal/token", key=key, json=body)
+        for key, body in zip(keys, bodies, strict=True)
+    ]
+
+    assert [401, 400, 403, 403] == [answer.status for answer in answers]
+
+
+BAD_MESSAGES = [
+    "{", "", "null", "1", "[]", '"x"', "{}", '{"type": 1}', '{"type": "dance"}', '{"type": "info"}', '{"data": "x"}',
+    '{"type": "data"}', '{"type": "data", "data": 1}', '{"type": "data", "data": null}',
+    '{"type": "data", "data": "\\ud800"}', '{"type": "resize"}', '{"type": "resize", "cols": 80}',
+    '{"type": "resize", "cols": 0, "rows": 24}', '{"type": "resize", "cols": 80, "rows": 1001}',
+    '{"type": "resize", "cols": -1, "rows": 24}', '{"type": "resize", "cols": 80.5, "rows": 24}',
+    '{"type": "resize", "cols": "80", "rows": 24}', '{"type": "resize", "cols": 1e99, "rows": 24}',
+    '{"type": "resize", "cols": NaN, "rows": 24}', '{"type": "x", "a": ' + "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_MESSAGES, ids=lambda text: text[:40])
+async def test_a_bad_message_is_answered_and_costs_nothing(open_terminal: Open, text: str) -> None:
+    """`error`; socket and shell stay, the window keeps its size."""
+    async with open_terminal() as shell:
+        await shell.ws.send_str(text)
+        complaint = await shell.message("error")
+        await shell.type("echo fine; stty size\n")
+        await shell.shows("24 80")
+
+    assert "invalid_message" == complaint["code"]
+
+
+async def test_a_binary_message_is_no_json(open_terminal: Open) -> None:
+    """Without `encoding=binary` it is answered with `error`."""
+    async with open_terminal() as shell:
+        await shell.ws.send_bytes(b"\xff\xfe")
+        await shell.message("error")
+        await shell.type("echo fi-'ne'\n")
+        await shell.shows("fi-ne")
+
+
+async def test_who_sends_only_nonsense_is_cut_off(server: Server, open_terminal: Open) -> None:
+    """Twenty bad messages within ten seconds: 1008. The shell stays."""
+    async with open_terminal() as shell:
+        for _ in range(20):
+            await shell.ws.send_str("nonsense")
+
+        assert 1008 == await shell.closed()
+        assert 19 == sum(message["type"] == "error" for message in shell.messages)
+    assert 1 == len(await listed(server))
+
+
+async def test_a_message_has_an_end(server: Server, open_terminal: Open) -> None:
+    """10 MB at once: 1009. The shell stays."""
+    async with open_terminal() as shell:
+        await shell.type("x" * 10_000_000)
+
+        assert 1009 == await shell.closed()
+    assert 1 == len(await listed(server))
+
+
+async def test_what_is_compressed_without_agreement_is_refused(server: Server) -> None:
+    """No bomb is unpacked."""
+    token = await get_token(server.client, server.port, KEY)
+    async with server.connection() as (reader, writer):
+        writer.write(upgrade(f"token={token}"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\xc1\xfe\x10\x00" + bytes(4) + bytes(4096))
+        rest = await asyncio.wait_for(reader.read(), TIMEOUT_S)
+
+    assert b"\x88" in rest
+    assert b"\x03\xea" in rest  # 1002: a protocol error
+
+
+async def test_terminals_are_limited(server: Server, open_terminal: Open) -> None:
+    """One more than MAX_TERMINALS is 429; those that there are can be shown again."""
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        async with open_terminal(name):
+            pass
+    with pytest.raises(WSServerHandshakeError) as refused:
+        async with open_terminal("e"):
+            pass
+    async with open_terminal("a") as shell:
+        await shell.type("echo he-'re'\n")
+        await shell.shows("he-re")
+
+    assert 429 == refused.value.status
+    assert names == [found["terminalId"] for found in await listed(server)]
+
+
+async def test_many_at_once_open_one(server: Server) -> None:
+    """Twenty sockets that name the same new terminal share one shell."""
+    tokens = [await get_token(server.client, server.port, KEY, terminalId="one") for _ in range(20)]
+    sockets = await asyncio.gather(
+        *(server.client.ws_connect(f"http://127.0.0.1:{server.port}/ws/terminal?token={t}") for t in tokens)
+    )
+
+    assert [20] == [found["clients"] for found in await listed(server)]
+    for ws in sockets:
+        await ws.close()
+
+
+async def test_no_secret_is_in_reach_of_the_shell(open_terminal: Open) -> None:
+    """Not in its environment, nor in its parent's; its only descriptors are the terminal."""
+    async with open_terminal() as shell:
+        await shell.type("env; tr '\\0' '\\n' </proc/$PPID/environ; ls -l /proc/self/fd/ | wc -l; echo that-'is' all\n")
+        shown = await shell.shows("that-is all")
+
+    assert [False] * 3 == [secret in shown for secret in (KEY, SECRET, "sk-secret")]
+    assert "\n5\r\n" in shown  # the total, 0, 1, 2 and the directory itself
+
+
+async def test_a_shell_that_does_not_start_is_a_503(tmp_path: Path) -> None:
+    """With a reason, and without anything left behind."""
+    config = make_config(tmp_path, terminal_shell=tmp_path / "no-such-shell")
+    async with serve(make_app(config)) as server:
+        token = await get_token(server.client, server.port, KEY)
+        answer = await server.send(upgrade(f"token={token}"))
+
+        assert 503 == status_of(answer)
+        assert b"terminal_unavailable" in answer
+        assert [] == await listed(server)
+    assert [] == list((config.state_dir / "terminals").iterdir())

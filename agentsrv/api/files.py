@@ -1,0 +1,220 @@
+"""The files of the workspace: look, search, read, write, upload, watch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from email.utils import formatdate
+from functools import partial
+from mimetypes import guess_type
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import hdrs, web
+
+from agentsrv.api import schemas as s
+from agentsrv.api.decode import given, invalid_field, read_body, read_query
+from agentsrv.api.encode import json_response, timestamp
+from agentsrv.api.keys import CONFIG, FILES
+from agentsrv.api.middleware import error_response
+from agentsrv.api.multipart import read_upload
+from agentsrv.api.sse import stream
+from agentsrv.api.transfer import body_chunks, send
+from agentsrv.config import Config
+from agentsrv.errors import AgentsrvError
+from agentsrv.workspace.checkouts import shown
+from agentsrv.workspace.files import FileFacts, OpenFile
+from agentsrv.workspace.paths import displayed, file_uri, is_text
+from agentsrv.workspace.service import FileService, Place, Scope
+from agentsrv.workspace.upload import Condition, Uploaded
+from agentsrv.workspace.walk import Listing, wire_time
+from agentsrv.workspace.watch import Changes, TreeWatch
+
+PIECE_BYTES = 256 * 1024
+MAX_LISTED = 1_000_000
+
+encode = msgspec.json.Encoder().encode
+
+
+async def list_files(request: web.Request) -> web.StreamResponse:
+    """What is in a directory and below it: nearest first, folders before files, by name.
+
+    Folders like `node_modules` are listed and not entered, unless `includeIgnored`.
+    """
+    query = read_query(request, s.ListFiles)
+    files = request.app[FILES]
+    scope = _scope(request, query.path, query.max_depth, query.include_ignored)
+    place, listing = await files.list_entries(
+        scope,
+        include_files=query.include_files,
+        limit=min(query.limit, MAX_LISTED),
+        all_details=query.details,
+    )
+    pieces = files.disk.iterate(_listing_json(_place_fields(files, place, scope), listing))
+    return await send(request, pieces, headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
+
+
+async def search_files(request: web.Request) -> web.Response:
+    """Entries whose path has all the words, in this order and in any case; the best first.
+
+    `q` is what to search for and `root` where; earlier clients say `path` for `q`.
+    """
+    query = read_query(request, s.SearchFiles)
+    files = request.app[FILES]
+    text = query.path if isinstance(query.q, msgspec.UnsetType) else query.q
+    scope = _scope(request, query.root, query.max_depth, query.include_ignored)
+    found = await files.search(scope, text, include_files=query.include_files, limit=query.limit)
+    fields = _place_fields(files, found.place, scope)
+    return json_response(
+        {
+            **fields,
+            "path": text,
+            "entries": found.entries,
+            "count": len(found.entries),
+            "truncated": found.is_truncated,
+            "timestamp": timestamp(),
+        }
+    )
+
+
+async def grep_files(request: web.Request) -> web.Response:
+    """Lines of text files that have exactly this text, by path and line."""
+    query = read_query(request, s.GrepFiles)
+    files = request.app[FILES]
+    scope = _scope(request, query.path, query.max_depth, query.include_ignored)
+    found = await files.grep(scope, query.q, ignore_case=query.ignore_case, limit=query.limit)
+    return json_response(
+        s.LineList(
+            path=displayed(files.workspace.relative(found.place.path)),
+            full_path=displayed(found.place.path),
+            matches=found.lines,
+            count=len(found.lines),
+            truncated=found.is_truncated,
+            timestamp=timestamp(),
+        )
+    )
+
+
+async def read_file(request: web.Request) -> web.StreamResponse:
+    """The bytes of a file: all, or a range of them (206). With `If-None-Match` 304 when nothing changed."""
+    query = read_query(request, s.FileQuery)
+    files = request.app[FILES]
+    file = await files.read(query.path)
+    try:
+        return await _send_file(request, files, file)
+    finally:
+        file.close()
+
+
+async def write_file(request: web.Request) -> web.Response:
+    """Replace or make a file with the body's bytes, at once or not at all. Directories above it are made.
+
+    With `If-Match` only when the file is still the one with that ETag, with `If-None-Match: *` only when
+    there is none; else 412.
+    """
+    query = read_query(request, s.FileQuery)
+    written = await request.app[FILES].write(
+        query.path,
+        body_chunks(request),
+        expected_bytes=request.content_length or 0,
+        condition=_condition(request),
+    )
+    status = 201 if written.is_new else 200
+    return json_response(_file_view(written.facts), status=status, headers={hdrs.ETAG: written.facts.etag})
+
+
+async def delete_entry(request: web.Request) -> web.Response:
+    """Remove a file, a link or an empty directory; with `recursive=true` a full one."""
+    query = read_query(request, s.DeleteEntry)
+    path = await request.app[FILES].delete(query.path, recursive=query.recursive)
+    return json_response(s.EntryDeleted(path=displayed(path), timestamp=timestamp()))
+
+
+async def make_directory(request: web.Request) -> web.Response:
+    """Make a directory; with `parents` also those above it."""
+    body = await read_body(request, s.MakeDirectory)
+    path = await request.app[FILES].make_directory(body.path, parents=body.parents)
+    return json_response(s.DirectoryMade(path=displayed(path), timestamp=timestamp()), status=201)
+
+
+async def move_entry(request: web.Request) -> web.Response:
+    """Give a file or directory another path; 409 when something is there, unless `overwrite`."""
+    body = await read_body(request, s.MoveEntry)
+    source, target = await request.app[FILES].move(body.source, body.target, overwrite=body.overwrite)
+    return json_response(
+        s.EntryMoved(source=displayed(source), target=displayed(target), timestamp=timestamp())
+    )
+
+
+async def upload_files(request: web.Request) -> web.Response:
+    """Put files below a directory, all of them or none.
+
+    A form with `targetPath`, the files, and optionally one of `relativePaths` for each file.
+    """
+    files = request.app[FILES]
+    async with files.upload(request.content_length or 0) as delivery:
+        upload = await read_upload(request, delivery)
+        uploaded = await files.finish_upload(
+            delivery, upload.target, upload.names, overwrite=upload.overwrite
+        )
+    return json_response(_uploaded_view(uploaded), status=201)
+
+
+async def archive_directory(request: web.Request) -> web.StreamResponse:
+    """A directory as a .tar.gz, made while it is sent."""
+    query = read_query(request, s.ArchiveDirectory)
+    name, pieces = await request.app[FILES].archive(query.path, include_ignored=query.include_ignored)
+    headers = {hdrs.CONTENT_TYPE: "application/gzip", hdrs.CONTENT_DISPOSITION: _attachment(f"{name}.tar.gz")}
+    return await send(request, pieces, headers=headers)
+
+
+async def watch_directory(request: web.Request) -> web.StreamResponse:
+    """An event stream of what changes in a directory and below it; it begins with `ready`."""
+    query = read_query(request, s.WatchDirectory)
+    files = request.app[FILES]
+    scope = _scope(request, query.path, query.max_depth, include_ignored=False)
+    if request.method == hdrs.METH_HEAD:
+        return await stream(request, _nothing())
+    async with files.watch(scope) as (watch, changes):
+        return await stream(request, _frames(files, watch, changes))
+
+
+def _scope(
+    request: web.Request, root: str, max_depth: int | msgspec.UnsetType, include_ignored: bool
+) -> Scope:
+    config = request.app[CONFIG]
+    depth = min(given(max_depth) or config.filesystem_default_depth, config.filesystem_max_depth)
+    return Scope(root=root, max_depth=depth, include_ignored=include_ignored)
+
+
+def _place_fields(files: FileService, place: Place, scope: Scope) -> dict[str, object]:
+    """What every listing says of the directory that it begins at."""
+    path, checkout = files.workspace.relative(place.path), place.checkout
+    is_worktree = checkout is not None and checkout.is_worktree
+    fields: dict[str, object] = {
+        "path": displayed(path),
+        "fullPath": displayed(place.path),
+        "maxDepth": scope.max_depth,
+        "currentInGitRepo": checkout is not None,
+        "currentGitRoot": displayed(shown(files.workspace, checkout) or "") or None,
+        "currentIsWorktree": is_worktree,
+        "currentWorktreeDir": displayed(checkout.path.rpartition("/")[2]) if checkout and is_worktree else None,
+    }
+    if place.is_denied:
+        fields["denied"] = True
+    if not is_text(path):
+        fields["uri"] = file_uri(place.path)
+    return fields
+
+
+def _listing_json(fields: dict[str, object], listing: Listing) -> Iterator[bytes]:
+    """The answer in pieces, so that no large one is ever held, and none is encoded at a stretch."""
+    yield encode(fields)[:-1] + b',"entries":['
+    comma = b""
+    for batch in listing:
+        if batch:
+            yield comma + encode(batch)[1:-1]
+            comma = b","
+    rest = {"count": listing.count, "truncated": listing.is_truncated, "timestamp": timestamp()}
+    yield b"]," + encode(rest)[1:]
