@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from agentsrv import __version__, dotenv
@@ -67,7 +68,7 @@ def command_line() -> argparse.ArgumentParser:
 def serve_command(arguments: argparse.Namespace) -> int:
     environment = read_environment(arguments.env_file)
     new_key = make_missing_key(environment, arguments.env_file) if arguments.init else None
-    config = Config.from_env(environment)
+    config = replace(Config.from_env(environment), env_file=arguments.env_file.absolute())
     forget_secrets()
 
     from agentsrv import logs

@@ -7,13 +7,14 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 
 from aiohttp import web
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.claude_code import ClaudeCode
 from agentsrv.api import routes
-from agentsrv.api.keys import AGENTS, CONFIG, GIT, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
+from agentsrv.api.keys import AGENTS, CONFIG, FILES, GIT, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
 from agentsrv.api.middleware import middlewares
 from agentsrv.config import Config
 from agentsrv.errors import StartupError
@@ -30,6 +31,7 @@ from agentsrv.turns.recovery import recover
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
 from agentsrv.workspace.paths import DEFAULT_DIRECTORY, Workspace
+from agentsrv.workspace.service import FileService
 from agentsrv.workspace.worker import GitWorkers
 
 
@@ -46,12 +48,18 @@ def make_app(config: Config) -> web.Application:
     zygote = Zygote(config.environment)
     watcher = FileWatcher()
     pool = AgentPool(config=config, db=db, event_log=event_log, agents=agents, zygote=zygote, watcher=watcher)
-    workspace = Workspace(config.workspace_base, private=(config.state_dir, config.database_path.parent))
+    workspace = make_workspace(config)
     turns = TurnService(
         config=config, db=db, event_log=event_log, agents=agents, workspace=workspace, pool=pool
     )
     terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
 
+    files = FileService(
+        workspace,
+        uploads_directory=config.state_dir / "uploads",
+        max_upload_bytes=config.max_upload_bytes,
+        search_path=config.environment.get("PATH", ""),
+    )
     git = GitWorkers(workspace, config.environment)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
@@ -63,6 +71,8 @@ def make_app(config: Config) -> web.Application:
             await asyncio.gather(zygote.start(), asyncio.to_thread(migrate, config.database_path))
             stack.push_async_callback(db.close)
             await db.open()
+            stack.callback(files.close)
+            await files.open()
             stack.callback(watcher.close)
             stack.push_async_callback(pool.close)
             stack.push_async_callback(turns.close)
@@ -74,6 +84,7 @@ def make_app(config: Config) -> web.Application:
     async def shut_down(_: web.Application) -> None:
         turns.drain()
         terminals.drain()
+        files.drain()
         event_log.close()
 
     app = web.Application(middlewares=middlewares(config))
@@ -83,12 +94,24 @@ def make_app(config: Config) -> web.Application:
     app[SESSIONS] = SessionService(db, event_log, agents, pool, turns)
     app[TERMINALS] = terminals
     app[TERMINAL_TOKENS] = TerminalTokens(config)
+    app[FILES] = files
     app[GIT] = git
     app[HEALTH] = HealthCheck(db, config.redis_url)
     routes.setup(app)
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(shut_down)
     return app
+
+
+def make_workspace(config: Config) -> Workspace:
+    """Everything below the base but the server's own directories, database and settings."""
+    home = config.environment.get("HOME")
+    return Workspace(
+        config.workspace_base,
+        private=(config.state_dir, config.database_path.parent),
+        private_files=[path for path in (config.database_path, config.env_file) if path is not None],
+        home=Path(home) if home else None,
+    )
 
 
 def make_agents(config: Config) -> AgentRegistry:

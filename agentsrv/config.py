@@ -201,6 +201,12 @@ class Config:
         default=None, metadata=env("TERMINAL_JWT_SECRET", signing_secret), repr=False
     )
 
+    filesystem_default_depth: int = field(
+        default=10, metadata=env("FILESYSTEM_DEFAULT_DEPTH", integer(1, 1000))
+    )
+    filesystem_max_depth: int = field(default=20, metadata=env("FILESYSTEM_MAX_DEPTH", integer(1, 1000)))
+    max_upload_bytes: int = field(default=2 * GIB, metadata=env("MAX_UPLOAD_BYTES", integer(1024)))
+
     max_body_bytes: int = field(default=12 * MIB, metadata=env("MAX_BODY_BYTES", integer(1024)))
     body_timeout_s: float = field(default=30.0, metadata=env("BODY_TIMEOUT", seconds(0.1)))
     keepalive_s: float = field(default=15.0, metadata=env("KEEPALIVE_INTERVAL", seconds(0.1)))
@@ -210,6 +216,9 @@ class Config:
 
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The variables as given: what `GET /env` looks at and what an agent's environment is chosen from."""
+
+    env_file: Path | None = field(default=None, compare=False)
+    """The file that settings were read from: it may hold the key, so nobody reads it through the API."""
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> Config:

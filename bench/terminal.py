@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.agent import compile_agent
 from bench.rows import MIB, Row, serving
-from tests.kit import KEY, Server, rss_bytes
+from tests.kit import Server, rss_bytes
 
 CAT_BYTES = 50_000_000
 LINE = b"The quick brown fox jumps over the lazy dog, 0123456789, and then some more of it.\n"
@@ -54,9 +54,7 @@ class Terminal:
         if not self._is_binary:
             opcode, payload = 0x81, json.dumps({"type": "data", "data": data.decode()}).encode()
         length = (
-            bytes([0x80 | len(payload)])
-            if len(payload) < 126
-            else b"\xfe" + struct.pack("!H", len(payload))
+            bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack("!H", len(payload))
         )
         # A mask of zeros is a mask.
         self.socket.sendall(bytes([opcode]) + length + bytes(4) + payload)

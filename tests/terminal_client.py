@@ -106,7 +106,13 @@ async def get_token(client: ClientSession, port: int, key: str, **fields: Any) -
 
 @asynccontextmanager
 async def terminal(
-    client: ClientSession, port: int, key: str, terminal_id: str = "t", *, encoding: str = "json", **fields: Any
+    client: ClientSession,
+    port: int,
+    key: str,
+    terminal_id: str = "t",
+    *,
+    encoding: str = "json",
+    **fields: Any,
 ) -> AsyncIterator[TerminalClient]:
     """A socket on the terminal, its `info` still to be read."""
     token = await get_token(client, port, key, terminalId=terminal_id, **fields)

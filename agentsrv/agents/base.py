@@ -32,11 +32,18 @@ PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start the process. `files` (name: content) go into its runner's directory first, mode 0600."""
+    """How to start the process.
+
+    files: name and content; written into its runner's directory first, mode 0600.
+    directories: made first where they are missing, mode 0700.
+    opening: what its stdin begins with. Nobody else sees it, so it may hold secrets.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
-    files: dict[str, bytes]
+    files: dict[str, bytes] = field(default_factory=dict)
+    directories: tuple[Path, ...] = ()
+    opening: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Effect:
 
     event: what the log keeps instead of the line; None keeps nothing.
     reply: to be written to the agent's stdin.
+    takes_prompt: the agent can take the prompt now, for which it was not ready before.
     begins: the agent works now; outside a turn, it woke up by itself.
     outcome: how the turn ended, as far as the agent has said; a later one replaces it.
     is_over: the agent has finished with the turn and waits for the next prompt.
@@ -54,6 +62,7 @@ class Effect:
 
     event: bytes | None
     reply: bytes | None = None
+    takes_prompt: bool = False
     begins: bool = False
     outcome: Outcome | None = None
     is_over: bool = False
@@ -85,16 +94,19 @@ class Adapter(Protocol):
         """Something goes on between turns; its end will wake the agent."""
         ...
 
-    def begin_turn(self, prompt_id: TurnId | None) -> None:
+    def begin_turn(self, prompt_id: TurnId | None, options: TurnOptions) -> None:
         """The prompt of the turn with this id is about to be written; None: the agent woke up by itself."""
         ...
 
-    def prompt(self, event: bytes) -> bytes:
-        """The stdin lines that carry a user event (see `Agent.user_event`)."""
+    def prompt(self, event: bytes) -> bytes | None:
+        """The stdin lines that carry a user event (see `Agent.user_event`).
+
+        None: not yet; an `Effect` with `takes_prompt` will tell when.
+        """
         ...
 
-    def interrupt(self, turn_id: TurnId) -> bytes:
-        """The stdin lines that ask the agent to stop what it does and stay."""
+    def interrupt(self, turn_id: TurnId) -> bytes | None:
+        """The stdin lines that ask the agent to stop what it does and stay; None when it does nothing yet."""
         ...
 
     def receive(self, line: bytes) -> Effect | None:
@@ -131,8 +143,8 @@ class Agent(Protocol):
         """Equal for options that one process can serve in turn; None: a process for this turn alone."""
         ...
 
-    def new_internal_id(self, session_id: str) -> str:
-        """The name under which the agent is to keep a new session's conversation."""
+    def new_internal_id(self, session_id: str) -> str | None:
+        """The name under which the agent is to keep a new session's conversation; None: it makes one up."""
         ...
 
     def transcript_of(self, session: Session) -> Path | None:

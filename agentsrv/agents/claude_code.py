@@ -127,7 +127,7 @@ class ClaudeAdapter:
         """Commands that the agent started in the background still run; their end will wake it."""
         return self._background_tasks > 0
 
-    def begin_turn(self, prompt_id: TurnId | None) -> None:
+    def begin_turn(self, prompt_id: TurnId | None, options: TurnOptions) -> None:
         self._prompt_id = prompt_id
         self._turn_cost = 0.0
         self._outcome = None

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -52,6 +53,7 @@ async def read_optional_body(request: web.Request, kind: type[T]) -> T:
 
 def read_query(request: web.Request, kind: type[T]) -> T:
     """The query parameters as a `kind`; each may come once, a list several times. Unknown ones are ignored."""
+    require_utf8(request)
     query = request.query
     lists = {field.encode_name for field in _fields(kind) if field.default_factory is list}
     repeated = sorted({name for name in query if len(query.getall(name)) > 1} - lists)
@@ -59,6 +61,14 @@ def read_query(request: web.Request, kind: type[T]) -> T:
         _refuse([Problem(name, "may be given only once") for name in repeated])
     values = {name: query.getall(name) if name in lists else query[name] for name in query}
     return convert(values, kind, _convert_text)
+
+
+def require_utf8(request: web.Request) -> None:
+    """Refuse a query with escapes that are not UTF-8: they would be taken for the text `%ff`."""
+    try:
+        unquote_to_bytes(request.rel_url.raw_query_string).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidInput("the query is not UTF-8; a path that is not is given as a file: URI") from exc
 
 
 def session_id_of(request: web.Request) -> SessionId:
@@ -113,7 +123,7 @@ async def _read(request: web.Request) -> bytes:
     timeout_s = request.app[CONFIG].body_timeout_s
     try:
         async with asyncio.timeout(timeout_s):
-            await _invite_body(request)
+            await invite_body(request)
             return await request.read()
     except TimeoutError as exc:
         raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send it faster or smaller") from exc
@@ -123,7 +133,8 @@ async def continue_later(request: web.Request) -> None:
     """For aiohttp's `expect_handler`: who asks before sending a body is answered when we want to read it."""
 
 
-async def _invite_body(request: web.Request) -> None:
+async def invite_body(request: web.Request) -> None:
+    """Ask for a body that its sender holds back until then. Call it before the body is read."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The writer counts what it sent to know whether a response has begun; this was none.

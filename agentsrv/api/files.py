@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from email.utils import formatdate
-from functools import partial
 from mimetypes import guess_type
 from urllib.parse import quote
 
@@ -19,9 +18,8 @@ from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.keys import CONFIG, FILES
 from agentsrv.api.middleware import error_response
 from agentsrv.api.multipart import read_upload
-from agentsrv.api.sse import stream
+from agentsrv.api.sse import stream_frames
 from agentsrv.api.transfer import body_chunks, send
-from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.checkouts import shown
 from agentsrv.workspace.files import FileFacts, OpenFile
@@ -165,7 +163,10 @@ async def archive_directory(request: web.Request) -> web.StreamResponse:
     """A directory as a .tar.gz, made while it is sent."""
     query = read_query(request, s.ArchiveDirectory)
     name, pieces = await request.app[FILES].archive(query.path, include_ignored=query.include_ignored)
-    headers = {hdrs.CONTENT_TYPE: "application/gzip", hdrs.CONTENT_DISPOSITION: _attachment(f"{name}.tar.gz")}
+    headers: dict[str, str] = {
+        hdrs.CONTENT_TYPE: "application/gzip",
+        hdrs.CONTENT_DISPOSITION: _attachment(f"{name}.tar.gz"),
+    }
     return await send(request, pieces, headers=headers)
 
 
@@ -175,9 +176,9 @@ async def watch_directory(request: web.Request) -> web.StreamResponse:
     files = request.app[FILES]
     scope = _scope(request, query.path, query.max_depth, include_ignored=False)
     if request.method == hdrs.METH_HEAD:
-        return await stream(request, _nothing())
+        return await stream_frames(request, _nothing(), bytes)
     async with files.watch(scope) as (watch, changes):
-        return await stream(request, _frames(files, watch, changes))
+        return await stream_frames(request, _frames(files, watch, changes), bytes)
 
 
 def _scope(
@@ -199,7 +200,9 @@ def _place_fields(files: FileService, place: Place, scope: Scope) -> dict[str, o
         "currentInGitRepo": checkout is not None,
         "currentGitRoot": displayed(shown(files.workspace, checkout) or "") or None,
         "currentIsWorktree": is_worktree,
-        "currentWorktreeDir": displayed(checkout.path.rpartition("/")[2]) if checkout and is_worktree else None,
+        "currentWorktreeDir": displayed(checkout.path.rpartition("/")[2])
+        if checkout and is_worktree
+        else None,
     }
     if place.is_denied:
         fields["denied"] = True
@@ -208,7 +211,7 @@ def _place_fields(files: FileService, place: Place, scope: Scope) -> dict[str, o
     return fields
 
 
-def _listing_json(fields: dict[str, object], listing: Listing) -> Iterator[bytes]:
+def _listing_json(fields: dict[str, object], listing: Listing) -> Generator[bytes, None, None]:
     """The answer in pieces, so that no large one is ever held, and none is encoded at a stretch."""
     yield encode(fields)[:-1] + b',"entries":['
     comma = b""
@@ -218,3 +221,134 @@ def _listing_json(fields: dict[str, object], listing: Listing) -> Iterator[bytes
             comma = b","
     rest = {"count": listing.count, "truncated": listing.is_truncated, "timestamp": timestamp()}
     yield b"]," + encode(rest)[1:]
+
+
+async def _send_file(request: web.Request, files: FileService, file: OpenFile) -> web.StreamResponse:
+    facts = file.facts
+    headers: dict[str, str] = {
+        hdrs.ETAG: facts.etag,
+        hdrs.LAST_MODIFIED: formatdate(facts.modified_ns // 1_000_000_000, usegmt=True),
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CACHE_CONTROL: "private, no-cache",
+    }
+    if _has_tag(request.headers.get(hdrs.IF_NONE_MATCH, ""), facts.etag):
+        return web.Response(status=304, headers=headers)
+    wanted = _range(request, facts)
+    if wanted is None:
+        return _not_satisfiable(facts)
+    start, end = wanted
+    if end - start < facts.size:
+        headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{facts.size}"
+    headers |= {
+        hdrs.CONTENT_TYPE: guess_type(file.name)[0] or "application/octet-stream",
+        hdrs.CONTENT_DISPOSITION: _attachment(file.name),
+        # Shown in a browser all the same, a page from the workspace must not act as one of ours.
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+    status = 206 if hdrs.CONTENT_RANGE in headers else 200
+    pieces = _pieces(files, file, start, end)
+    return await send(request, pieces, status=status, headers=headers, length=end - start)
+
+
+async def _pieces(files: FileService, file: OpenFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    """The bytes from `start` to `end`; fewer when the file gets shorter meanwhile."""
+    while start < end and (piece := await files.disk.run(file.read, start, min(end - start, PIECE_BYTES))):
+        start += len(piece)
+        yield piece
+
+
+def _range(request: web.Request, facts: FileFacts) -> tuple[int, int] | None:
+    """From where to where; the whole file when none, or none that we know, is asked for; None: outside."""
+    whole = 0, facts.size
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get(hdrs.RANGE, ""))
+    if found is None or found[0] == "bytes=-" or request.headers.get("If-Range", facts.etag) != facts.etag:
+        return whole
+    first, last = found.groups()
+    start = int(first) if first else max(facts.size - int(last), 0)
+    end = min(int(last) + 1, facts.size) if first and last else facts.size
+    if first and last and int(last) < int(first):
+        return whole
+    return (start, end) if start < end else None
+
+
+def _not_satisfiable(facts: FileFacts) -> web.Response:
+    message = f"the file has {facts.size} bytes; ask for a range in it"
+    response = error_response(AgentsrvError(message, code="range_not_satisfiable"))
+    response.set_status(416)
+    response.headers[hdrs.CONTENT_RANGE] = f"bytes */{facts.size}"
+    return response
+
+
+def _condition(request: web.Request) -> Condition:
+    """From `If-Match` and `If-None-Match`. Weak tags never match: they do not stand for the exact bytes."""
+    match, none_match = request.headers.get(hdrs.IF_MATCH), request.headers.get(hdrs.IF_NONE_MATCH)
+    if none_match not in (None, "*"):
+        raise invalid_field("If-None-Match", "can only be * here: write when there is no such file")
+    tags = None if match is None else frozenset(_tags(match))
+    return Condition(tags=tags, is_new=none_match is not None)
+
+
+def _tags(header: str) -> list[str]:
+    return re.findall(r'(?:W/)?"[^"]*"|\*', header)
+
+
+def _has_tag(header: str, etag: str) -> bool:
+    return any(tag.removeprefix("W/") in ("*", etag) for tag in _tags(header))
+
+
+def _attachment(name: str) -> str:
+    """For Content-Disposition: names of all kinds, and one in ASCII for old clients."""
+    shown_name = displayed(name)
+    plain = re.sub(r"[^ !#-\[\]-~]", "_", shown_name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(shown_name, safe='')}"
+
+
+def _file_view(facts: FileFacts) -> s.FileView:
+    return s.FileView(
+        path=displayed(facts.path),
+        size=facts.size,
+        modified_at=wire_time(facts.modified_ns),
+        etag=facts.etag,
+        timestamp=timestamp(),
+    )
+
+
+def _uploaded_view(uploaded: Uploaded) -> s.FilesUploaded:
+    return s.FilesUploaded(
+        path=displayed(uploaded.path),
+        uploaded_count=len(uploaded.files),
+        skipped_count=uploaded.skipped,
+        files=[s.UploadedFile(path=displayed(file.path), bytes=file.size) for file in uploaded.files],
+        timestamp=timestamp(),
+    )
+
+
+async def _frames(
+    files: FileService, watch: TreeWatch, changes: AsyncGenerator[Changes, None]
+) -> AsyncGenerator[bytes, None]:
+    ready = {
+        "type": "ready",
+        "path": displayed(files.workspace.relative(watch.root)),
+        "fullPath": displayed(watch.root),
+        "truncated": watch.is_partial,
+        "timestamp": timestamp(),
+    }
+    yield _frame(ready)
+    async with aclosing(changes):
+        async for found in changes:
+            if found.is_root_gone:
+                yield _frame({"type": "gone", "timestamp": timestamp()})
+            elif found.is_overflow:
+                yield _frame({"type": "refresh", "timestamp": timestamp()})
+            elif found.changes:
+                yield _frame({"type": "changes", "changes": found.changes, "timestamp": timestamp()})
+
+
+def _frame(message: dict[str, object]) -> bytes:
+    return b"data: " + encode(message) + b"\n\n"
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    """For HEAD, which gets the headers alone."""
+    return
+    yield b""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentsrv.terminals.tokens import TerminalTokens
     from agentsrv.turns.service import TurnService
     from agentsrv.turns.sessions import SessionService
+    from agentsrv.workspace.service import FileService
     from agentsrv.workspace.worker import GitWorkers
 
 CONFIG = web.AppKey("config", Config)
@@ -26,8 +27,11 @@ AGENTS: web.AppKey[AgentRegistry] = web.AppKey("agents")
 TERMINALS: web.AppKey[TerminalManager] = web.AppKey("terminals")
 TERMINAL_TOKENS: web.AppKey[TerminalTokens] = web.AppKey("terminal_tokens")
 GIT: web.AppKey[GitWorkers] = web.AppKey("git")
+FILES: web.AppKey[FileService] = web.AppKey("files")
 HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
 OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""
 PUBLIC: web.AppKey[frozenset[Handler]] = web.AppKey("public")
 """The handlers that need no key."""
+STREAMED: web.AppKey[frozenset[Handler]] = web.AppKey("streamed")
+"""The handlers that put a body on the disk as it comes, and count its bytes themselves."""

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agentsrv import errors
 from agentsrv.api.encode import error_body, json_response
-from agentsrv.api.keys import CONFIG, PUBLIC
+from agentsrv.api.keys import CONFIG, PUBLIC, STREAMED
 from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError
 
@@ -58,8 +58,14 @@ DEFAULT_RETRY_S = 5
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _request_id = web.RequestKey("request_id", str)
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
-EXPOSED_HEADERS = "Location, Retry-After, X-Request-Id, X-Session-Id, X-Task-Id"
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Last-Event-ID, Range, "
+    "X-Request-Id"
+)
+EXPOSED_HEADERS = (
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Retry-After, X-Request-Id, X-Session-Id, "
+    "X-Task-Id"
+)
 
 
 def middlewares(config: Config) -> list[Middleware]:
@@ -237,6 +243,8 @@ async def limit_body(request: web.Request, handler: Handler) -> web.StreamRespon
     """Refuse a body that says it is too large, and have one that does not say it stopped while it is read."""
     if hdrs.CONTENT_ENCODING in request.headers:
         raise errors.UnsupportedMediaType("send the body without Content-Encoding")
+    if request.match_info.handler in request.app[STREAMED]:
+        return await handler(request)
     limit = request.app[CONFIG].max_body_bytes
     if (request.content_length or 0) > limit:
         raise errors.TooLarge(f"the body is larger than {limit} bytes")

@@ -22,6 +22,9 @@ REFERENCE = "#/components/schemas/{name}"
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 HTML = "text/html"
+BYTES = "application/octet-stream"
+GZIP = "application/gzip"
+FORM = "multipart/form-data"
 NO_BODY = ""
 
 Answer = type[msgspec.Struct] | str
@@ -43,7 +46,8 @@ class Operation:
     handler: Handler
     answers: dict[int, Answer]
     errors: tuple[int, ...] = ()
-    body: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | str | None = None
+    """A JSON body of this class, or the media type of one that goes to the disk as it comes."""
     query: type[msgspec.Struct] | None = None
     is_body_required: bool = True
     is_public: bool = False
@@ -116,11 +120,14 @@ def _operation(operation: Operation) -> dict[str, Any]:
     for status in operation.all_errors():
         entry["responses"].setdefault(str(status), _answer(status, ErrorBody))
     if operation.body:
-        entry["requestBody"] = {
-            "required": operation.is_body_required,
-            "content": {JSON: {"schema": _reference(operation.body)}},
-        }
+        entry["requestBody"] = {"required": operation.is_body_required, "content": _content(operation.body)}
     return entry
+
+
+def _content(body: type[msgspec.Struct] | str) -> dict[str, Any]:
+    if isinstance(body, str):
+        return {body: {"schema": {"type": "string", "format": "binary"}}}
+    return {JSON: {"schema": _reference(body)}}
 
 
 def _answer(status: int, answer: Answer) -> dict[str, Any]:

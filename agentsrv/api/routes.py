@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api import agents, env, generate, git, health, jobs, openapi, sessions, terminal
+from agentsrv.api import agents, env, files, generate, git, health, jobs, openapi, sessions, terminal
 from agentsrv.api import schemas as s
 from agentsrv.api.decode import continue_later
-from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC
+from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC, STREAMED
 from agentsrv.api.middleware import add_headers
-from agentsrv.api.openapi import EVENT_STREAM, HTML, JSON, NO_BODY, Operation
+from agentsrv.api.openapi import BYTES, EVENT_STREAM, FORM, GZIP, HTML, JSON, NO_BODY, Operation
 
 # fmt: off
 ROUTES = (
@@ -48,6 +48,26 @@ ROUTES = (
     Operation("GET", "/terminals", terminal.list_terminals, {200: s.TerminalList}),
     Operation("DELETE", "/terminals/{terminal_id}", terminal.delete_terminal, {200: s.TerminalEnded}, (404,)),
 
+    Operation("GET", "/filesystem/files", files.list_files, {200: s.FileList}, (404, 429), query=s.ListFiles),
+    Operation("GET", "/filesystem/search", files.search_files, {200: s.FileList}, (404, 429), query=s.SearchFiles),
+    Operation("GET", "/filesystem/grep", files.grep_files, {200: s.LineList}, (404, 429), query=s.GrepFiles),
+    Operation("GET", "/filesystem/watch", files.watch_directory, {200: EVENT_STREAM}, (404, 429, 503),
+              query=s.WatchDirectory),
+    Operation("GET", "/filesystem/archive", files.archive_directory, {200: GZIP}, (404, 429),
+              query=s.ArchiveDirectory),
+    Operation("GET", "/filesystem/content", files.read_file, {200: BYTES, 206: BYTES, 304: NO_BODY},
+              (404, 416, 429), query=s.FileQuery),
+    Operation("PUT", "/filesystem/content", files.write_file, {200: s.FileView, 201: s.FileView},
+              (409, 412, 429, 507), body=BYTES, query=s.FileQuery),
+    Operation("POST", "/filesystem/upload", files.upload_files, {201: s.FilesUploaded}, (409, 429, 507),
+              body=FORM),
+    Operation("POST", "/filesystem/directory", files.make_directory, {201: s.DirectoryMade}, (404, 409, 507),
+              body=s.MakeDirectory),
+    Operation("POST", "/filesystem/move", files.move_entry, {200: s.EntryMoved}, (404, 409, 507),
+              body=s.MoveEntry),
+    Operation("DELETE", "/filesystem/entry", files.delete_entry, {200: s.EntryDeleted}, (404, 409),
+              query=s.DeleteEntry),
+
     Operation("GET", "/git/repositories", git.list_repositories, {200: s.RepositoryList}, (503,)),
     Operation("GET", "/git/diff", git.get_diff, {200: s.DiffView}, (404, 422, 503), query=s.DiffQuery),
 
@@ -61,6 +81,11 @@ def setup(app: web.Application) -> None:
     """Add the routes, and the headers that every answer has, to an application that holds CONFIG."""
     app[OPERATIONS] = ROUTES
     app[PUBLIC] = frozenset(op.handler for op in ROUTES if op.is_public)
+    app[STREAMED] = frozenset(op.handler for op in ROUTES if isinstance(op.body, str))
+    # Where earlier clients look for files. First, so that `filesystem` is not taken for a session.
+    for op in ROUTES:
+        if op.path.startswith("/filesystem/"):
+            app.router.add_route(op.method, f"/sessions{op.path}", op.handler, expect_handler=continue_later)
     for op in ROUTES:
         for method in ("GET", "HEAD") if op.method == "GET" else (op.method,):
             app.router.add_route(method, op.path, op.handler, name=op.name, expect_handler=continue_later)

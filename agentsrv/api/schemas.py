@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from agentsrv.model import MODEL_PATTERN, SESSION_ID_PATTERN, PermissionMode, TurnStatus
+from agentsrv.workspace.grep import LineMatch
+from agentsrv.workspace.walk import Entry
 
 MESSAGE_ID_PATTERN = r"^[!-~]{1,200}\Z"
 
@@ -20,6 +22,10 @@ NameText = Annotated[str, Meta(min_length=1, max_length=200)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 PathOrEmptyText = Annotated[str, Meta(max_length=4096)]
 RevisionText = Annotated[str, Meta(max_length=1024)]
+# Longer than a path may be: a `file:` URI needs three characters for a byte.
+FilePathText = Annotated[str, Meta(max_length=13_000)]
+SearchText = Annotated[str, Meta(max_length=1000)]
+DepthNumber = Annotated[int, Meta(ge=1)]
 CursorText = Annotated[str, Meta(min_length=1, max_length=500)]
 MessageIdText = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]
 SeqText = Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]
@@ -64,6 +70,17 @@ class Generate(Struct, kw_only=True):
     partial_messages: bool = False
     format: Format = "native"
     on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class MakeDirectory(Struct, kw_only=True):
+    path: FilePathText
+    parents: bool = False
+
+
+class MoveEntry(Struct, kw_only=True):
+    source: FilePathText = field(name="from")
+    target: FilePathText = field(name="to")
+    overwrite: bool = False
 
 
 class Stop(Struct, kw_only=True):
@@ -116,6 +133,54 @@ class ListJobs(Struct, kw_only=True):
 class OpenTerminal(Struct, kw_only=True):
     # `token` is read elsewhere: it may also come in a header.
     encoding: Literal["json", "binary"] = "json"
+
+
+class ListFiles(Struct, kw_only=True, rename="camel"):
+    path: FilePathText = ""
+    include_files: bool = False
+    max_depth: DepthNumber | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1)] = 100_000
+    include_ignored: bool = False
+    details: bool = False
+
+
+class SearchFiles(Struct, kw_only=True, rename="camel"):
+    q: SearchText | UnsetType = UNSET
+    root: FilePathText = ""
+    path: SearchText = ""
+    include_files: bool = False
+    max_depth: DepthNumber | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 200
+    include_ignored: bool = False
+
+
+class GrepFiles(Struct, kw_only=True, rename="camel"):
+    # One line of text.
+    q: Annotated[str, Meta(pattern=r"^[^\r\n]+\Z", max_length=1000)]
+    path: FilePathText = ""
+    ignore_case: bool = True
+    max_depth: DepthNumber | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    include_ignored: bool = False
+
+
+class FileQuery(Struct, kw_only=True):
+    path: FilePathText
+
+
+class DeleteEntry(Struct, kw_only=True):
+    path: FilePathText
+    recursive: bool = False
+
+
+class ArchiveDirectory(Struct, kw_only=True, rename="camel"):
+    path: FilePathText = ""
+    include_ignored: bool = True
+
+
+class WatchDirectory(Struct, kw_only=True, rename="camel"):
+    path: FilePathText = ""
+    max_depth: DepthNumber | UnsetType = UNSET
 
 
 class DiffQuery(Struct, kw_only=True):
@@ -253,6 +318,74 @@ class TerminalEnded(Struct, kw_only=True, rename="camel"):
     terminal_id: str
     timestamp: str
     deleted: bool = True
+
+
+class FileList(Struct, kw_only=True, rename="camel"):
+    """`path` and `fullPath` are where it begins, or of a search what was searched for and where.
+
+    `denied`: the server may not read that directory.
+    """
+
+    path: str
+    full_path: str
+    entries: list[Entry]
+    count: int
+    max_depth: int
+    truncated: bool
+    current_in_git_repo: bool
+    current_git_root: str | None
+    current_is_worktree: bool
+    current_worktree_dir: str | None
+    timestamp: str
+    denied: bool | UnsetType = UNSET
+    uri: str | UnsetType = UNSET
+
+
+class LineList(Struct, kw_only=True, rename="camel"):
+    path: str
+    full_path: str
+    matches: list[LineMatch]
+    count: int
+    truncated: bool
+    timestamp: str
+
+
+class FileView(Struct, kw_only=True, rename="camel"):
+    path: str
+    size: int
+    modified_at: str
+    etag: str
+    timestamp: str
+
+
+class UploadedFile(Struct, kw_only=True):
+    path: str
+    bytes: int
+
+
+class FilesUploaded(Struct, kw_only=True, rename="camel"):
+    path: str
+    uploaded_count: int
+    skipped_count: int
+    files: list[UploadedFile]
+    timestamp: str
+
+
+class DirectoryMade(Struct, kw_only=True):
+    path: str
+    timestamp: str
+
+
+class EntryDeleted(Struct, kw_only=True):
+    path: str
+    timestamp: str
+    deleted: bool = True
+
+
+class EntryMoved(Struct, kw_only=True):
+    source: str = field(name="from")
+    target: str = field(name="to")
+    timestamp: str
 
 
 class RepositoryView(Struct, kw_only=True, rename="camel"):

@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -25,6 +26,8 @@ from agentsrv.api.schemas import Follow
 from agentsrv.errors import AgentsrvError
 from agentsrv.model import Chunk, Seq
 from agentsrv.projections import native
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,19 @@ async def stream(
     headers: Mapping[str, str] | None = None,
     on_lost: Callable[[], Awaitable[None]] | None = None,
 ) -> web.StreamResponse:
-    """Answer with the events of `chunks`, to their end.
+    """Answer with the events of `chunks`, to their end, as `stream_frames` does."""
+    return await stream_frames(request, chunks, native.render, headers=headers, on_lost=on_lost)
+
+
+async def stream_frames(
+    request: web.Request,
+    chunks: AsyncGenerator[T, None],
+    render: Callable[[T], bytes],
+    *,
+    headers: Mapping[str, str] | None = None,
+    on_lost: Callable[[], Awaitable[None]] | None = None,
+) -> web.StreamResponse:
+    """Answer with each of `chunks` as the frames that `render` makes of it, to their end.
 
     A client that goes away, or takes nothing for the stall time-out, ends the answer and nothing else, unless
     `on_lost` is given: that is called then. A failure after the first byte can no longer become a status; it
@@ -91,7 +106,9 @@ async def stream(
     try:
         async with aclosing(chunks), scope:
             await _open(response, request)
-            await _send_all(response, chunks, _Pulse(request, scope, is_lost_urgent=on_lost is not None))
+            await _send_all(
+                response, chunks, render, _Pulse(request, scope, is_lost_urgent=on_lost is not None)
+            )
         return response
     except Exception as exc:
         if not (scope.expired() or is_gone(request)):
@@ -115,11 +132,14 @@ async def _open(response: EventSourceResponse, request: web.Request) -> None:
 
 
 async def _send_all(
-    response: EventSourceResponse, chunks: AsyncGenerator[Chunk, None], pulse: _Pulse
+    response: EventSourceResponse,
+    chunks: AsyncGenerator[T, None],
+    render: Callable[[T], bytes],
+    pulse: _Pulse,
 ) -> None:
     with pulse:
         async for chunk in chunks:
-            data = native.render(chunk)
+            data = render(chunk)
             pulse.is_writing = True
             if len(data) <= SLICE_BYTES:
                 await response.write(data)

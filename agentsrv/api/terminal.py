@@ -12,13 +12,14 @@ import codecs
 import re
 import signal
 import socket
+import time
 from collections import deque
 from contextlib import aclosing, suppress
 from secrets import token_hex
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from aiohttp import WSMsgType, hdrs, web
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from agentsrv.api.decode import given, read_body, read_query
 from agentsrv.api.encode import json_response, timestamp
@@ -44,6 +45,7 @@ SEND_BUFFER_BYTES = 64 * 1024
 MAX_BAD_MESSAGES = 20
 BAD_MESSAGES_WITHIN_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
+LOOK_AGAIN_S = 0.05
 
 PING = b"\x89\x00"
 
@@ -109,15 +111,8 @@ async def open_terminal(request: web.Request) -> web.StreamResponse:
     It needs a token of `POST /terminal/token`: as `?token=`, as `Authorization: Bearer`, or among the
     subprotocols that it offers.
     """
-    ws = web.WebSocketResponse(
-        compress=False,
-        autoping=False,
-        decode_text=False,
-        timeout=CLOSE_TIMEOUT_S,
-        max_msg_size=MAX_MESSAGE_BYTES,
-        protocols=answered_protocols(request),
-    )
-    if not is_upgrade(request, ws):
+    ws = Socket(request)
+    if not ws.is_asked_for():
         raise InvalidInput("ask for an upgrade to a WebSocket, version 13", code="not_a_websocket")
     token = token_of(request)
     is_binary = read_query(request, OpenTerminal).encoding == "binary"
@@ -130,11 +125,42 @@ async def open_terminal(request: web.Request) -> web.StreamResponse:
     return ws
 
 
-def is_upgrade(request: web.Request, ws: web.WebSocketResponse[Any]) -> bool:
-    try:
-        return request.method == hdrs.METH_GET and bool(ws.can_prepare(request))
-    except ValueError:  # A Sec-WebSocket-Key that is not even ASCII.
-        return False
+class Socket(web.WebSocketResponse[Literal[False]]):
+    """Our kind of WebSocket: whole messages as bytes, never compressed, pings for us to answer."""
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(
+            compress=False,
+            autoping=False,
+            decode_text=False,
+            timeout=CLOSE_TIMEOUT_S,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            protocols=answered_protocols(request),
+        )
+        self._request = request
+
+    def is_asked_for(self) -> bool:
+        try:
+            return self._request.method == hdrs.METH_GET and bool(self.can_prepare(self._request))
+        except ValueError:  # A Sec-WebSocket-Key that is not even ASCII.
+            return False
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
+            await self._let_finish()
+        return await super().close(code=code, message=message, drain=drain)
+
+    async def _let_finish(self) -> None:
+        """Tell a client that sends too much, and drop the rest of it until the client has read that.
+
+        Closing the connection on unread data is a reset, which takes the close frame away with it.
+        """
+        await self.send_frame(WSCloseCode.MESSAGE_TOO_BIG.to_bytes(2, "big"), WSMsgType.CLOSE)
+        gives_up_at = time.monotonic() + CLOSE_TIMEOUT_S
+        while time.monotonic() < gives_up_at:
+            if self._request.transport is None or self._request.transport.is_closing():
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)  # aiohttp does not tell when the client leaves.
 
 
 def offered_protocols(request: web.Request) -> list[str]:
@@ -197,7 +223,7 @@ class Connection:
     def __init__(
         self,
         request: web.Request,
-        ws: web.WebSocketResponse[Any],
+        ws: Socket,
         viewer: Viewer,
         *,
         is_binary: bool,
@@ -303,15 +329,20 @@ class Connection:
 
 
 class _Pulse:
-    """Asks a silent client for a sign of life, and gives it up when none comes. One timer for a socket."""
+    """Cuts off a client that takes nothing of what waits for it, or is silent and does not answer a ping.
+
+    One timer for a socket; a time-out for each message would cost as much as the message.
+    """
 
     def __init__(self, request: web.Request) -> None:
         config = request.app[CONFIG]
         self._request = request
         self._silence_s = config.keepalive_s
         self._patience_s = config.stall_timeout_s
+        self._step_s = min(self._silence_s, self._patience_s) / 3
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
+        self._heard_at = self._progress_at = self._loop.time()
+        self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self) -> None:
@@ -326,20 +357,24 @@ class _Pulse:
 
     def _beat(self) -> None:
         transport = self._request.transport
-        silence_s = self._loop.time() - self._heard_at
         if transport is None or transport.is_closing():
             return
-        if silence_s >= self._silence_s + self._patience_s:
+        now = self._loop.time()
+        waiting = transport.get_write_buffer_size()
+        if not waiting or waiting != self._waiting_bytes:
+            self._waiting_bytes, self._progress_at = waiting, now
+        silent_s = now - self._heard_at
+        if max(now - self._progress_at, silent_s - self._silence_s) >= self._patience_s:
             transport.abort()
             return
-        if silence_s >= self._silence_s:
+        if silent_s >= self._silence_s and not waiting:
             # A whole frame, as aiohttp's writer writes only whole ones. A timer cannot await its `ping`.
             transport.write(PING)
-        self._timer = self._loop.call_later(min(self._silence_s, self._patience_s) / 2, self._beat)
+        self._timer = self._loop.call_later(self._step_s, self._beat)
 
 
 def bound_buffers(request: web.Request) -> None:
-    """Bound what the kernel holds for this client, and for how long when it takes nothing."""
+    """Bound what the kernel holds for this client, and how long when the socket is closed and it takes nothing."""
     connection = request.get_extra_info("socket")
     patience_ms = int(request.app[CONFIG].stall_timeout_s * 1000)
     if connection is None:

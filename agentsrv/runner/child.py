@@ -307,6 +307,9 @@ class Runner:
             self._watch(self._server.fileno(), self._on_server)
         self._watch(self._listener.fileno(), self._on_connect)
         self._watch(self._stderr, self._on_stderr)
+        if opening := self._spec["opening"]:
+            self._input.append(memoryview(opening.encode()))
+            self._write_input()
         self._obey(frames)
         while not self._is_finished:
             self._turn()

@@ -48,6 +48,8 @@ class RunnerSpec:
     `quota_bytes` is how much of the spool may lie on the disk unread. `orphan_s` is how long the agent may
     live while no server is connected (`RunnerHandle.set_linger` changes it).
 
+    `opening` is what the agent's stdin begins with, text.
+
     With `pty` (columns, rows) the agent gets a new terminal in place of pipes and a spool, and its handle the
     master (`RunnerHandle.take_pty`).
     """
@@ -59,6 +61,7 @@ class RunnerSpec:
     directory: Path
     quota_bytes: int
     orphan_s: float
+    opening: bytes = b""
     grace_s: float = DEFAULT_GRACE_S
     pty: tuple[int, int] | None = None
 
@@ -73,6 +76,7 @@ class RunnerSpec:
                 "orphan_s": self.orphan_s,
                 "grace_s": self.grace_s,
                 "boot_id": boot_id(),
+                "opening": self.opening.decode(),
                 "pty": self.pty and {"cols": self.pty[0], "rows": self.pty[1]},
             }
         ).encode()

@@ -25,6 +25,7 @@ NOT_TO_BE_REPEATED = re.compile(
     rb"\[[?>=]?[0-9;]*[cn]|"  # DA, DSR
     rb"\[\??[0-9;]*\$p|"  # DECRQM
     rb"\[>[0-9]*q|"  # XTVERSION
+    rb"\[\?[0-9;]*m|"  # XTQMODKEYS
     rb"\[\?u|"  # keyboard protocol
     rb"\[(?:1[1345689]|2[01])[0-9;]*t|"  # window reports
     rb"\[[01]?x|"  # DECREQTPARM

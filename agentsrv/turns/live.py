@@ -150,10 +150,15 @@ class LiveAgent:
         self.turn = turn
         self.lease = turn.lease
         self._quiet.clear()
-        self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id)
-        if turn.user_event is not None:
-            self.runner.send(turn.turn.id, self.adapter.prompt(turn.user_event))
+        self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id, turn.turn.options)
+        self._send_prompt()
         self._release()
+
+    def replay(self, line: bytes) -> None:
+        """Bring the adapter to where it was by a line of the turn that is in the log already."""
+        effect = self.adapter.receive(line)
+        if effect is not None:
+            self._judge(effect)
 
     @property
     def is_usable(self) -> bool:
@@ -180,8 +185,10 @@ class LiveAgent:
         self._is_halting = True
         self._release()
         if self.exit is None and self.turn is not None:
-            self.runner.send(f"interrupt-{self.turn.turn.id}", self.adapter.interrupt(self.turn.turn.id))
-            await self._interrupted()
+            turn_id = self.turn.turn.id
+            if (request := self.adapter.interrupt(turn_id)) is not None:
+                self.runner.send(f"interrupt-{turn_id}", request)
+                await self._interrupted()
         await self.runner.kill(TERM_GRACE_S)
         await self.drained.wait()
         assert self.exit is not None
@@ -251,6 +258,12 @@ class LiveAgent:
         """Act on what a line means; True when reading must stop behind it because the turn is over."""
         if effect.reply is not None:
             self.runner.send(f"reply-{offset}", effect.reply)
+        return self._judge(effect)
+
+    def _judge(self, effect: Effect) -> bool:
+        """What a line means for the turn; True when it is over."""
+        if effect.takes_prompt:
+            self._send_prompt()
         if effect.internal_session_id is not None:
             self._on_internal_id(self.session_id, effect.internal_session_id)
         if effect.is_over:
@@ -266,6 +279,13 @@ class LiveAgent:
         if effect.is_over:
             turn.settle(Verdict.OVER)
         return effect.is_over
+
+    def _send_prompt(self) -> None:
+        """Give the agent the turn's prompt, if it takes it yet. The runner takes a turn's id only once."""
+        if self.turn is None or self.turn.user_event is None:
+            return
+        if (data := self.adapter.prompt(self.turn.user_event)) is not None:
+            self.runner.send(self.turn.turn.id, data)
 
     def _append(self, events: list[bytes], offset: int) -> None:
         """Put `events` into the log; `offset` is where the spool was read to for them."""

@@ -190,7 +190,8 @@ class AgentPool:
         directory = self.directory / record.id
         resume = kind.transcript_of(session) is not None
         launch = kind.launch(session, turn.options, resume=resume, directory=directory)
-        directory.mkdir(mode=0o700, parents=True)
+        for path in (directory, *launch.directories):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, content in launch.files.items():
             (directory / name).touch(mode=0o600)
             (directory / name).write_bytes(content)
@@ -200,6 +201,7 @@ class AgentPool:
             cwd=session.cwd,
             env=launch.env,
             directory=directory,
+            opening=launch.opening,
             grace_s=TERM_GRACE_S,
             quota_bytes=self._config.spool_quota_bytes,
             orphan_s=TURN_LINGER_S,

@@ -19,7 +19,7 @@ from agentsrv.runner.handle import AgentExit, RunnerHandle, attach, boot_id, rea
 from agentsrv.store import runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
-from agentsrv.turns.live import ActiveTurn, LiveAgent, Runner, Verdict
+from agentsrv.turns.live import ActiveTurn, LiveAgent, Runner
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
 
@@ -122,7 +122,10 @@ async def _take_over(
     active = ActiveTurn(session, turn, _prompt_of(written))
     active.started.set_result(None)
     service.resume_turn(active, agent)
-    _replay(active, agent, written)
+    for chunk in written:
+        if chunk.source is Source.AGENT:
+            for line in chunk.lines():
+                agent.replay(line)
     return agent
 
 
@@ -145,18 +148,6 @@ async def _read_turn(event_log: EventLog, turn: Turn) -> list[Chunk]:
 def _prompt_of(written: list[Chunk]) -> bytes | None:
     """The turn's user event; an unprompted turn has none."""
     return written[0].lines()[0] if written and written[0].source is Source.USER else None
-
-
-def _replay(active: ActiveTurn, agent: LiveAgent, written: list[Chunk]) -> None:
-    """Bring the adapter to where it was: it reads the turn's lines that are in the log already."""
-    for chunk in written:
-        if chunk.source is Source.AGENT:
-            for line in chunk.lines():
-                effect = agent.adapter.receive(line)
-                if effect is not None and effect.outcome is not None:
-                    active.outcome = effect.outcome
-                if effect is not None and effect.is_over:
-                    active.settle(Verdict.OVER)
 
 
 async def _close_lost_turn(db: Database, service: TurnService, turn: Turn) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -18,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 import pygit2
 from pygit2.enums import DeltaStatus, DiffOption
+from pygit2.ffi import C
 
 from agentsrv.errors import AgentsrvError, InvalidInput, Problem
 from agentsrv.workspace.diff_contents import (
@@ -27,6 +29,7 @@ from agentsrv.workspace.diff_contents import (
     Entry,
     Unreadable,
     WorkingTree,
+    git_hash,
 )
 from agentsrv.workspace.diff_renames import find_renames
 from agentsrv.workspace.git import open_repository, reading
@@ -38,6 +41,10 @@ MAX_CHANGES = 50_000
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 """Known to libgit2 without being stored."""
+
+EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+INTENT_TO_ADD, SKIP_WORKTREE = 1 << 13, 1 << 14
 
 REVISION = re.compile(r"[^\x00-\x20\x7f:?*\[\\]{1,1024}")
 
@@ -196,7 +203,9 @@ def find_changes(
         found = collect(ends.base.diff_to_tree(ends.head, TREES))
     else:
         found = collect(ends.base.diff_to_index(repo.index, TREES))
-        if not request.staged:
+        if request.staged:
+            found = {path: change for path, change in found.items() if not is_announced(repo, change)}
+        else:
             found = WorkingTreeChanges(workspace, root, repo, contents.tree, ends.base).over(found)
     return [found[path] for path in sorted(found)]
 
@@ -264,8 +273,10 @@ class WorkingTreeChanges:
             if change.new is not None and S_ISDIR(change.new.mode):
                 self._add_nested(path.removesuffix(b"/"), found)
             elif change.new is not None:
-                found[path] = replace(change, new=Entry(path, change.new.mode))
-            else:
+                found[path] = Change(
+                    change.old, Entry(path, change.new.mode), is_conflicted=change.is_conflicted
+                )
+            elif not index_flags(self._repo, path) & SKIP_WORKTREE:
                 found[path] = change
         for path, commit in gitlinks(self._repo):
             new = self._submodule(path, commit)
@@ -323,6 +334,18 @@ def is_dirty(repo: pygit2.Repository) -> bool:
     return len(staged) + len(unstaged) > 0
 
 
+def is_announced(repo: pygit2.Repository, change: Change) -> bool:
+    """`git add --intent-to-add`: the path is in the index, and git acts as if it were not."""
+    is_empty = change.old is None and change.new is not None and str(change.new.id) == EMPTY_BLOB
+    return is_empty and bool(index_flags(repo, change.path) & INTENT_TO_ADD)
+
+
+def index_flags(repo: pygit2.Repository, path: bytes) -> int:
+    """The extended flags of an index entry. pygit2 has no name for them, but for what they lie in."""
+    entry = C.git_index_get_bypath(repo.index._index, path, 0)
+    return int(entry.flags_extended) if entry else 0
+
+
 def git_mode(mode: int) -> int:
     """The mode that git has for what `lstat` shows."""
     if S_ISLNK(mode):
@@ -346,49 +369,42 @@ def gitlinks(repo: pygit2.Repository) -> Iterator[tuple[bytes, pygit2.Oid]]:
 # Renames
 
 
-@dataclass(frozen=True, slots=True)
 class _Side:
-    """An entry as `renames` looks at it. What cannot be read resembles nothing."""
+    """An entry as `diff_renames` looks at it: mostly once, so only then it is read. Unreadable: like nothing."""
 
-    entry: Entry
-    contents: Contents
-
-    @property
-    def path(self) -> bytes:
-        return self.entry.path
-
-    @property
-    def mode(self) -> int:
-        return self.entry.mode
+    def __init__(self, entry: Entry, contents: Contents) -> None:
+        self.path = entry.path
+        self.mode = entry.mode
+        self._entry = entry
+        self._contents = contents
 
     def size(self) -> int:
         try:
-            size = self.contents.size(self.entry)
-            # What is on disk may have other line ends than what would be stored.
-            is_stored = self.entry.id is not None or size > MAX_CONTENT_BYTES
-            return size if is_stored else len(self.contents.read(self.entry))
+            size = self._contents.size(self._entry)
         except Unreadable:
             return 0
+        # What is on disk may have other line ends than what would be stored.
+        is_final = self._entry.id is not None or size > MAX_CONTENT_BYTES
+        return size if is_final else len(self.read() or b"")
 
     def key(self) -> bytes | None:
-        try:
-            if self.entry.id is None and self.contents.size(self.entry) > MAX_CONTENT_BYTES:
-                return None
-            return self.contents.key(self.entry)
-        except Unreadable:
-            return None
+        if self._entry.id is not None:
+            return self._entry.id.raw
+        content = self.read()
+        return None if content is None else git_hash(content)
 
     def is_binary(self) -> bool:
-        try:
-            return self.contents.is_binary(self.entry)
-        except Unreadable:
-            return False
+        return self._contents.is_binary(self._entry, self.read() or b"")
 
     def read(self) -> bytes | None:
         try:
-            return self.contents.read(self.entry) if self.size() <= MAX_CONTENT_BYTES else None
+            return None if self._contents.is_large(self._entry) else self._content
         except Unreadable:
             return None
+
+    @cached_property
+    def _content(self) -> bytes:
+        return self._contents.read(self._entry)
 
 
 def with_renames(changes: list[Change], contents: Contents) -> list[Change]:

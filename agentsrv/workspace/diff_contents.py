@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from contextlib import suppress
 from functools import cached_property
 from stat import S_ISLNK, S_ISREG
 
@@ -21,7 +22,8 @@ GITLINK = 0o160000
 
 MAX_CONTENT_BYTES = 64 * 1024 * 1024
 """A larger file is not read: not compared, not searched for renames."""
-MAX_CACHED_BYTES = 64 * 1024 * 1024
+MAX_INFLATION = 1100
+"""Deflate makes nothing smaller than this part of it."""
 
 BINARY_PREFIX_BYTES = 8000
 """Git looks for a NUL in so many bytes."""
@@ -73,15 +75,14 @@ class Entry:
 
 
 class Contents:
-    """Reads entries of one repository. Keeps what it read last: renames are looked at twice."""
+    """Reads entries of one repository."""
 
     def __init__(self, repo: pygit2.Repository) -> None:
         self._repo = repo
         self._odb = repo.odb
+        self._objects = os.path.join(common_directory(repo), "objects")
         self.tree = WorkingTree(repo.workdir)
         self._rules = Rules(repo, self.tree)
-        self._cache: dict[Entry, bytes] = {}
-        self._cached_bytes = 0
 
     def close(self) -> None:
         self.tree.close()
@@ -93,45 +94,54 @@ class Contents:
         if entry.id is None:
             return self.tree.size(entry.path)
         try:
-            return self._odb.read_header(entry.id)[1]
+            return int(self._odb.read_header(entry.id)[1])
         except (pygit2.GitError, KeyError, ValueError) as exc:
             raise Unreadable from exc
 
+    def is_large(self, entry: Entry) -> bool:
+        """Is it larger than what may be read? Raises Unreadable."""
+        if entry.id is not None and entry.content is None:
+            # To learn the size of a loose object, libgit2 opens and inflates it; one so small can hold no more.
+            name = str(entry.id)
+            with suppress(OSError):
+                packed_bytes = os.stat(f"{self._objects}/{name[:2]}/{name[2:]}").st_size
+                if packed_bytes * MAX_INFLATION < MAX_CONTENT_BYTES:
+                    return False
+        return self.size(entry) > MAX_CONTENT_BYTES
+
     def read(self, entry: Entry) -> bytes:
-        """At most MAX_CONTENT_BYTES: ask for the size first. Raises Unreadable."""
+        """Ask `is_large` first. Raises Unreadable."""
         if entry.content is not None:
             return entry.content
-        if (content := self._cache.get(entry)) is None:
-            content = self._read(entry)
-            if self._cached_bytes + len(content) > MAX_CACHED_BYTES:
-                self._cache.clear()
-                self._cached_bytes = 0
-            self._cache[entry] = content
-            self._cached_bytes += len(content)
-        return content
-
-    def key(self, entry: Entry) -> bytes:
-        """Equal for entries with equal contents: the id that git gives to it. Raises Unreadable."""
-        if entry.id is not None:
-            return entry.id.raw
-        content = self.read(entry)
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).digest()
-
-    def is_binary(self, entry: Entry) -> bool:
-        """As git decides it: an attribute, else a NUL near the start."""
-        wanted = self._rules.of(entry.path).diff if S_ISREG(entry.mode) else None
-        if isinstance(wanted, bool):
-            return not wanted
-        return b"\0" in self.read(entry)[:BINARY_PREFIX_BYTES]
-
-    def _read(self, entry: Entry) -> bytes:
         if entry.id is None:
             content = self.tree.read(entry.path, entry.mode)
             return self._rules.to_git(entry.path, content) if S_ISREG(entry.mode) else content
         try:
-            return self._odb.read(entry.id)[1]
+            return bytes(self._odb.read(entry.id)[1])
         except (pygit2.GitError, KeyError, ValueError, MemoryError) as exc:
             raise Unreadable from exc
+
+    def is_binary(self, entry: Entry, content: bytes) -> bool:
+        """As git decides it: an attribute, else a NUL near the start."""
+        wanted = self._rules.of(entry.path).diff if S_ISREG(entry.mode) else None
+        if isinstance(wanted, bool):
+            return not wanted
+        return content.find(b"\0", 0, BINARY_PREFIX_BYTES) >= 0
+
+
+def git_hash(content: bytes) -> bytes:
+    """The id that git gives to a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).digest()
+
+
+def common_directory(repo: pygit2.Repository) -> str:
+    """Where a repository and its linked worktrees keep what they share."""
+    path = repo.path or ""
+    try:
+        with open(os.path.join(path, "commondir"), "rb") as file:
+            return os.path.join(path, os.fsdecode(file.read().rstrip(b"\r\n")))
+    except OSError:
+        return path
 
 
 class WorkingTree:
@@ -271,9 +281,7 @@ class Rules:
             is_set = "core.attributesfile" in self._repo.config
         except (pygit2.GitError, ValueError):
             is_set = True
-        path = self._repo.path or ""
-        common = os.path.join(path, "commondir")
-        return is_set or os.path.exists(os.path.join(path, "info/attributes")) or os.path.exists(common)
+        return is_set or os.path.exists(os.path.join(common_directory(self._repo), "info/attributes"))
 
     def _has_attributes(self, directory: bytes) -> bool:
         """Is there a `.gitattributes` in it or above? Mostly not, and asking libgit2 for each file is slow."""

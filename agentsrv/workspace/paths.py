@@ -72,19 +72,10 @@ class Workspace:
         self._root = str(self.base)
         resolved = (path.resolve() for path in private)
         # A database right in the base, or above it, cannot make all of the workspace private.
-        self._private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
-        self._private_files = tuple(str(path.resolve()) for path in private_files)
+        self.private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
+        self.private_files = tuple(str(path.resolve()) for path in private_files)
         self._home = home and str(home.resolve())
-        self._private_parents = frozenset(map(os.path.dirname, (*self._private, *self._private_files)))
-
-    @property
-    def private(self) -> tuple[str, ...]:
-        """The server's own directories."""
-        return self._private
-
-    @property
-    def private_files(self) -> tuple[str, ...]:
-        return self._private_files
+        self._private_parents = frozenset(map(os.path.dirname, (*self.private, *self.private_files)))
 
     # What a path is
 
@@ -122,8 +113,8 @@ class Workspace:
 
     def is_private(self, path: str) -> bool:
         """Does this absolute path belong to the server?"""
-        return any(path == own or path.startswith(own + "/") for own in self._private) or any(
-            path == own or path.startswith((own + "-", own + ".")) for own in self._private_files
+        return any(path == own or path.startswith(own + "/") for own in self.private) or any(
+            path == own or path.startswith((own + "-", own + ".")) for own in self.private_files
         )
 
     def contains(self, path: str) -> bool:
@@ -138,7 +129,7 @@ class Workspace:
     def private_below(self, directory: str) -> list[str]:
         """What is private in a directory, as patterns relative to it (`*` for what stands beside a file)."""
         start = directory.rstrip("/") + "/"
-        return [own[len(start) :] for own in (*self._private, *self._private_files) if own.startswith(start)]
+        return [own[len(start) :] for own in (*self.private, *self.private_files) if own.startswith(start)]
 
     # Opening
 
@@ -234,7 +225,7 @@ class Workspace:
 
     def require_removable(self, path: str) -> None:
         """Refuse to take away a directory that holds the server's own files."""
-        if any(own.startswith(path + "/") for own in (*self._private, *self._private_files)):
+        if any(own.startswith(path + "/") for own in (*self.private, *self.private_files)):
             raise Forbidden("the server's own files lie in there", code="protected_path")
 
     # The checks

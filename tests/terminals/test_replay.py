@@ -69,7 +69,9 @@ def test_a_reset_forgets_the_modes() -> None:
     assert b"\x1b[?7l" == modes.sequence()
 
 
-@given(st.lists(st.sampled_from([b"\x1b[?1h", b"\x1b[?1;25l", b"\x1b[?1049h", b"\x1bc", b"x\n"])), st.integers(0))
+@given(
+    st.lists(st.sampled_from([b"\x1b[?1h", b"\x1b[?1;25l", b"\x1b[?1049h", b"\x1bc", b"x\n"])), st.integers(0)
+)
 def test_modes_do_not_depend_on_how_output_is_read(parts: list[bytes], cut: int) -> None:
     """Two halves give the same as the whole, and so does what is written down in between."""
     cut = cut % (len(parts) + 1)

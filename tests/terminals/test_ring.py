@@ -110,7 +110,9 @@ def test_it_is_for_the_owner_alone(path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(1, 70_000), st.sampled_from([b"a", b"\n", b"\x1b[?25l\n", b"\xc3\xa4"]))))
+@given(
+    st.lists(st.tuples(st.integers(1, 70_000), st.sampled_from([b"a", b"\n", b"\x1b[?25l\n", b"\xc3\xa4"])))
+)
 def test_any_output_ends_up_the_same(path: Path, parts: list[tuple[int, bytes]]) -> None:
     """However output comes, the ring holds its end, at most its capacity, and never begins inside a character."""
     ring = Ring(path)

@@ -96,7 +96,9 @@ async def test_a_token_expires(tmp_path: Path) -> None:
         await tokens.redeem(token)
 
 
-async def test_used_tokens_are_forgotten_when_they_have_expired(tokens: TerminalTokens, tmp_path: Path) -> None:
+async def test_used_tokens_are_forgotten_when_they_have_expired(
+    tokens: TerminalTokens, tmp_path: Path
+) -> None:
     """What is remembered of tokens does not pile up."""
     old = tmp_path / "state" / "terminal-tokens" / "old"
     old.parent.mkdir(parents=True)
@@ -150,7 +152,9 @@ async def test_a_token_that_is_not_good_is_refused(tokens: TerminalTokens, chang
         await tokens.redeem(forge(**changes))
 
 
-@pytest.mark.parametrize("token", ["", "x", "a.b", "a.b.c", "e30.e30.e30", "ä.ö.ü", "\ud800", "x" * 100_000, "a" * 9000 + ".."])
+@pytest.mark.parametrize(
+    "token", ["", "x", "a.b", "a.b.c", "e30.e30.e30", "ä.ö.ü", "\ud800", "x" * 100_000, "a" * 9000 + ".."]
+)
 async def test_what_is_no_token_is_refused(tokens: TerminalTokens, token: str) -> None:
     """Garbage of any kind."""
     with pytest.raises(AuthenticationFailed):

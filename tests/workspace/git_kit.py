@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,14 +23,20 @@ ENVIRONMENT = {
 }
 
 
-def run_git(directory: Path | bytes, *arguments: str | bytes, stdin: bytes = b"", check: bool = True) -> bytes:
+def run_git(
+    directory: Path,
+    *arguments: str | bytes,
+    stdin: bytes = b"",
+    check: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
     """Run the git program with nobody's settings."""
     done = subprocess.run(
         ["git", *arguments],
         cwd=directory,
         input=stdin,
         capture_output=True,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
         timeout=30,
         check=False,
     )
@@ -66,9 +72,26 @@ def commit(path: Path, message: str = "change") -> str:
 NAMES = [
     b"a", b"b.txt", b"README", b"deep/er/file", b"deep/x", b"with space", b"tab\there", b'quo"te', b"back\\slash",
     b"new\nline", "ünïcode/日本".encode(), b"not-utf8-\xff\xfe", b"dir/\xe9t\xe9", b"-dash", b"--output=x",
-    b"$(touch x)", b"a b/c d", b"\x01ctl", b"e\xcc\x81", b"\xc3\xa9", b".hidden", b"...", b"glob*", b"[x]",
+    b"$(touch x)", b"a b/c d", b"\x01ctl", b"e\xcc\x81", b"\xc3\xa9", b".hidden", b"..dots", b"glob*", b"[x]",
 ]  # fmt: skip
-WORDS = ["alpha", "beta", "gamma", "delta", "", "  ", "\t", "}", "}", "return x", "é", "日本語", "end\r", "-", "+", "@@ -1 +1 @@"]
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "",
+    "  ",
+    "\t",
+    "}",
+    "}",
+    "return x",
+    "é",
+    "日本語",
+    "end\r",
+    "-",
+    "+",
+    "@@ -1 +1 @@",
+]
 
 
 class Generator:
@@ -199,7 +222,9 @@ class Generator:
     def copy(self) -> None:
         name = self.pick()
         if name is not None and self.is_file(name):
-            self.write(self.random.choice(NAMES) + b".copy", self.edited(self.read(name), self.random.randint(1, 2)))
+            self.write(
+                self.random.choice(NAMES) + b".copy", self.edited(self.read(name), self.random.randint(1, 2))
+            )
 
     def toggle_mode(self) -> None:
         name = self.pick()
@@ -238,7 +263,9 @@ class RawChange:
 
 def raw_changes(root: Path, *arguments: str) -> list[RawChange]:
     """What `git diff` says, in its own order; unmerged paths only as what they are in the working tree."""
-    output = run_git(root, "diff", "--raw", "--numstat", "-M90%", "-z", "--no-ext-diff", "--no-textconv", *arguments)
+    output = run_git(
+        root, "diff", "--raw", "--numstat", "-M90%", "-z", "--no-ext-diff", "--no-textconv", *arguments
+    )
     fields = output.split(b"\0")
     raw: list[tuple[str, str, str, bytes, bytes, int | None]] = []
     stats: list[tuple[int | None, int | None, bytes, bytes]] = []
@@ -248,7 +275,9 @@ def raw_changes(root: Path, *arguments: str) -> list[RawChange]:
         if field.startswith(b":"):
             old_mode, new_mode, _, _, status = field[1:].decode().split(" ")
             if status[0] in "RC":
-                raw.append((status[0], old_mode, new_mode, fields[index + 1], fields[index + 2], int(status[1:])))
+                raw.append(
+                    (status[0], old_mode, new_mode, fields[index + 1], fields[index + 2], int(status[1:]))
+                )
                 index += 3
             else:
                 if status != "U":
@@ -287,7 +316,3 @@ def _raw_change(
 
 def copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True)
-
-
-def arguments_of(paths: Sequence[str]) -> list[str]:
-    return ["--", *paths] if paths else []
