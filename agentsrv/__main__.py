@@ -1,4 +1,4 @@
-"""The command line: `agentsrv serve | migrate | doctor | token`. The only reader of `os.environ`.
+"""The command line: `agentsrv serve | attach | migrate | doctor | token`. The only reader of `os.environ`.
 
 Exit codes: 0; 1 when `doctor` found something wrong; 2 for a wrong command line; 78 (EX_CONFIG) when it
 cannot start, with one line on stderr that says why.
@@ -52,6 +52,17 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--init", action="store_true", help="make an API key first when there is none")
     command.set_defaults(run=serve_command)
 
+    command = commands.add_parser("attach", help="show a terminal of a server in this one")
+    command.add_argument("--url", help="the server (default: the one that HOST and PORT name)")
+    command.add_argument("--key", help="the API key (default: API_KEY, which `ps` does not show)")
+    command.add_argument("--terminal", metavar="ID", help="which one (default: a new one)")
+    command.add_argument("--cwd", metavar="DIR", help="where a new one begins, in the server's workspace")
+    command.add_argument("--read-only", action="store_true", help="only watch")
+    command.add_argument(
+        "--detach-key", type=control_key, default="^]", metavar="KEY", help="leaves (default: ^], Ctrl-])"
+    )
+    command.set_defaults(run=attach_command)
+
     command = commands.add_parser("migrate", help="bring the database up to date (serve does it by itself)")
     command.add_argument("--status", action="store_true", help="only say which migrations are applied")
     command.set_defaults(run=migrate_command)
@@ -86,6 +97,38 @@ def serve_command(arguments: argparse.Namespace) -> int:
 
     serve(config, on_ready)
     return 0
+
+
+def attach_command(arguments: argparse.Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise StartupError("attach needs a terminal; stdin or stdout is none")
+    environment = read_environment(arguments.env_file)
+    config = config_without_key(environment)
+    key = arguments.key or environment.get("API_KEY", "").split(",")[0].strip()
+    if is_missing(key):
+        raise StartupError("there is no API key: set API_KEY, or give --key")
+
+    from agentsrv.attach import Target, attach
+
+    target = Target(
+        url=(arguments.url or f"http://{config.host}:{config.port}").rstrip("/"),
+        key=key,
+        terminal_id=arguments.terminal or f"attach-{secrets.token_hex(4)}",
+        cwd=arguments.cwd,
+        is_read_only=arguments.read_only,
+    )
+    left = attach(target, detach_key=arguments.detach_key)
+    if left.message:
+        print(f"agentsrv: {left.message}", file=sys.stderr)
+    return left.code
+
+
+def control_key(text: str) -> int:
+    """`^]` is 29."""
+    code = ord(text[1].upper()) - 64 if len(text) == 2 and text[0] == "^" else -1
+    if not 0 < code < 32:
+        raise argparse.ArgumentTypeError("must be a control key, such as ^] or ^O")
+    return code
 
 
 def migrate_command(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.claude_code import ClaudeCode
+from agentsrv.agents.codex import Codex
 from agentsrv.api import routes
 from agentsrv.api.keys import AGENTS, CONFIG, FILES, GIT, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
 from agentsrv.api.middleware import middlewares
@@ -116,7 +117,7 @@ def make_workspace(config: Config) -> Workspace:
 
 def make_agents(config: Config) -> AgentRegistry:
     """The agents that this server can run; the first one is the default."""
-    return AgentRegistry([ClaudeCode(config)])
+    return AgentRegistry([ClaudeCode(config), Codex(config)])
 
 
 @contextmanager

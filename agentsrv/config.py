@@ -179,6 +179,7 @@ class Config:
     redis_url: str | None = field(default=None, metadata=env("REDIS_URL", redis_url), repr=False)
 
     claude_path: Path | None = field(default=None, metadata=env("CLAUDE_PATH", path))
+    codex_path: Path | None = field(default=None, metadata=env("CODEX_PATH", path))
     use_claude_credentials: bool = field(default=False, metadata=env("USE_CLAUDE_CREDENTIALS", flag))
     agent_env: tuple[str, ...] = field(default=(), metadata=env("AGENT_ENV", variable_names))
     default_permission_mode: PermissionMode = field(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import rows
+from bench import files, rows
 from bench.rows import Row
 
 ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "d": rows.replay,
     "e": rows.footprint,
     "f": rows.first_event,
+    "n": files.files,
 }
 
 

@@ -102,6 +102,8 @@ class _Envelope(msgspec.Struct):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
+NOT_LOGGED_IN = "Claude Code is not logged in; set ANTHROPIC_API_KEY, or log in once with `claude`"
+
 ORDINARY = frozenset({"assistant", "user", "stream_event"})
 NOTHING = Effect(event=None)
 
@@ -290,6 +292,8 @@ class ClaudeAdapter:
             self._synthetic_error,
         )
         code = next((ERROR_CODES[kind] for kind in kinds if kind in ERROR_CODES), "agent_error")
+        if str(message).startswith("Not logged in"):
+            message = NOT_LOGGED_IN
         return str(message), code
 
     def _asked(self, line: bytes) -> Effect:
@@ -307,7 +311,7 @@ class ClaudeAdapter:
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
         if "Not logged in" in stderr:
-            return "the agent is not logged in; set ANTHROPIC_API_KEY", "agent_not_authenticated"
+            return NOT_LOGGED_IN, "agent_not_authenticated"
         lines = [text for text in stderr.splitlines() if text.lower().startswith("error")]
         return (lines[-1][:500], "agent_error") if lines else None
 

@@ -1,4 +1,4 @@
-"""Asks a program for its version."""
+"""Asks a program for its version, or for something else that it tells about itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ TIMEOUT_S = 5.0
 
 
 async def read_version(program: Path, env: dict[str, str]) -> tuple[str | None, str | None]:
-    """(first word of what `program --version` prints, None), or (None, what is wrong)."""
+    """(the version that `program --version` prints, None), or (None, what is wrong)."""
+    output, trouble = await ask(program, "--version", env=env)
+    if output is None:
+        return None, trouble
+    # "2.1.330 (Claude Code)", "codex-cli 0.163.0"
+    words = output.decode("utf-8", "replace").split()
+    version = next((word for word in words if word[0].isdigit()), None)
+    return version, None if version else "--version does not tell a version"
+
+
+async def ask(program: Path, *arguments: str, env: dict[str, str]) -> tuple[bytes | None, str | None]:
+    """(what the program prints, None), or (None, what is wrong)."""
+    question = " ".join(arguments)
     try:
         process = await asyncio.create_subprocess_exec(
             program,
-            "--version",
+            *arguments,
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -27,8 +39,7 @@ async def read_version(program: Path, env: dict[str, str]) -> tuple[str | None, 
             output, _ = await process.communicate()
     except TimeoutError:
         process.kill()
-        return None, f"did not answer --version within {TIMEOUT_S:g} s"
-    words = output.decode("utf-8", "replace").split()
-    if process.returncode != 0 or not words:
-        return None, f"--version ended with exit code {process.returncode}"
-    return words[0], None
+        return None, f"did not answer {question} within {TIMEOUT_S:g} s"
+    if process.returncode != 0:
+        return None, f"{question} ended with exit code {process.returncode}"
+    return output, None

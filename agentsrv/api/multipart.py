@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import (
+    BodyPartReader,
+    MultipartReader,
+    content_disposition_filename,
+    hdrs,
+    parse_content_disposition,
+    web,
+)
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agentsrv.api.decode import invalid_field, invite_body, text_problem
@@ -63,16 +70,23 @@ async def read_upload(request: web.Request, delivery: Delivery) -> Upload:
 async def _take(
     request: web.Request, part: BodyPartReader | MultipartReader, form: _Form, delivery: Delivery
 ) -> None:
-    if isinstance(part, MultipartReader) or part.name is None:
+    if isinstance(part, MultipartReader):
         raise _malformed()
-    if part.filename is None:
-        await _take_field(request, part, part.name, form)
+    try:
+        _, parameters = parse_content_disposition(part.headers.get(hdrs.CONTENT_DISPOSITION))
+    except MALFORMED as exc:
+        raise _malformed() from exc
+    name, file_name = parameters.get("name"), content_disposition_filename(parameters, "filename")
+    if name is None:
+        raise _malformed()
+    if file_name is None:
+        await _take_field(request, part, name, form)
         return
     if len(form.file_names) >= MAX_FILES:
         raise TooLarge(f"more than {MAX_FILES} files; send fewer at once")
     staged = await delivery.add(_content(request, part))
-    if part.filename or staged.size:
-        form.file_names.append(part.filename)
+    if file_name or staged.size:
+        form.file_names.append(file_name)
     else:
         # What a browser sends for a file input in which nothing was chosen.
         delivery.staged.remove(staged)

@@ -578,11 +578,20 @@ class Runner:
         if self._reason is None:
             self._reason = reason
             self._orphan_at = self._look_at = math.inf
-            # HUP, because an interactive shell ignores TERM. CONT: a stopped process would not see either.
-            hangup = () if self._master < 0 else (signal.SIGHUP,)
-            signal_descendants((*hangup, signal.SIGTERM, signal.SIGCONT))
+            self._hang_up()
+            # CONT, because a stopped process would not see its TERM.
+            signal_descendants((signal.SIGTERM, signal.SIGCONT))
         if self._give_up_at == math.inf:
             self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+
+    def _hang_up(self) -> None:
+        """Give up the terminal: when the server has done so, too, its shell is told (HUP) and reads the end.
+
+        An interactive shell ignores TERM.
+        """
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def _kill_tree(self, now: float) -> None:
         """One pass of KILL. What is forked during a pass is met by the next; a killed process cannot fork."""

@@ -182,6 +182,11 @@ class RunnerHandle(asyncio.Protocol):
         except TimeoutError:
             return ""
 
+    @property
+    def has_pty(self) -> bool:
+        """False also when the runner has given the terminal up, because it is ending it."""
+        return self._pty >= 0
+
     def take_pty(self) -> int:
         """The master of the agent's terminal. Once: from then on it is the caller's to close."""
         assert self._pty >= 0

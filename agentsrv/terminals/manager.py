@@ -148,7 +148,7 @@ class TerminalManager:
     async def _take_over(self, directory: Path) -> None:
         found = await attach(directory, expects_pty=True)
         info = await asyncio.to_thread(read_info, directory)
-        if isinstance(found, RunnerHandle) and info is not None:
+        if isinstance(found, RunnerHandle) and found.has_pty and info is not None:
             self._adopt(info, found).begin()
             return
         if isinstance(found, RunnerHandle):

@@ -49,7 +49,8 @@ class Pty:
 
     def resize(self, cols: int, rows: int) -> None:
         """The kernel tells the program (SIGWINCH) when this changes anything."""
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, SIZE.pack(rows, cols, 0, 0))
+        if self._master >= 0:
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, SIZE.pack(rows, cols, 0, 0))
 
     def redraw(self) -> None:
         """Have the program in the foreground draw its screen again."""
@@ -73,7 +74,7 @@ class Pty:
     def drain(self) -> None:
         """Take what the kernel still has of a dead program's output."""
         for _ in range(LAST_READS):
-            if not self._read():
+            if self._master < 0 or not self._read():
                 return
 
     def _on_readable(self) -> None:

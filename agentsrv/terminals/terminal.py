@@ -86,7 +86,9 @@ class Terminal:
         return viewer
 
     async def end(self) -> None:
-        """HUP and TERM to the shell and all that it started, KILL after the grace; return when all are gone."""
+        """Hang up and send TERM to all that runs there, KILL after the grace; return when all are gone."""
+        self.pty.drain()
+        self.pty.close()
         await self.handle.kill(END_GRACE_S)
 
     def leave_running(self) -> None:

@@ -22,7 +22,7 @@ from agentsrv.workspace.diff_changes import (
     wanted_paths,
     with_renames,
 )
-from agentsrv.workspace.diff_contents import MAX_CONTENT_BYTES, Contents, Entry, Unreadable
+from agentsrv.workspace.diff_contents import Contents, Entry, Unreadable
 from agentsrv.workspace.diff_hunks import NO_HUNKS, Hunks, render, replacement
 from agentsrv.workspace.diff_renames import MAX_SCORE
 from agentsrv.workspace.git import find_root, open_repository, reading
@@ -47,7 +47,7 @@ def diff(workspace: Workspace, request: DiffRequest) -> bytes:
     (`unknown_revision` or a field that is wrong).
     """
     deadline = time.monotonic() + MAX_SECONDS
-    root = find_root(workspace, Path(workspace.resolve(request.path)))
+    root = find_root(workspace, request.path)
     repo = open_repository(workspace, root)
     with closing(Contents(repo)) as contents:
         with reading(root):
@@ -110,21 +110,18 @@ class Renderer:
 
     def _compare(self, change: Change) -> Comparison | None:
         """None when a file on disk turns out to be as it was."""
-        entries = [entry for entry in (change.old, change.new) if entry is not None]
-        read = self._contents
+        old, new, contents = change.old, change.new, self._contents
         try:
-            if time.monotonic() > self._deadline or any(
-                read.size(one) > MAX_CONTENT_BYTES for one in entries
-            ):
+            if time.monotonic() > self._deadline or any(contents.is_large(one) for one in (old, new) if one):
                 return Comparison(is_truncated=True)
-            before = b"" if change.old is None else read.read(change.old)
-            after = b"" if change.new is None else read.read(change.new)
-            if before == after and change.is_untouched:
-                return None
-            if any(read.is_binary(one) for one in entries):
-                return Comparison(is_binary=True)
+            before = contents.read(old) if old else b""
+            after = contents.read(new) if new else b""
         except Unreadable:
             return Comparison(is_unreadable=True)
+        if before == after and change.is_untouched:
+            return None
+        if (old and contents.is_binary(old, before)) or (new and contents.is_binary(new, after)):
+            return Comparison(is_binary=True)
         return self._compare_lines(before, after, is_replaced=change.is_typechange)
 
     def _compare_lines(self, before: bytes, after: bytes, *, is_replaced: bool) -> Comparison:

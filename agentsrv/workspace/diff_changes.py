@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -43,6 +43,10 @@ EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 """Known to libgit2 without being stored."""
 
 EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+LARGE_BYTES = 8 * 1024 * 1024
+"""A file that was added and is larger is not searched for similarities, only for being a deleted one."""
+MAX_KEPT_BYTES = 64 * 1024 * 1024
 
 INTENT_TO_ADD, SKIP_WORKTREE = 1 << 13, 1 << 14
 
@@ -126,7 +130,7 @@ def find_object(repo: pygit2.Repository, revision: str | None, field: str) -> py
     text = revision or "HEAD"
     # Neither in the names of references nor in what may follow them. The rest of the syntax of revisions
     # searches the history by regular expression, or names files.
-    if text.startswith("-") or not REVISION.fullmatch(text) or ".." in text:
+    if text.startswith("-") or not REVISION.fullmatch(text) or ".." in text or "{/" in text:
         raise unknown_revision(field)
     try:
         return repo.revparse_single(text)
@@ -369,42 +373,71 @@ def gitlinks(repo: pygit2.Repository) -> Iterator[tuple[bytes, pygit2.Oid]]:
 # Renames
 
 
-class _Side:
-    """An entry as `diff_renames` looks at it: mostly once, so only then it is read. Unreadable: like nothing."""
+class _Reader:
+    """Reads what `diff_renames` looks at, mostly more than once, and keeps a part of it."""
 
-    def __init__(self, entry: Entry, contents: Contents) -> None:
+    def __init__(self, contents: Contents, sizes: Container[int]) -> None:
+        self.contents = contents
+        self._sizes = sizes
+        self._kept: dict[bytes, bytes] = {}
+        self._kept_bytes = 0
+
+    def read(self, entry: Entry) -> bytes | None:
+        """None for what cannot be read, and for what is large and cannot be equal to a deleted file."""
+        if (content := self._kept.get(entry.path)) is not None:
+            return content
+        try:
+            size = self.contents.size(entry)
+            if size > MAX_CONTENT_BYTES or (size > LARGE_BYTES and size not in self._sizes):
+                return None
+            content = self.contents.read(entry)
+        except Unreadable:
+            return None
+        if self._kept_bytes + len(content) > MAX_KEPT_BYTES:
+            self._kept.clear()
+            self._kept_bytes = 0
+        self._kept[entry.path] = content
+        self._kept_bytes += len(content)
+        return content
+
+
+class _Side:
+    """An entry as `diff_renames` looks at it. What is not read resembles nothing."""
+
+    def __init__(self, entry: Entry, reader: _Reader) -> None:
         self.path = entry.path
         self.mode = entry.mode
         self._entry = entry
-        self._contents = contents
+        self._reader = reader
 
     def size(self) -> int:
+        # What is on disk may have other line ends than what would be stored.
+        if self._entry.id is None:
+            return len(self.read() or b"")
         try:
-            size = self._contents.size(self._entry)
+            return self._reader.contents.size(self._entry)
         except Unreadable:
             return 0
-        # What is on disk may have other line ends than what would be stored.
-        is_final = self._entry.id is not None or size > MAX_CONTENT_BYTES
-        return size if is_final else len(self.read() or b"")
 
     def key(self) -> bytes | None:
         if self._entry.id is not None:
-            return self._entry.id.raw
+            return bytes(self._entry.id.raw)
         content = self.read()
         return None if content is None else git_hash(content)
 
     def is_binary(self) -> bool:
-        return self._contents.is_binary(self._entry, self.read() or b"")
+        return self._reader.contents.is_binary(self._entry, self.read() or b"")
 
     def read(self) -> bytes | None:
-        try:
-            return None if self._contents.is_large(self._entry) else self._content
-        except Unreadable:
-            return None
+        return self._reader.read(self._entry)
 
-    @cached_property
-    def _content(self) -> bytes:
-        return self._contents.read(self._entry)
+
+def sizes_of(entries: Sequence[Entry], contents: Contents) -> set[int]:
+    found = set()
+    for entry in entries:
+        with suppress(Unreadable):
+            found.add(contents.size(entry))
+    return found
 
 
 def with_renames(changes: list[Change], contents: Contents) -> list[Change]:
@@ -413,7 +446,8 @@ def with_renames(changes: list[Change], contents: Contents) -> list[Change]:
     come = [change.new for change in changes if change.old is None and change.new is not None]
     if not gone or not come:
         return changes
-    pairs = find_renames([_Side(one, contents) for one in gone], [_Side(one, contents) for one in come])
+    reader = _Reader(contents, sizes_of(gone, contents))
+    pairs = find_renames([_Side(entry, reader) for entry in gone], [_Side(entry, reader) for entry in come])
     sources = {come[new].path: (gone[old], score) for new, (old, score) in pairs.items()}
     moved = {old.path for old, _ in sources.values()}
     found = []

@@ -6,13 +6,14 @@ made that are part of git itself (line ends, `$Id$`, encodings); `filter` and `t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from stat import S_ISLNK, S_ISREG
 
@@ -27,6 +28,8 @@ MAX_INFLATION = 1100
 
 BINARY_PREFIX_BYTES = 8000
 """Git looks for a NUL in so many bytes."""
+
+FORBIDDEN_NAMES = frozenset({b"", b".", b"..", b".git"})
 
 PRINTABLE_CONTROLS = b"\b\t\n\r\x1b\f"
 TEXT_BYTES = bytes(byte for byte in range(256) if byte >= 32 and byte != 127) + PRINTABLE_CONTROLS
@@ -162,22 +165,23 @@ class WorkingTree:
     def size(self, path: bytes) -> int:
         """Raises Unreadable."""
         try:
-            return os.lstat(path.rpartition(b"/")[2], dir_fd=self._enter(path)).st_size
+            directory, name = self._locate(path)
+            return os.lstat(name, dir_fd=directory).st_size
         except OSError as exc:
             raise Unreadable from exc
 
     def mode(self, path: bytes) -> int | None:
         """The type and permission bits of what is there; None when nothing is."""
         try:
-            return os.lstat(path.rpartition(b"/")[2], dir_fd=self._enter(path)).st_mode
+            directory, name = self._locate(path)
+            return os.lstat(name, dir_fd=directory).st_mode
         except OSError:
             return None
 
     def read(self, path: bytes, mode: int) -> bytes:
         """A regular file's content, or where a link leads. Raises Unreadable, also when it is neither."""
-        name = path.rpartition(b"/")[2]
         try:
-            directory = self._enter(path)
+            directory, name = self._locate(path)
             if S_ISLNK(mode):
                 return os.readlink(name, dir_fd=directory)
             # O_NONBLOCK: a pipe in the place of the file must not hold us up.
@@ -190,18 +194,28 @@ class WorkingTree:
         except OSError as exc:
             raise Unreadable from exc
 
-    def _enter(self, path: bytes) -> int:
-        """A descriptor of the directory that `path` is in."""
-        parent = path.rpartition(b"/")[0]
+    def _locate(self, path: bytes) -> tuple[int, bytes]:
+        """A descriptor of the directory that `path` is in, and the name there."""
+        # A forged index may have any path in it.
+        if not FORBIDDEN_NAMES.isdisjoint(path.split(b"/")):
+            raise PermissionError(errno.EPERM, "not a path that git would use", path)
+        parent, _, name = path.rpartition(b"/")
         if parent != self._parent:
             self._leave()
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-            for name in parent.split(b"/") if parent else ():
-                below = os.open(name, flags, dir_fd=self._descriptor)
-                self._leave()
-                self._descriptor = below
+            if parent:
+                self._descriptor = self._descend(parent)
             self._parent = parent
-        return self._descriptor
+        return self._descriptor, name
+
+    def _descend(self, parent: bytes) -> int:
+        descriptor = os.dup(self._root)
+        for name in parent.split(b"/"):
+            try:
+                below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = below
+        return descriptor
 
     def _leave(self) -> None:
         if self._descriptor != self._root:

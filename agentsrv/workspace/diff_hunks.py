@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+HUNK = re.compile(rb"-(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
-SEPARATOR = b"\x7f"
+SEPARATOR = "\x7f"
 """Stands for the end of a line while a patch is escaped. JSON leaves it as it is."""
 
 NO_NEWLINE = r'{"type":"context","content":"\\ No newline at end of file","oldLine":null,"newLine":null}'
@@ -34,36 +34,31 @@ NO_HUNKS = Hunks("[]", 0, True)
 
 def render(patch: bytes) -> Hunks:
     """The hunks of one file's patch: headers and lines, without what stands before the first `@@`."""
-    lines, is_exact = escaped_lines(patch)
     hunks: list[str] = []
-    start = 0
-    # Every line of content begins with a blank, `+`, `-` or `\`: an `@` can only be a header.
-    ends = [index for index, line in enumerate(lines) if line.startswith("@@ ")][1:]
-    for end in (*ends, len(lines)) if lines else ():
-        hunks.append(_hunk(lines[start], lines[start + 1 : end]))
-        start = end
-    return Hunks(f"[{','.join(hunks)}]", len(lines) - len(hunks), is_exact)
+    count, is_exact = 0, True
+    # Lines of content begin with a blank, `+`, `-` or `\`: an `@` can only be a header.
+    for part in patch.removeprefix(b"@@ ").removesuffix(b"\n").split(b"\n@@ ") if patch else ():
+        header, _, content = part.partition(b"\n")
+        lines, is_utf8 = escaped_lines(content)
+        hunks.append(_hunk(header, lines))
+        count += len(lines)
+        is_exact &= is_utf8
+    return Hunks(f"[{','.join(hunks)}]", count, is_exact)
 
 
-def escaped_lines(patch: bytes) -> tuple[list[str], bool]:
-    """The lines of a patch, escaped for JSON, without quotes; and whether all of it was UTF-8.
+def escaped_lines(content: bytes) -> tuple[list[str], bool]:
+    """The lines of a hunk, escaped for JSON, without quotes; and whether all of it was UTF-8.
 
     A line that is not ends in its exact bytes: `...","contentBase64":"...`.
     """
-    body = patch.removesuffix(b"\n")
-    if not body:
-        return [], True
     try:
-        text = body.replace(b"\n", SEPARATOR).decode() if SEPARATOR not in body else None
+        text = content.decode()
     except UnicodeDecodeError:
-        return [_escaped(line) for line in body.split(b"\n")], False
-    if text is None:
-        try:
-            body.decode()
-        except UnicodeDecodeError:
-            return [_escaped(line) for line in body.split(b"\n")], False
-        return [_escaped(line) for line in body.split(b"\n")], True
-    return msgspec.json.encode(text).decode()[1:-1].split(SEPARATOR.decode()), True
+        return [_escaped(line) for line in content.split(b"\n")], False
+    if SEPARATOR in text:
+        return [_escaped(line) for line in content.split(b"\n")], True
+    escaped = msgspec.json.encode(text.replace("\n", SEPARATOR)).decode()
+    return escaped[1:-1].split(SEPARATOR), True
 
 
 def _escaped(line: bytes) -> str:
@@ -76,7 +71,7 @@ def _escaped(line: bytes) -> str:
     return text
 
 
-def _hunk(header: str, lines: list[str]) -> str:
+def _hunk(header: bytes, lines: list[str]) -> str:
     found = HUNK.match(header)
     assert found is not None, header
     old_start, old_lines, new_start, new_lines = (int(number or 1) for number in found.groups())

@@ -22,11 +22,12 @@ import pygit2
 from msgspec import Struct
 from pygit2.enums import RepositoryOpenFlag
 
-from agentsrv.errors import AgentsrvError, Forbidden, NotFound, Unprocessable
+from agentsrv.errors import AgentsrvError, Forbidden, InvalidInput, NotFound, Unprocessable
+from agentsrv.workspace.disk import explained
 from agentsrv.workspace.paths import Workspace, displayed
 
-SKIPPED = frozenset({"node_modules", ".venv"})
-"""Folders full of other people's files: no repository of the user's own lies in them."""
+SKIPPED = frozenset({".git", "node_modules", ".venv"})
+"""Not looked into: no repository of the user's own lies in them."""
 
 BARE = frozenset({"HEAD", "objects", "refs"})
 """What a bare repository consists of. Worktrees may lie beside these."""
@@ -38,10 +39,12 @@ MAX_SECONDS = 6.0
 
 MAX_POINTER_BYTES = 16 * 1024
 """A `.git` file, `commondir`, `alternates`: one path, or a few."""
+MAX_GITMODULES_BYTES = 1024 * 1024
 MAX_ALTERNATES = 16
 
 GIT_DIR_FILES = ("HEAD", "index", "commondir", "config.worktree")
-COMMON_DIR_FILES = ("config", "packed-refs", "info/exclude", "info/attributes")
+COMMON_DIR_FILES = ("config", "packed-refs")
+INFO_FILES = ("exclude", "attributes")
 """Files that libgit2 opens by itself. It would wait for ever on a named pipe."""
 
 
@@ -84,12 +87,22 @@ class GitDirectory:
 # Opening one
 
 
-def find_root(workspace: Workspace, directory: Path) -> Path:
-    """The working tree around `directory`, which lies in the workspace. Looks no higher than the base.
+def find_root(workspace: Workspace, text: str) -> Path:
+    """The working tree around the directory that `text` names. Looks no higher than the base.
+
+    Raises Forbidden, InvalidInput, NotFound (`path_not_found`, `not_a_repository`).
 
     Only a `.git` makes a working tree: a directory that looks like a bare repository is none, so that one
     hidden among ordinary files is never taken for the repository around it.
     """
+    directory = Path(workspace.resolve(text))
+    with explained(workspace.relative(str(directory))):
+        if not stat.S_ISDIR(os.stat(directory).st_mode):
+            raise InvalidInput(f"path: {displayed(text)} is not a directory", code="not_a_directory")
+    return _root_above(workspace, directory)
+
+
+def _root_above(workspace: Workspace, directory: Path) -> Path:
     inside = directory.relative_to(workspace.base)
     if ".git" not in inside.parts:
         for candidate in (directory, *directory.parents[: len(inside.parts)]):
@@ -141,13 +154,16 @@ def require_confined(workspace: Workspace, git_dir: GitDirectory) -> None:
 
     Raises Forbidden, Unprocessable.
     """
-    if not (workspace.contains(str(git_dir.path)) and workspace.contains(str(git_dir.common))):
+    info = os.path.realpath(git_dir.common / "info")
+    if not all(map(workspace.contains, (str(git_dir.path), str(git_dir.common), info))):
         raise outside(git_dir.path)
-    named = [git_dir.path / name for name in GIT_DIR_FILES] + [
-        git_dir.common / name for name in COMMON_DIR_FILES
-    ]
-    for path in named:
-        _require_regular(workspace, path)
+    for directory, names in (
+        (git_dir.path, GIT_DIR_FILES),
+        (git_dir.common, COMMON_DIR_FILES),
+        (info, INFO_FILES),
+    ):
+        for name in names:
+            _require_regular(workspace, f"{directory}/{name}")
     _require_confined_objects(workspace, git_dir.common / "objects")
 
 
@@ -172,27 +188,30 @@ def _require_confined_objects(workspace: Workspace, objects: Path) -> None:
             ]
 
 
-def _require_regular(workspace: Workspace, path: Path) -> None:
-    """A file inside the workspace, or nothing at all."""
+def _require_regular(workspace: Workspace, path: Path | str) -> None:
+    """A file inside the workspace, or nothing at all. Its directory has been looked at already."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise unreadable(path)
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            if not workspace.contains(os.path.realpath(path)):
+                raise outside(path)
+            mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
     except OSError as exc:
         raise unreadable(path) from exc
-    if not workspace.contains(os.path.realpath(path)):
-        raise outside(path)
+    if not stat.S_ISREG(mode):
+        raise unreadable(path)
 
 
-def _read_pointer(path: Path) -> str:
+def _read_pointer(path: Path, max_bytes: int = MAX_POINTER_BYTES) -> str:
     """The text of a small regular file. Raises OSError, ValueError (too large, or holds a NUL)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("not a regular file")
-        content = file.read(MAX_POINTER_BYTES + 1)
-    if len(content) > MAX_POINTER_BYTES or b"\0" in content:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes or b"\0" in content:
         raise ValueError("not a path")
     return os.fsdecode(content).strip("\r\n")
 
@@ -212,14 +231,14 @@ def not_a_repository(path: Path) -> NotFound:
     )
 
 
-def outside(path: Path) -> Forbidden:
+def outside(path: Path | str) -> Forbidden:
     return Forbidden(
         f"the repository at {displayed(str(path))} keeps a part of itself outside of the workspace",
         code="outside_workspace",
     )
 
 
-def unreadable(path: Path) -> Unprocessable:
+def unreadable(path: Path | str) -> Unprocessable:
     # What libgit2 says stays here: its words may quote files that nobody asked for.
     return Unprocessable(
         f"the repository at {displayed(str(path))} is damaged, or of a kind that cannot be read; `git fsck` tells more",
@@ -249,14 +268,14 @@ def discover(workspace: Workspace) -> tuple[list[Repository], bool]:
 class _Scan:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._mounts = _mount_points()
+        base = f"{workspace.base}/"
+        self._mounts = frozenset(path for path in _mount_points() if path.startswith(base))
         self.is_cut = False
 
     def working_trees(self) -> Iterator[str]:
         """Directories that hold a `.git`, anywhere below the base."""
-        base = str(self._workspace.base)
         deadline = time.monotonic() + MAX_SECONDS
-        pending = [(base, 0)]
+        pending = [(str(self._workspace.base), 0)]
         visited = found = 0
         while pending:
             directory, depth = pending.pop()
@@ -264,32 +283,39 @@ class _Scan:
             if visited > MAX_DIRECTORIES or found > MAX_REPOSITORIES or time.monotonic() > deadline:
                 self.is_cut = True
                 return
-            has_git, names = self._look_into(directory)
+            has_git, names = _look_into(directory)
             if has_git:
                 found += 1
                 yield directory
             if names and depth >= MAX_DEPTH:
                 self.is_cut = True
-                continue
-            prefix = directory.rstrip("/") + "/"
-            paths = [prefix + name for name in names]
-            pending += [(path, depth + 1) for path in paths if self._may_enter(path)]
+            elif names:
+                pending += [(path, depth + 1) for path in self._enterable(directory, names)]
 
-    def _look_into(self, directory: str) -> tuple[bool, list[str]]:
-        """Is there a `.git`, and which folders to look into. An unreadable directory has neither."""
-        try:
-            with os.scandir(directory) as entries:
-                listed = list(entries)
-            folders = [entry.name for entry in listed if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return False, []
-        names = {entry.name for entry in listed}
-        if names >= BARE:
-            folders = [name for name in folders if name not in BARE]
-        return ".git" in names, [name for name in folders if name != ".git" and name not in SKIPPED]
+    def _enterable(self, directory: str, names: list[str]) -> list[str]:
+        prefix = directory.rstrip("/") + "/"
+        paths = [prefix + name for name in names]
+        if self._mounts or self._workspace.may_hold_private(directory):
+            paths = [
+                path for path in paths if path not in self._mounts and not self._workspace.is_private(path)
+            ]
+        return paths
 
-    def _may_enter(self, path: str) -> bool:
-        return path not in self._mounts and not self._workspace.is_private(path)
+
+def _look_into(directory: str) -> tuple[bool, list[str]]:
+    """Is there a `.git`, and which folders to look into. An unreadable directory has neither."""
+    has_git, folders, bare = False, [], 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name
+                has_git |= name == ".git"
+                bare += name in BARE
+                if entry.is_dir(follow_symlinks=False) and name not in SKIPPED:
+                    folders.append(name)
+    except OSError:
+        return False, []
+    return has_git, folders if bare < len(BARE) else [name for name in folders if name not in BARE]
 
 
 def _mount_points() -> frozenset[str]:
@@ -346,8 +372,8 @@ def _is_listed_submodule(workspace: Workspace, path: Path) -> bool:
     if path == workspace.base:
         return False
     try:
-        around = find_root(workspace, path.parent)
-        listed = _read_pointer(around / ".gitmodules")
+        around = _root_above(workspace, path.parent)
+        listed = _read_pointer(around / ".gitmodules", MAX_GITMODULES_BYTES)
     except (AgentsrvError, OSError, ValueError):
         return False
     paths = re.findall(r"^\s*path\s*=\s*(.*?)\s*$", listed, re.MULTILINE)

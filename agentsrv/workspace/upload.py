@@ -118,18 +118,21 @@ class Delivery:
     async def add(self, chunks: AsyncIterator[bytes]) -> Staged:
         """Write one file as its bytes come. Raises TooLarge, StorageFull."""
         path = f"{self.directory}/{token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         before = self.received
+        descriptor: int | None = None
         with explained("the upload"):
-            descriptor = await self.disk.run(os.open, path, flags, 0o666)
             try:
                 async for block in in_blocks(chunks):
                     self.received += len(block)
                     if self.received > self.max_bytes:
                         raise TooLarge(f"this is more than {self.max_bytes} bytes; send less at once")
-                    await self.disk.run(write_all, descriptor, block)
+                    if descriptor is None:
+                        descriptor = await self.disk.run(create, path, block)
+                    else:
+                        await self.disk.run(write_all, descriptor, block)
             finally:
-                os.close(descriptor)
+                if descriptor is not None:
+                    os.close(descriptor)
         staged = Staged(path, self.received - before)
         self.staged.append(staged)
         return staged
@@ -328,15 +331,25 @@ def _current(name: str, directory: int, relative: str) -> os.stat_result | None:
 
 
 async def in_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in larger pieces."""
+    """The same bytes in larger pieces; of nothing, one empty piece."""
     block = bytearray()
     async for chunk in chunks:
-        block += chunk
         if len(block) >= BLOCK_BYTES:
             yield bytes(block)
             block.clear()
-    if block:
-        yield bytes(block)
+        block += chunk
+    yield bytes(block)
+
+
+def create(path: str, data: bytes) -> int:
+    """Make a file that begins with `data`; its descriptor."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        write_all(descriptor, data)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_all(descriptor: int, data: bytes) -> None:

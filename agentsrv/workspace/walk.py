@@ -48,6 +48,9 @@ DETAILED = 5000
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
 """What a calendar has: the years 1 to 9999. A file may claim any other time."""
 
+TargetType = Literal["file", "directory"]
+TARGETS: dict[int, TargetType] = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
+
 EntryType = Literal["file", "directory", "symlink", "other"]
 
 
@@ -66,7 +69,7 @@ class Entry(Struct, rename="camel", gc=False):
     size: int | UnsetType = UNSET
     """In bytes, of files."""
     modified_at: str | UnsetType = UNSET
-    target_type: Literal["file", "directory"] | UnsetType = UNSET
+    target_type: TargetType | UnsetType = UNSET
     """What a link leads to, when that lies in the workspace and exists."""
     ignored: bool | UnsetType = UNSET
     """A folder that a walk does not enter unless asked."""
@@ -219,7 +222,7 @@ class Listing:
     def _folder(self, directory: Directory, name: str, own: str | None) -> Entry:
         path, descriptor = directory.prefix + name, directory.descriptor
         entry = Entry(name, "directory", path, own is not None, own)
-        if not os.access(name, os.R_OK | os.X_OK, dir_fd=descriptor):
+        if not os.access(name, os.R_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
             entry.denied = True
         elif is_checkout(name, descriptor):
             entry.in_git_repo, entry.git_root = True, path
@@ -233,7 +236,7 @@ class Listing:
         entry = Entry(name, "symlink", directory.prefix + name, own is not None, own)
         try:
             target = self._walk.workspace.resolve_inside(f"{directory.path}/{name}")
-            entry.target_type = "directory" if stat.S_ISDIR(os.lstat(target).st_mode) else "file"
+            entry.target_type = TARGETS.get(stat.S_IFMT(os.lstat(target).st_mode), UNSET)
         except (AgentsrvError, OSError):
             pass  # It leads out of the workspace, or nowhere.
         return entry

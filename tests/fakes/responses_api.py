@@ -9,7 +9,7 @@ The prompt says what the model does, one step a line; everything else in the pro
     SCRIPT: bash echo hi                  a command; `bash-bg` returns to the model after 0.3 s, the command goes on
     SCRIPT: write notes.txt some text     a patch that adds a file; the path has no blanks
     SCRIPT: edit notes.txt some any       a patch of a line: path, old line, new line, each of one word
-    SCRIPT: tool name {"input": 1}        any function
+    SCRIPT: tool name {"input": 1}        any function; `space.name`: one of a namespace, never by JavaScript
     SCRIPT: error 429 2                   this HTTP error twice, then the rest; without a count: always
     SCRIPT: failed context_length_exceeded    the answer ends as failed, with this code
     SCRIPT: hang                          nothing more, until the client goes away
@@ -184,6 +184,10 @@ def thought(index: int, item_id: str, text: str) -> Iterator[dict[str, Any]]:
 def tool_call(step: Step, call_id: str, is_code_mode: bool) -> dict[str, Any]:
     """The item by which the model uses the tool of a step."""
     name, arguments = tool_of(step)
+    namespace, _, function = name.rpartition(".")
+    if namespace:
+        item = {"type": "function_call", "call_id": call_id, "namespace": namespace, "name": function}
+        return item | {"arguments": json.dumps(arguments)}
     if is_code_mode:
         javascript = f"text(await tools.{name}({json.dumps(arguments)}));"
         return {"type": "custom_tool_call", "call_id": call_id, "name": "exec", "input": javascript}

@@ -1,0 +1,635 @@
+"""Codex through `codex app-server`: JSON-RPC, one message a line, on stdin and stdout.
+
+The shapes are those of codex-cli 0.163.0, from live captures (tests/agents/transcripts/codex/). A process is
+one conversation (a *thread*). It begins with `initialize` and, where the server has a key, a login that is kept
+in memory alone: the agent's own commands find the key neither in the environment nor on the disk. Then the
+thread is resumed or started, and only then can a prompt be taken. A turn is `turn/started`, items,
+`turn/completed`; a command that outlives it may still end later.
+
+Answers to our own requests are not events, so after a crash of the server they may never be read again. What
+must be known of the process therefore follows from notifications, and an answer that ends the turn, which is an
+error, is kept as an event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from agentsrv import __version__
+from agentsrv.agents.base import AgentInfo, Effect, Launch, child_environment, is_executable, raw_event
+from agentsrv.agents.version import ask, read_version
+from agentsrv.config import Config
+from agentsrv.errors import InvalidInput, Problem
+from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+OPTIONS = ("model", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages")
+
+KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
+"""The first one that is set is logged in with. The program itself looks at neither of them."""
+
+PASSED_ON = ("OPENAI_ORGANIZATION", "OPENAI_PROJECT", "CODEX_CA_CERTIFICATE", "RUST_LOG")
+
+OUR_PROVIDER = "agentsrv"
+"""The model provider of threads that use OPENAI_BASE_URL, which the program does not look at either."""
+
+DELTAS = (
+    "item/agentMessage/delta", "item/plan/delta", "item/reasoning/summaryPartAdded",
+    "item/reasoning/summaryTextDelta", "item/reasoning/textDelta", "item/commandExecution/outputDelta",
+    "item/fileChange/outputDelta",
+)  # fmt: skip
+
+MESSAGE_TYPES = frozenset({"user", "error", "raw", "system"})
+
+ERROR_CODES = {
+    "contextWindowExceeded": "context_too_long",
+    "usageLimitExceeded": "agent_rate_limited",
+    "rateLimitExceeded": "agent_rate_limited",
+    "serverOverloaded": "agent_overloaded",
+    "internalServerError": "agent_api_error",
+    "unauthorized": "agent_not_authenticated",
+}
+STATUS_CODES = {
+    401: "agent_not_authenticated",
+    403: "agent_not_authenticated",
+    429: "agent_rate_limited",
+    None: "agent_api_unreachable",
+}
+UNREACHED = frozenset(
+    {"httpConnectionFailed", "responseStreamConnectionFailed", "responseTooManyFailedAttempts"}
+)
+
+ACCEPTED = {"decision": "accept"}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "item/commandExecution/requestApproval": ACCEPTED,
+    "item/fileChange/requestApproval": ACCEPTED,
+    "item/tool/requestUserInput": {"answers": {}},
+    "mcpServer/elicitation/request": {"action": "decline"},
+    "execCommandApproval": {"decision": "approved"},
+    "applyPatchApproval": {"decision": "approved"},
+}
+"""What is said to questions of the agent while nobody is asked: it may do everything, and gets no answers."""
+
+OURS = re.compile(r"(initialize|login|config|config-new|resume|start)\Z|(turn|interrupt)-")
+"""The ids of our requests."""
+
+NOTHING = Effect(event=None)
+
+
+class _Envelope(msgspec.Struct):
+    """What decides whether a line means something to the server. The rest of it is skipped unread."""
+
+    method: str | None = None
+    id: int | str | None = None
+    type: str | None = None
+
+
+class _Item(msgspec.Struct):
+    type: str | None = None
+    id: str | None = None
+
+
+class _ItemParams(msgspec.Struct):
+    item: _Item
+
+
+class _ItemEnvelope(msgspec.Struct):
+    params: _ItemParams
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_item = msgspec.json.Decoder(_ItemEnvelope).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a thread needs to know of the server and the session."""
+
+    cwd: str
+    base_url: str | None
+    logs_in: bool
+
+
+class CodexAdapter:
+    """One `codex app-server` process."""
+
+    name: ClassVar[str] = "codex"
+
+    def __init__(self, around: Surroundings, internal_id: str | None, state: Mapping[str, Any]) -> None:
+        self._around = around
+        self._known_thread = internal_id
+        self._thread_id: str | None = state.get("thread_id")
+        self._prompt_id: TurnId | None = None
+        self._options = TurnOptions()
+        self._turn_id: str | None = None
+        self._usage: Counter[str] = Counter()
+        self._total: Any = None
+        self._commands: set[str] = set()
+        self._helpers: set[str] = set()
+
+    @property
+    def has_background_work(self) -> bool:
+        """A command or a helper that the agent has started still works, though nobody waits for it."""
+        return bool(self._commands or self._helpers)
+
+    def begin_turn(self, prompt_id: TurnId | None, options: TurnOptions) -> None:
+        self._prompt_id = prompt_id
+        self._options = options
+        self._turn_id = None
+        self._usage = Counter()
+
+    def prompt(self, event: bytes) -> bytes | None:
+        if self._thread_id is None:
+            return None
+        options = self._options
+        params: dict[str, Any] = {
+            "threadId": self._thread_id,
+            "clientUserMessageId": self._prompt_id,
+            "input": [{"type": "text", "text": text} for text in _texts(event)],
+        }
+        if options.model is not None:
+            params["model"] = options.model
+        if options.effort is not None:
+            params["effort"] = options.effort
+        if options.output_schema is not None:
+            params["outputSchema"] = options.output_schema
+        if options.system_prompt is not None:
+            # A thread keeps the instructions that it was started with; these come with the turn.
+            instructions = {"kind": "application", "value": options.system_prompt}
+            params["additionalContext"] = {"instructions": instructions}
+        return _request(f"turn-{self._prompt_id}", "turn/start", params)
+
+    def interrupt(self, turn_id: TurnId) -> bytes | None:
+        if self._turn_id is None:
+            return None
+        params = {"threadId": self._thread_id, "turnId": self._turn_id}
+        return _request(f"interrupt-{turn_id}", "turn/interrupt", params)
+
+    def state(self) -> dict[str, Any]:
+        return {"thread_id": self._thread_id}
+
+    def receive(self, line: bytes) -> Effect | None:
+        try:
+            envelope = _decode_envelope(line)
+        except (msgspec.DecodeError, RecursionError):
+            return self._receive_odd(line)
+        return self._receive_message(envelope.method, envelope.id, line)
+
+    def _receive_odd(self, line: bytes) -> Effect | None:
+        """What the fast decoder refuses: text that is not JSON, but also lone surrogates and odd types."""
+        if not line.strip():
+            return NOTHING
+        message = _load(line)
+        if message is None:
+            return Effect(event=raw_event(line))
+        return self._receive_message(message.get("method"), message.get("id"), line)
+
+    def _receive_message(self, method: Any, id_: Any, line: bytes) -> Effect | None:
+        if method is None:
+            return self._answered(id_, line) if isinstance(id_, str) and OURS.match(id_) else None
+        if id_ is not None:
+            return self._asked(line)
+        match method:
+            case "account/login/completed":
+                return self._logged_in(line)
+            case "thread/started":
+                return self._started(line)
+            case "thread/status/changed":
+                return self._status_changed(line)
+            case "turn/started":
+                return self._turn_started(line)
+            case "turn/completed":
+                return self._turn_completed(line)
+            case "thread/tokenUsage/updated":
+                self._add_usage(line)
+            case "item/started" | "item/completed":
+                self._count_command(method, line)
+        return None
+
+    # Up to the thread
+
+    def _answered(self, id_: str, line: bytes) -> Effect:
+        """An answer to a request of ours."""
+        message = _load(line) or {}
+        if (error := message.get("error")) is not None:
+            return self._refused(id_, error, line)
+        match id_:
+            case "initialize" if not self._around.logs_in:
+                return Effect(event=None, reply=self._first_request())
+            case "config" | "config-new":
+                config = (message.get("result") or {}).get("config") or {}
+                return Effect(
+                    event=None, reply=self._thread_request(config.get("model_provider") or "openai")
+                )
+            case "resume":
+                return self._loaded(self._known_thread, None)
+            case _:
+                return NOTHING
+
+    def _refused(self, id_: str, error: Any, line: bytes) -> Effect:
+        if id_ == "resume" and "no rollout" in str(error):
+            # It was never written down, or has been deleted: a new one takes its place.
+            self._known_thread = None
+            return Effect(event=None, reply=self._first_request())
+        if id_.startswith("interrupt-"):
+            return NOTHING
+        outcome = Outcome(TurnStatus.FAILED, *_refusal(error))
+        if id_.startswith("turn-"):
+            return Effect(event=line, outcome=outcome, is_over=True)
+        return Effect(event=line, gave_up=outcome)
+
+    def _logged_in(self, line: bytes) -> Effect | None:
+        params = _params(line)
+        if self._thread_id is not None:
+            return None
+        if not params.get("success"):
+            error = f"the agent could not log in: {params.get('error')}"
+            return Effect(event=line, gave_up=Outcome(TurnStatus.FAILED, error, "agent_not_authenticated"))
+        # Not earlier: while the login changes its configuration, it may refuse to start a thread.
+        return Effect(event=line, reply=self._first_request())
+
+    def _first_request(self) -> bytes:
+        if self._around.base_url is not None:
+            return self._thread_request(OUR_PROVIDER)
+        id_ = "config-new" if self._known_thread is None else "config"
+        return _request(id_, "config/read", {"cwd": self._around.cwd})
+
+    def _thread_request(self, provider: str) -> bytes:
+        """Resume the thread, or start one.
+
+        A resumed thread goes on with the model and the effort of its last turn, unless the provider is named:
+        then it has the defaults of the configuration, from which each turn may differ.
+        """
+        params: dict[str, Any] = {
+            "cwd": self._around.cwd,
+            "approvalPolicy": "never",
+            "sandbox": "danger-full-access",
+            "modelProvider": provider,
+            "config": self._thread_config(),
+        }
+        if self._known_thread is None:
+            return _request("start", "thread/start", params)
+        params |= {"threadId": self._known_thread, "excludeTurns": True}
+        return _request("resume", "thread/resume", params)
+
+    def _thread_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {}
+        if self._options.mcp_servers is not None:
+            servers = self._options.mcp_servers.items()
+            config["mcp_servers"] = {name: _mcp_server(server) for name, server in servers}
+        if self._around.base_url is not None:
+            provider = {
+                "name": OUR_PROVIDER,
+                "base_url": self._around.base_url,
+                "wire_api": "responses",
+                "requires_openai_auth": True,
+            }
+            config["model_providers"] = {OUR_PROVIDER: provider}
+        return config
+
+    def _started(self, line: bytes) -> Effect | None:
+        """A thread of this process; those after the first are the agent's own helpers."""
+        if self._thread_id is not None:
+            return None
+        return self._loaded((_params(line).get("thread") or {}).get("id"), line)
+
+    def _status_changed(self, line: bytes) -> Effect | None:
+        """The first that is heard of a resumed thread. Of other threads: whether a helper works."""
+        params = _params(line)
+        thread_id = str(params.get("threadId"))
+        if self._thread_id is None:
+            return self._loaded(thread_id, line) if thread_id == self._known_thread else None
+        if (params.get("status") or {}).get("type") != "active":
+            self._helpers.discard(thread_id)
+        elif thread_id != self._thread_id:
+            self._helpers.add(thread_id)
+        return None
+
+    def _loaded(self, thread_id: str | None, line: bytes | None) -> Effect:
+        if self._thread_id is not None:
+            return Effect(event=line)
+        self._thread_id = thread_id
+        is_new = thread_id != self._known_thread
+        return Effect(event=line, takes_prompt=True, internal_session_id=thread_id if is_new else None)
+
+    # The turn
+
+    def _turn_started(self, line: bytes) -> Effect | None:
+        params = _params(line)
+        if params.get("threadId") != self._thread_id:
+            return None
+        self._turn_id = (params.get("turn") or {}).get("id")
+        return Effect(event=line, begins=True)
+
+    def _count_command(self, method: str, line: bytes) -> None:
+        """Keep count of commands that run."""
+        if b'"commandExecution"' not in line or (item := _item_of(line)).type != "commandExecution":
+            return
+        if method == "item/started":
+            self._commands.add(str(item.id))
+        else:
+            self._commands.discard(str(item.id))
+
+    def _add_usage(self, line: bytes) -> None:
+        """Add up what each call to the model has used; a resumed thread tells its last one again."""
+        params = _params(line)
+        if self._turn_id is None or params.get("turnId") != self._turn_id:
+            return
+        usage = params.get("tokenUsage") or {}
+        if usage.get("total") != self._total:
+            self._total = usage.get("total")
+            last = usage.get("last") or {}
+            self._usage.update({name: count for name, count in last.items() if isinstance(count, int)})
+
+    def _turn_completed(self, line: bytes) -> Effect | None:
+        params = _params(line)
+        if params.get("threadId") != self._thread_id:
+            return None
+        outcome = self._outcome(params.get("turn") or {})
+        self._turn_id = None
+        return Effect(event=line, outcome=outcome, is_over=True)
+
+    def _outcome(self, turn: Mapping[str, Any]) -> Outcome:
+        usage = dict(self._usage) or None
+        match turn.get("status"):
+            case "completed":
+                structured = _structured(turn) if self._options.output_schema is not None else None
+                return Outcome(
+                    TurnStatus.COMPLETED, stop_reason="end_turn", usage=usage, structured_output=structured
+                )
+            case "interrupted":
+                return Outcome(
+                    TurnStatus.FAILED, "the agent was interrupted", "agent_interrupted", usage=usage
+                )
+            case _:
+                error, code = _failure(turn.get("error") or {})
+                return Outcome(TurnStatus.FAILED, error, code, usage=usage)
+
+    def _asked(self, line: bytes) -> Effect:
+        """A question of the agent is answered at once, so that it never waits for somebody who is not there."""
+        message = _load(line) or {}
+        params = message.get("params") or {}
+        answer: dict[str, Any] = {"id": message.get("id")}
+        if message.get("method") == "item/permissions/requestApproval":
+            answer["result"] = {"permissions": params.get("permissions") or {}, "scope": "turn"}
+        elif (result := ANSWERS.get(str(message.get("method")))) is not None:
+            answer["result"] = result
+        else:
+            answer["error"] = {"code": -32601, "message": "not supported by this client"}
+        return Effect(event=line, reply=_dump(answer) + b"\n")
+
+    def explain_exit(self, stderr: str) -> tuple[str, str] | None:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", stderr).splitlines()
+        errors = [text.strip() for text in lines if text.lower().startswith("error")]
+        return (errors[-1][:500], "agent_error") if errors else None
+
+
+class Codex:
+    """What is known of Codex without a process."""
+
+    name = "codex"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def adapter(self, session: Session, state: Mapping[str, Any]) -> CodexAdapter:
+        around = Surroundings(session.cwd, self._base_url(), self._key() is not None)
+        return CodexAdapter(around, session.internal_session_id, state)
+
+    def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
+        # Whether there is a thread to resume is the program's own knowledge: the adapter asks it.
+        return Launch(
+            argv=(str(self.program()), "app-server", *self._arguments()),
+            env=self.environment(),
+            directories=(self._home(),),
+            opening=self._opening(options),
+        )
+
+    def check(self, options: TurnOptions) -> None:
+        if options.permission_mode is not PermissionMode.BYPASS:
+            raise _unsupported("permission_mode", "only `bypass` is supported so far")
+        if options.effort is not None and options.effort not in EFFORTS:
+            raise _unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+        for field in ("max_turns", "max_budget_usd"):
+            if getattr(options, field) is not None:
+                raise _unsupported(field, "codex has no such limit")
+        for name, server in (options.mcp_servers or {}).items():
+            if not isinstance(server, dict) or not ("command" in server or "url" in server):
+                raise _unsupported("mcp_servers", f"{name} must have a command or a url")
+            if server.get("type") == "sse":
+                raise _unsupported("mcp_servers", f"{name}: codex speaks stdio and streamable HTTP, not SSE")
+
+    def process_key(self, options: TurnOptions) -> str | None:
+        # A model or an effort stays until another one is named; back to the default leads a new process alone.
+        facts = (
+            options.partial_messages,
+            options.mcp_servers,
+            options.model is not None,
+            options.effort is not None,
+        )
+        return hashlib.sha256(_dump(facts)).hexdigest()
+
+    def new_internal_id(self, session_id: str) -> None:
+        """Codex names its threads itself."""
+
+    def transcript_of(self, session: Session) -> Path | None:
+        if session.internal_session_id is None:
+            return None
+        name = f"rollout-*-{session.internal_session_id}.jsonl"
+        return next((self._home() / "sessions").glob(f"*/*/*/{name}"), None)
+
+    def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
+        return _dump(
+            {
+                "type": "user",
+                "message": {"role": "user", "content": [{"type": "text", "text": prompt}]},
+                "uuid": turn_id,
+                "session_id": session.id,
+                "parent_tool_use_id": None,
+            }
+        )
+
+    def is_message(self, event: bytes) -> bool:
+        try:
+            envelope = _decode_envelope(event)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        if envelope.method != "item/completed":
+            return envelope.type in MESSAGE_TYPES
+        # The user's message is an event of its own already.
+        return _item_of(event).type != "userMessage"
+
+    def find(self) -> Path | None:
+        if self._config.codex_path is not None:
+            return self._config.codex_path if is_executable(self._config.codex_path) else None
+        if (bundled := _bundled()) is not None:
+            return bundled
+        on_path = shutil.which("codex", path=self._config.environment.get("PATH"))
+        return Path(on_path) if on_path else None
+
+    def program(self) -> Path:
+        """The program to start, found or not: starting a missing one gives the clearer error."""
+        return self.find() or self._config.codex_path or Path("codex")
+
+    def environment(self) -> dict[str, str]:
+        names = {*PASSED_ON, *self._config.agent_env}
+        return child_environment(self._config.environment, names) | {"CODEX_HOME": str(self._home())}
+
+    async def describe(self) -> AgentInfo:
+        program = self.find()
+        if program is None:
+            problem = "codex was not found; install the `agents` extra or set CODEX_PATH"
+            return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
+        version, trouble = await read_version(program, self.environment())
+        return AgentInfo(
+            self.name,
+            available=version is not None,
+            version=version,
+            path=str(program),
+            problem=trouble,
+            credentials=self.credentials(),
+            models=await self._models(program),
+            options=OPTIONS,
+        )
+
+    def credentials(self) -> tuple[str, ...]:
+        """Names of the credentials that an agent would use."""
+        found = [name for name in KEYS if self._config.environment.get(name)]
+        if (self._home() / "auth.json").is_file():
+            found.append("auth.json")
+        return tuple(found)
+
+    async def _models(self, program: Path) -> tuple[str, ...]:
+        """The models that the program knows, the best first; none when it does not tell."""
+        answer, _ = await ask(program, "debug", "models", "--bundled", env=self.environment())
+        models = (_load(answer or b"") or {}).get("models") or []
+        listed = [model for model in models if model.get("visibility") == "list"]
+        return tuple(model["slug"] for model in sorted(listed, key=lambda model: model.get("priority", 0)))
+
+    def _arguments(self) -> tuple[str, ...]:
+        settings = [
+            # Without it a closed port is waited for until it opens, for ever.
+            "features.unbounded_connection_retries=false",
+        ]
+        if self._key() is not None:
+            settings.append('cli_auth_credentials_store="ephemeral"')
+        if self._base_url() is not None:
+            # It would ask OpenAI for its models, with a key that is for somebody else.
+            settings.append("features.api_key_model_discovery=false")
+        return tuple(word for setting in settings for word in ("-c", setting))
+
+    def _opening(self, options: TurnOptions) -> bytes:
+        capabilities: dict[str, Any] = {"experimentalApi": True}
+        if not options.partial_messages:
+            capabilities["optOutNotificationMethods"] = DELTAS
+        client = {"name": "agentsrv", "title": "agentsrv", "version": __version__}
+        params = {"clientInfo": client, "capabilities": capabilities}
+        opening = _request("initialize", "initialize", params) + _dump({"method": "initialized"}) + b"\n"
+        if (key := self._key()) is not None:
+            opening += _request("login", "account/login/start", {"type": "apiKey", "apiKey": key})
+        return opening
+
+    def _key(self) -> str | None:
+        environment = self._config.environment
+        return next((environment[name] for name in KEYS if environment.get(name)), None)
+
+    def _base_url(self) -> str | None:
+        return self._config.environment.get("OPENAI_BASE_URL") or None
+
+    def _home(self) -> Path:
+        if home := self._config.environment.get("CODEX_HOME"):
+            return Path(home)
+        return self._config.state_dir / "codex"
+
+
+def _bundled() -> Path | None:
+    """The program inside the openai-codex-cli-bin wheel; the package itself is not imported."""
+    spec = importlib.util.find_spec("codex_cli_bin")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if is_executable(program := Path(place) / "bin" / "codex"):
+            return program
+    return None
+
+
+def _mcp_server(server: Mapping[str, Any]) -> dict[str, Any]:
+    """A server as Claude Code's configuration has it, in Codex's words."""
+    renamed = {"headers": "http_headers"}
+    return {renamed.get(name, name): value for name, value in server.items() if name != "type"}
+
+
+def _texts(event: bytes) -> list[str]:
+    content = json.loads(event)["message"]["content"]
+    return [block["text"] for block in content if block["type"] == "text"]
+
+
+def _structured(turn: Mapping[str, Any]) -> Any:
+    """The agent's last message as data; None when it is no JSON."""
+    messages = [item for item in turn.get("items") or [] if item.get("type") == "agentMessage"]
+    try:
+        return json.loads(messages[-1]["text"])
+    except (IndexError, KeyError, ValueError):
+        return None
+
+
+def _failure(error: Mapping[str, Any]) -> tuple[str, str]:
+    """(message, code) of a turn's error. Its kind is a word, or an object of one word and what belongs to it."""
+    message = str(error.get("message") or "the agent failed without a word")
+    info = error.get("codexErrorInfo")
+    if isinstance(info, str):
+        return message, ERROR_CODES.get(info, "agent_error")
+    if isinstance(info, dict) and UNREACHED.intersection(info):
+        (details,) = info.values()
+        return message, STATUS_CODES.get((details or {}).get("httpStatusCode"), "agent_api_error")
+    return message, "agent_error"
+
+
+def _refusal(error: Any) -> tuple[str, str]:
+    """(message, code) of the error of a refused request."""
+    fields = error if isinstance(error, dict) else {}
+    data = fields.get("data")
+    is_too_long = isinstance(data, dict) and data.get("input_error_code") == "input_too_large"
+    return str(fields.get("message") or error), "context_too_long" if is_too_long else "agent_error"
+
+
+def _item_of(line: bytes) -> _Item:
+    try:
+        return _decode_item(line).params.item
+    except (msgspec.DecodeError, RecursionError):
+        return _Item()
+
+
+def _request(id_: str, method: str, params: Mapping[str, Any]) -> bytes:
+    return _dump({"method": method, "id": id_, "params": params}) + b"\n"
+
+
+def _params(line: bytes) -> dict[str, Any]:
+    params = (_load(line) or {}).get("params")
+    return params if isinstance(params, dict) else {}
+
+
+def _load(line: bytes) -> dict[str, Any] | None:
+    """A line as an object; None when it is anything else."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _unsupported(field: str, message: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])
