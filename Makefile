@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 
-.PHONY: help run test lint format bench lock
+.PHONY: help run test lint format bench lock tools
 
 help:
 	@echo "make run     start the server on http://127.0.0.1:3000 (makes an API key when there is none)"
@@ -12,6 +12,7 @@ help:
 	@echo "make format  put the code into the project's style"
 	@echo "make bench   measure, print a table, write JSON"
 	@echo "make lock    renew the pinned versions in requirements/"
+	@echo "make tools   install the programs that tests run (test does it by itself)"
 
-run test lint format bench lock:
+run test lint format bench lock tools:
 	@exec $(PYTHON) dev.py $@ $(ARGS)

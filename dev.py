@@ -23,6 +23,17 @@ LOCKS = ROOT / "requirements"
 RUN = ("run", "agents")  # the server and the agents' programs
 DEV = ("dev", "agents")  # these and the tools: a superset with the same versions
 
+WEB_PAGE = ROOT / "tests" / "e2e" / "browser"
+TOOLS = {
+    "vim": ("vim",),
+    "tmux": ("tmux",),
+    "less": ("less",),
+    "procps": ("top",),
+    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "npm": ("npm",),
+}
+"""Debian's packages, and the programs that will do."""
+
 
 def run(*command: str) -> None:
     """Run a command with the environment's programs first in PATH; when it fails, so does this one."""
@@ -87,8 +98,29 @@ def test(arguments: list[str]) -> None:
     """
     install(DEV)
     if not arguments:
+        install_tools()
         lint([])
     run("pytest", *arguments)
+
+
+def install_tools() -> None:
+    """What tests run besides Python: the programs that people use in a terminal, a browser, xterm.js for its page.
+
+    System packages are installed only where that surprises nobody: as root, and on a CI machine.
+    """
+    missing = [name for name, programs in TOOLS.items() if not any(map(shutil.which, programs))]
+    if missing:
+        as_root = () if os.geteuid() == 0 else ("sudo", "-n")
+        if (as_root and not os.environ.get("CI")) or shutil.which("apt-get") is None:
+            sys.exit(f"the tests need more programs; install {' '.join(missing)}")
+        print(f"Installing {' '.join(missing)} ...", flush=True)
+        apt_get = (*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
+        run(*apt_get, "update")
+        run(*apt_get, "install", "-y", "--no-install-recommends", *missing)
+    lock = WEB_PAGE / "package-lock.json"
+    installed = WEB_PAGE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        run("npm", "ci", "--prefix", str(WEB_PAGE), "--ignore-scripts", "--no-audit", "--no-fund")
 
 
 def bench(arguments: list[str]) -> None:
@@ -108,6 +140,11 @@ def lock(arguments: list[str]) -> None:
     run(*options, "--no-deps", "requirements/agents.in", "--output-file", "requirements/agents.txt")
 
 
+def tools(_arguments: list[str]) -> None:
+    """Install what tests run besides Python; `test` without arguments does it by itself."""
+    install_tools()
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": serve,
     "test": test,
@@ -115,6 +152,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "format": reformat,
     "bench": bench,
     "lock": lock,
+    "tools": tools,
 }
 
 

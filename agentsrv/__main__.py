@@ -111,7 +111,7 @@ def attach_command(arguments: argparse.Namespace) -> int:
     from agentsrv.attach import Target, attach
 
     target = Target(
-        url=(arguments.url or f"http://{config.host}:{config.port}").rstrip("/"),
+        url=(arguments.url or local_url(config)).rstrip("/"),
         key=key,
         terminal_id=arguments.terminal or f"attach-{secrets.token_hex(4)}",
         cwd=arguments.cwd,
@@ -121,6 +121,11 @@ def attach_command(arguments: argparse.Namespace) -> int:
     if left.message:
         print(f"agentsrv: {left.message}", file=sys.stderr)
     return left.code
+
+
+def local_url(config: Config) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{config.port}"
 
 
 def control_key(text: str) -> int:

@@ -15,7 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
+from aiohttp import (
+    ClientError,
+    ClientSession,
+    ClientWebSocketResponse,
+    WSMsgType,
+    WSServerHandshakeError,
+)
 
 from agentsrv.tasks import Tasks
 
@@ -27,6 +33,13 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Between attempts to come back; the last one again and again."""
 FINAL = frozenset({400, 401, 403, 404})
 """Statuses that will not change by asking again."""
+
+REFUSED = {
+    404: "there is no such terminal to watch",
+    429: "the server has as many terminals as it may; end one first",
+    503: "the server cannot open a terminal now",
+}
+"""A refused upgrade has a body that says why, but the client library does not hand it out."""
 
 CLEAR = b"\x1b[!p\x1b[?1049l\x1b[H\x1b[2J"
 """Before the server shows the screen anew: what is on it may be from before the connection was lost."""
@@ -85,14 +98,13 @@ class Attachment:
 
     async def run(self) -> Left:
         loop = asyncio.get_running_loop()
-        has_keys, leave = asyncio.Event(), asyncio.Event()
-        loop.add_reader(KEYBOARD, has_keys.set)
+        leave = asyncio.Event()
         loop.add_signal_handler(signal.SIGWINCH, self._has_resized.set)
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, leave.set)
         try:
             ends = [
-                self._tasks.start(self._type(has_keys), name="keyboard"),
+                self._tasks.start(self._type(), name="keyboard"),
                 self._tasks.start(self._show(), name="screen"),
                 self._tasks.start(self._leave_on(leave), name="signals"),
             ]
@@ -100,17 +112,14 @@ class Attachment:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            loop.remove_reader(KEYBOARD)
             await self._tasks.close()
 
     # ---- keyboard and window
 
-    async def _type(self, has_keys: asyncio.Event) -> Left:
+    async def _type(self) -> Left:
         """Send what is typed; without a connection it is dropped, but for the key that leaves."""
         while True:
-            await has_keys.wait()
-            has_keys.clear()
-            typed = os.read(KEYBOARD, READ_BYTES)
+            typed = await read_keyboard()
             before, key, _ = typed.partition(bytes([self._detach_key]))
             if before and self._ws is not None:
                 await self._send(before)
@@ -122,9 +131,7 @@ class Attachment:
         return self._detached()
 
     def _detached(self) -> Left:
-        return Left(
-            0, f"detached; come back with: agentsrv attach --terminal {self._target.terminal_id}"
-        )
+        return Left(0, f"detached; come back with: agentsrv attach --terminal {self._target.terminal_id}")
 
     async def _follow_size(self) -> None:
         while True:
@@ -179,9 +186,10 @@ class Attachment:
             headers = {"Authorization": f"Bearer {content['token']}"}
             url = f"{target.url}/ws/terminal?encoding=binary"
             return await http.ws_connect(url, headers=headers, heartbeat=ALIVE_S, max_msg_size=0)
+        except WSServerHandshakeError as exc:
+            return Left(exc.status, REFUSED.get(exc.status, f"the terminal was refused with {exc.status}"))
         except (ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
-            status = getattr(exc, "status", 0)
-            return Left(status, f"{target.url} does not answer as expected: {exc or type(exc).__name__}")
+            return Left(0, f"{target.url} does not answer as expected: {type(exc).__name__} {exc}")
 
     async def _receive(self, ws: ClientWebSocketResponse) -> Left | None:
         """Show what comes until the shell ends; None when the connection does."""
@@ -191,13 +199,36 @@ class Attachment:
             async for message in ws:
                 if message.type is WSMsgType.BINARY:
                     write_all(message.data)
-                elif message.type is WSMsgType.TEXT:
-                    if (left := ending(json.loads(message.data))) is not None:
-                        return left
+                elif (
+                    message.type is WSMsgType.TEXT and (left := ending(json.loads(message.data))) is not None
+                ):
+                    return left
             return None
         finally:
             self._ws = None
             await ws.close()
+
+
+async def read_keyboard() -> bytes:
+    """The next keys; empty when our own terminal is gone.
+
+    The descriptor stays blocking: it is the same as that of the shell which started us.
+    """
+    loop = asyncio.get_running_loop()
+    has_keys = asyncio.Event()
+
+    def on_keys() -> None:
+        loop.remove_reader(KEYBOARD)
+        has_keys.set()
+
+    loop.add_reader(KEYBOARD, on_keys)
+    try:
+        await has_keys.wait()
+        return os.read(KEYBOARD, READ_BYTES)
+    except OSError:
+        return b""
+    finally:
+        loop.remove_reader(KEYBOARD)
 
 
 def ending(message: dict[str, Any]) -> Left | None:

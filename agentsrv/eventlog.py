@@ -47,7 +47,8 @@ class SessionLog:
         self.last_seq = last_seq
         self.on_ready: Callable[[], None] | None = None
         """Called when `is_ready` turns true again: the one who appends agent output goes on."""
-        self.is_closed = False
+        self.ends_at: Seq | None = None
+        """Set once it is closed: what there was then. Followers go no further."""
         self._owner = owner
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -83,6 +84,9 @@ class SessionLog:
 
         def saved(error: BaseException | None) -> None:
             self._saved(len(data))
+            if append.is_stale and self._owner.open_session(self.session_id) is self:
+                # What was shown is not stored: who comes from now on sees what is.
+                self._owner.forget(self.session_id)
             if error is None:
                 on_saved(append.is_stale)
 
@@ -118,7 +122,7 @@ class SessionLog:
 
     def close(self) -> None:
         """End all followers: the session is gone or the server stops."""
-        self.is_closed = True
+        self.ends_at = self.last_seq
         self.wake()
 
     def shrink(self) -> None:
@@ -188,7 +192,8 @@ class EventLog:
         # Somebody else may have loaded it meanwhile; there must be only one.
         if (found := self._sessions.get(session_id)) is None:
             found = self._sessions[session_id] = SessionLog(self, session_id, last_seq)
-            found.is_closed = self._is_closed
+            if self._is_closed:
+                found.close()
         return found
 
     def open_session(self, session_id: SessionId) -> SessionLog | None:
@@ -204,17 +209,28 @@ class EventLog:
         """
         log = await self.session(session_id)
         cursor = after
-        while (last := end()) is None or cursor < last:
+
+        def is_over() -> bool:
+            return any(last is not None and cursor >= last for last in (end(), log.ends_at))
+
+        while not is_over():
             chunks = log.recent(cursor)
             if chunks is None:
                 chunks = await events.page(self.db, session_id, cursor, PAGE_BYTES)
-            elif not chunks:
-                if log.is_closed:
-                    return
+            if not chunks:
+                if log.ends_at is not None:
+                    return  # The session was deleted with what was still to be read.
                 await log.changed()
             for chunk in chunks:
                 yield chunk if chunk.first_seq > cursor else chunk.after(cursor)
                 cursor = chunk.last_seq
+                if is_over():
+                    return
+
+    def forget(self, session_id: SessionId) -> None:
+        """The session is gone: end its followers. One that gets its id later begins at seq 1."""
+        if (log := self._sessions.pop(session_id, None)) is not None:
+            log.close()
 
     def close(self) -> None:
         """End all followers, once they have what is there."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import files, rows
+from bench import files, git, rows, terminal
 from bench.rows import Row
 
 ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -29,6 +29,10 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "d": rows.replay,
     "e": rows.footprint,
     "f": rows.first_event,
+    "g": terminal.throughput,
+    "h": terminal.echo,
+    "i": terminal.stall,
+    "l": git.git,
     "n": files.files,
 }
 

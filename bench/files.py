@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -35,7 +34,7 @@ def files(directory: Path) -> Iterator[Row]:
         make_tree(base / "tree")
         make_flat(base / "flat")
         yield from _looking(server, base)
-        yield from _uploading(server, directory)
+        yield from _uploading(server, base, directory)
 
 
 def _looking(server: Server, base: Path) -> Iterator[Row]:
@@ -57,13 +56,13 @@ def _looking(server: Server, base: Path) -> Iterator[Row]:
     yield Row(f"(n) search {FILES:,} names", found, "ms", bare_search, target)
 
 
-def _uploading(server: Server, directory: Path) -> Iterator[Row]:
+def _uploading(server: Server, base: Path, directory: Path) -> Iterator[Row]:
     small = [(f"f{n}.bin", os.urandom(SMALL_BYTES)) for n in range(SMALL_FILES)]
     for name, parts in {
         f"{LARGE_BYTES // MIB} MiB": [("large.bin", bytes(LARGE_BYTES))],
         f"{SMALL_FILES} x {SMALL_BYTES // 1000} kB": small,
     }.items():
-        run = upload(server, parts)
+        run = upload(server, base / "up", parts)
         before = rss_bytes(server.pid)
         with meanwhile(lambda: rss_bytes(server.pid), 0.02) as sizes:
             found = ms(run, rounds=3)
@@ -92,19 +91,20 @@ def get(server: Server, path: str, count: int) -> Callable[[], None]:
     return run
 
 
-def upload(server: Server, parts: list[tuple[str, bytes]]) -> Callable[[], None]:
+def upload(server: Server, target: Path, parts: list[tuple[str, bytes]]) -> Callable[[], None]:
+    """Into `target`, a directory of the workspace that is removed before."""
+    fields = [
+        ('name="targetPath"', target.name.encode()),
+        *((f'name="f"; filename="{n}"', data) for n, data in parts),
+    ]
     body = b"".join(
-        b'--x\r\nContent-Disposition: form-data; name="f"; filename="%b"\r\n\r\n%b\r\n'
-        % (name.encode(), data)
-        for name, data in parts
+        f"--x\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + data + b"\r\n"
+        for head, data in fields
     )
-    directories = itertools.count()
 
     def run() -> None:
-        target = b'--x\r\nContent-Disposition: form-data; name="targetPath"\r\n\r\nup-%d\r\n' % next(
-            directories
-        )
-        ask(server, "POST /filesystem/upload", target + body + b"--x--\r\n")
+        shutil.rmtree(target, ignore_errors=True)
+        ask(server, "POST /filesystem/upload", body + b"--x--\r\n")
 
     return run
 

@@ -127,14 +127,15 @@ def echo(directory: Path) -> Iterator[Row]:
         yield Row("(h) terminal, echo idle, p50", 1000 * statistics.median(idle), "ms", None, -0.7)
         flood = Terminal(server, "flood")
         flood.type(b"yes 0123456789012345678901234567890123456789\n")
+        flood.socket.setblocking(True)
         reader = subprocess.Popen(["cat"], stdin=flood.socket, stdout=subprocess.DEVNULL)
         try:
             busy = echo_times(terminal)
-            began = time.perf_counter()
-            flood.type(f"\x03echo {MARK.decode()}\n".encode())
         finally:
             reader.kill()
             reader.wait()
+        began = time.perf_counter()
+        flood.type(f"\x03echo {MARK.decode()}\n".encode())
         flood.read_to(MARK)
         interrupted = time.perf_counter() - began
     yield Row("(h) terminal, echo while another floods, p50", 1000 * statistics.median(busy), "ms", None, -1)

@@ -12,6 +12,7 @@ import pytest
 
 from bench.agent import compile_agent
 from tests.fakes.model_api import ModelApi
+from tests.fakes.responses_api import ResponsesApi
 from tests.fakes.scripted import serve_in_thread
 from tests.kit import Server, write_fake_agent
 
@@ -77,4 +78,31 @@ def claude_server(make_server: ServerMaker, model: ModelApi, real_claude: Path) 
         CLAUDE_PATH=str(real_claude),
         ANTHROPIC_BASE_URL=model.url,
         ANTHROPIC_API_KEY="fake-model-key",
+    )
+
+
+@pytest.fixture
+def responses() -> Iterator[ResponsesApi]:
+    with serve_in_thread(ResponsesApi()) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def real_codex() -> Path:
+    """The real CLI: CODEX_PATH, else the one inside the openai-codex-cli-bin wheel (extra `agents`)."""
+    if path := os.environ.get("CODEX_PATH"):  # noqa: TID251
+        return Path(path)
+    spec = importlib.util.find_spec("codex_cli_bin")
+    if spec is None or spec.origin is None:
+        pytest.fail("the real codex is not installed (extra `agents`), and CODEX_PATH is not set")
+    return Path(spec.origin).parent / "bin" / "codex"
+
+
+@pytest.fixture
+def codex_server(make_server: ServerMaker, responses: ResponsesApi, real_codex: Path) -> Server:
+    """A server with the real Codex, which talks to the scripted model."""
+    return make_server(
+        CODEX_PATH=str(real_codex),
+        OPENAI_BASE_URL=f"{responses.url}/v1",
+        OPENAI_API_KEY="fake-openai-key",
     )

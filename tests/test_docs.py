@@ -27,7 +27,7 @@ DOCUMENTS = [
 ]
 
 SETTINGS = {field.metadata["name"] for field in fields(Config) if field.metadata}
-CREDENTIALS = {"ANTHROPIC_API_KEY"}
+CREDENTIALS = {"ANTHROPIC_API_KEY", "OPENAI_API_KEY"}
 """Variables that env.example shows and that agents read, not the server."""
 
 

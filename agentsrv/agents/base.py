@@ -35,14 +35,12 @@ class Launch:
     """How to start the process.
 
     files: name and content; written into its runner's directory first, mode 0600.
-    directories: made first where they are missing, mode 0700.
     opening: what its stdin begins with. Nobody else sees it, so it may hold secrets.
     """
 
     argv: tuple[str, ...]
     env: dict[str, str]
     files: dict[str, bytes] = field(default_factory=dict)
-    directories: tuple[Path, ...] = ()
     opening: bytes = b""
 
 
@@ -131,6 +129,10 @@ class Agent(Protocol):
         """For a process of `session`; `state` is what an earlier adapter of the same process said."""
         ...
 
+    async def prepare(self) -> None:
+        """Make ready what its processes share. Called before each start, so it costs nothing once it is done."""
+        ...
+
     def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
         """`resume`: the agent has a conversation under the session's internal id."""
         ...
@@ -178,6 +180,20 @@ def raw_event(line: bytes, *, total: int | None = None) -> bytes:
     if total is not None:
         event |= {"truncated": True, "bytes": total}
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def load_object(line: bytes) -> dict[str, Any] | None:
+    """A line as an object; None when it is anything else.
+
+    A lone surrogate, which JSON can say and no UTF-8 can hold, becomes "?".
+    """
+    try:
+        message = json.loads(line)
+        if b"\\u" in line:
+            message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def is_executable(path: Path) -> bool:

@@ -31,6 +31,7 @@ from agentsrv.agents.base import (
     Launch,
     child_environment,
     is_executable,
+    load_object,
     raw_event,
 )
 from agentsrv.agents.version import read_version
@@ -116,13 +117,13 @@ class ClaudeAdapter:
     def __init__(self, internal_id: str | None, state: Mapping[str, Any]) -> None:
         self._internal_id = internal_id
         self._process_cost = float(state.get("cost_usd", 0.0))
+        self._background_tasks = int(state.get("background_tasks", 0))
         self._prompt_id: TurnId | None = None
         self._turn_cost = 0.0
         self._outcome: Outcome | None = None
         self._is_answered = False
         self._has_state_events = False
         self._synthetic_error: str | None = None
-        self._background_tasks = 0
 
     @property
     def has_background_work(self) -> bool:
@@ -144,7 +145,7 @@ class ClaudeAdapter:
         return _control(f"interrupt-{turn_id}", {"subtype": "interrupt"})
 
     def state(self) -> dict[str, Any]:
-        return {"cost_usd": self._process_cost}
+        return {"cost_usd": self._process_cost, "background_tasks": self._background_tasks}
 
     def receive(self, line: bytes) -> Effect | None:
         try:
@@ -161,7 +162,7 @@ class ClaudeAdapter:
         """What the fast decoder refuses: text that is not JSON, but also lone surrogates and odd types."""
         if not line.strip():
             return NOTHING
-        message = _load(line)
+        message = load_object(line)
         if message is None:
             return Effect(event=raw_event(line))
         return self._receive_special(message.get("type"), message.get("subtype"), line)
@@ -173,7 +174,8 @@ class ClaudeAdapter:
             case "system", "init":
                 return self._init(line)
             case "system", "background_tasks_changed":
-                self._background_tasks = len((_load(line) or {}).get("tasks") or [])
+                tasks = (load_object(line) or {}).get("tasks")
+                self._background_tasks = len(tasks) if isinstance(tasks, list) else 0
                 return None
             case "system", "api_retry":
                 return self._retry(line)
@@ -191,12 +193,12 @@ class ClaudeAdapter:
 
     def _state_changed(self, line: bytes) -> Effect:
         self._has_state_events = True
-        if (_load(line) or {}).get("state") != "idle":
+        if (load_object(line) or {}).get("state") != "idle":
             return Effect(event=line, begins=True)
         return Effect(event=line, outcome=self._outcome, is_over=self._is_answered)
 
     def _lifecycle(self, line: bytes) -> None:
-        message = _load(line) or {}
+        message = load_object(line) or {}
         if message.get("command_uuid") == self._prompt_id and message.get("state") in {
             "completed",
             "cancelled",
@@ -204,7 +206,7 @@ class ClaudeAdapter:
             self._is_answered = True
 
     def _init(self, line: bytes) -> Effect:
-        internal_id = (_load(line) or {}).get("session_id")
+        internal_id = (load_object(line) or {}).get("session_id")
         if not isinstance(internal_id, str) or internal_id == self._internal_id:
             internal_id = None
         else:
@@ -213,15 +215,15 @@ class ClaudeAdapter:
 
     def _note_error(self, line: bytes) -> None:
         """The CLI tells the kind of an error in an assistant message of its own, not in `result`."""
-        message = _load(line) or {}
+        message = load_object(line) or {}
         if isinstance(error := message.get("error"), str):
             self._synthetic_error = error
 
     def _retry(self, line: bytes) -> Effect | None:
-        message = _load(line) or {}
+        message = load_object(line) or {}
         status = message.get("error_status")
         attempt = message.get("attempt")
-        limit = PATIENCE.get(status if isinstance(status, int) else None) if status in PATIENCE else None
+        limit = PATIENCE.get(status) if isinstance(status, int | None) else None
         if limit is None or not isinstance(attempt, int) or attempt < limit:
             return None
         reason = message.get("error")
@@ -233,7 +235,7 @@ class ClaudeAdapter:
         return Effect(event=line, gave_up=Outcome(TurnStatus.FAILED, error, code))
 
     def _result(self, line: bytes) -> Effect:
-        message = _load(line) or {}
+        message = load_object(line) or {}
         self._add_cost(message.get("total_cost_usd"))
         if self._is_of_this_turn(message):
             self._is_answered = True
@@ -254,7 +256,8 @@ class ClaudeAdapter:
     def _is_of_this_turn(self, result: Mapping[str, Any]) -> bool:
         if self._prompt_id is None:
             return True
-        if prompts := result.get("user_message_uuids"):
+        prompts = result.get("user_message_uuids")
+        if isinstance(prompts, list) and prompts:
             return self._prompt_id in prompts
         return not result.get("origin")
 
@@ -265,7 +268,7 @@ class ClaudeAdapter:
             TurnStatus.COMPLETED if error is None else TurnStatus.FAILED,
             error,
             code,
-            stop_reason=message.get("stop_reason") if error is None else message.get("terminal_reason"),
+            stop_reason=_text(message.get("stop_reason" if error is None else "terminal_reason")),
             usage=usage if isinstance(usage, dict) else None,
             cost_usd=self._turn_cost,
             structured_output=message.get("structured_output"),
@@ -287,18 +290,19 @@ class ClaudeAdapter:
         kinds = (
             subtype,
             result.get("terminal_reason"),
-            STATUS_CODES.get(result.get("api_error_status") or 0),
+            STATUS_CODES.get(status) if isinstance(status := result.get("api_error_status"), int) else None,
             result.get("api_error"),
             self._synthetic_error,
         )
-        code = next((ERROR_CODES[kind] for kind in kinds if kind in ERROR_CODES), "agent_error")
+        codes = (ERROR_CODES[kind] for kind in kinds if isinstance(kind, str) and kind in ERROR_CODES)
+        code = next(codes, "agent_error")
         if str(message).startswith("Not logged in"):
             message = NOT_LOGGED_IN
         return str(message), code
 
     def _asked(self, line: bytes) -> Effect:
         """A control request that nobody expects: the answer is an error, so that it is not waited for."""
-        message = _load(line) or {}
+        message = load_object(line) or {}
         reply = {
             "type": "control_response",
             "response": {
@@ -326,6 +330,9 @@ class ClaudeCode:
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> ClaudeAdapter:
         return ClaudeAdapter(session.internal_session_id, state)
+
+    async def prepare(self) -> None:
+        """Its processes share nothing that they could not make themselves."""
 
     def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
         files, arguments = _options(options, directory)
@@ -482,13 +489,8 @@ def _control(request_id: str, request: dict[str, Any]) -> bytes:
     return _dump({"type": "control_request", "request_id": request_id, "request": request}) + b"\n"
 
 
-def _load(line: bytes) -> dict[str, Any] | None:
-    """A line as an object; None when it is anything else."""
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _dump(value: Any) -> bytes:

@@ -13,6 +13,7 @@ error, is kept as an event.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -33,7 +34,7 @@ from agentsrv.config import Config
 from agentsrv.errors import InvalidInput, Problem
 from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 OPTIONS = ("model", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages")
 
 KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
@@ -215,6 +216,8 @@ class CodexAdapter:
                 self._add_usage(line)
             case "item/started" | "item/completed":
                 self._count_command(method, line)
+            case _:
+                pass
         return None
 
     # Up to the thread
@@ -228,10 +231,8 @@ class CodexAdapter:
             case "initialize" if not self._around.logs_in:
                 return Effect(event=None, reply=self._first_request())
             case "config" | "config-new":
-                config = (message.get("result") or {}).get("config") or {}
-                return Effect(
-                    event=None, reply=self._thread_request(config.get("model_provider") or "openai")
-                )
+                provider = _object(_object(message.get("result")).get("config")).get("model_provider")
+                return Effect(event=None, reply=self._thread_request(provider or "openai"))
             case "resume":
                 return self._loaded(self._known_thread, None)
             case _:
@@ -302,7 +303,8 @@ class CodexAdapter:
         """A thread of this process; those after the first are the agent's own helpers."""
         if self._thread_id is not None:
             return None
-        return self._loaded((_params(line).get("thread") or {}).get("id"), line)
+        thread_id = _object(_params(line).get("thread")).get("id")
+        return self._loaded(thread_id, line) if isinstance(thread_id, str) else None
 
     def _status_changed(self, line: bytes) -> Effect | None:
         """The first that is heard of a resumed thread. Of other threads: whether a helper works."""
@@ -310,7 +312,7 @@ class CodexAdapter:
         thread_id = str(params.get("threadId"))
         if self._thread_id is None:
             return self._loaded(thread_id, line) if thread_id == self._known_thread else None
-        if (params.get("status") or {}).get("type") != "active":
+        if _object(params.get("status")).get("type") != "active":
             self._helpers.discard(thread_id)
         elif thread_id != self._thread_id:
             self._helpers.add(thread_id)
@@ -329,7 +331,7 @@ class CodexAdapter:
         params = _params(line)
         if params.get("threadId") != self._thread_id:
             return None
-        self._turn_id = (params.get("turn") or {}).get("id")
+        self._turn_id = str(_object(params.get("turn")).get("id"))
         return Effect(event=line, begins=True)
 
     def _count_command(self, method: str, line: bytes) -> None:
@@ -342,21 +344,22 @@ class CodexAdapter:
             self._commands.discard(str(item.id))
 
     def _add_usage(self, line: bytes) -> None:
-        """Add up what each call to the model has used; a resumed thread tells its last one again."""
+        """Add up what each call to the model has used. A resumed thread tells of its last turn again."""
         params = _params(line)
         if self._turn_id is None or params.get("turnId") != self._turn_id:
             return
-        usage = params.get("tokenUsage") or {}
-        if usage.get("total") != self._total:
+        usage = _object(params.get("tokenUsage"))
+        last = _object(usage.get("last"))
+        # A call that did not fit is reported as one that filled the context and used nothing.
+        if usage.get("total") != self._total and (last.get("inputTokens") or last.get("outputTokens")):
             self._total = usage.get("total")
-            last = usage.get("last") or {}
             self._usage.update({name: count for name, count in last.items() if isinstance(count, int)})
 
     def _turn_completed(self, line: bytes) -> Effect | None:
         params = _params(line)
         if params.get("threadId") != self._thread_id:
             return None
-        outcome = self._outcome(params.get("turn") or {})
+        outcome = self._outcome(_object(params.get("turn")))
         self._turn_id = None
         return Effect(event=line, outcome=outcome, is_over=True)
 
@@ -373,13 +376,13 @@ class CodexAdapter:
                     TurnStatus.FAILED, "the agent was interrupted", "agent_interrupted", usage=usage
                 )
             case _:
-                error, code = _failure(turn.get("error") or {})
+                error, code = _failure(_object(turn.get("error")))
                 return Outcome(TurnStatus.FAILED, error, code, usage=usage)
 
     def _asked(self, line: bytes) -> Effect:
         """A question of the agent is answered at once, so that it never waits for somebody who is not there."""
         message = _load(line) or {}
-        params = message.get("params") or {}
+        params = _object(message.get("params"))
         answer: dict[str, Any] = {"id": message.get("id")}
         if message.get("method") == "item/permissions/requestApproval":
             answer["result"] = {"permissions": params.get("permissions") or {}, "scope": "turn"}
@@ -402,17 +405,29 @@ class Codex:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._preparing = asyncio.Lock()
+        self._is_prepared = False
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> CodexAdapter:
         around = Surroundings(session.cwd, self._base_url(), self._key() is not None)
         return CodexAdapter(around, session.internal_session_id, state)
+
+    async def prepare(self) -> None:
+        """Make its home. Processes that find no database there all make one, and all but one of them fail.
+
+        So a first process comes alone. Nobody asks it anything: it finds the end of its input and exits.
+        """
+        async with self._preparing:
+            if not self._is_prepared:
+                self._home().mkdir(mode=0o700, parents=True, exist_ok=True)
+                _, trouble = await ask(self.program(), "app-server", env=self.environment())
+                self._is_prepared = trouble is None
 
     def launch(self, session: Session, options: TurnOptions, *, resume: bool, directory: Path) -> Launch:
         # Whether there is a thread to resume is the program's own knowledge: the adapter asks it.
         return Launch(
             argv=(str(self.program()), "app-server", *self._arguments()),
             env=self.environment(),
-            directories=(self._home(),),
             opening=self._opening(options),
         )
 
@@ -575,31 +590,36 @@ def _texts(event: bytes) -> list[str]:
 
 def _structured(turn: Mapping[str, Any]) -> Any:
     """The agent's last message as data; None when it is no JSON."""
-    messages = [item for item in turn.get("items") or [] if item.get("type") == "agentMessage"]
+    items = turn.get("items")
+    texts = [_object(item).get("text") for item in items] if isinstance(items, list) else []
     try:
-        return json.loads(messages[-1]["text"])
-    except (IndexError, KeyError, ValueError):
+        return msgspec.json.decode(str(texts[-1]))
+    except (IndexError, TypeError, ValueError):
         return None
 
 
 def _failure(error: Mapping[str, Any]) -> tuple[str, str]:
     """(message, code) of a turn's error. Its kind is a word, or an object of one word and what belongs to it."""
-    message = str(error.get("message") or "the agent failed without a word")
+    message = _text(error.get("message") or "the agent failed without a word")
     info = error.get("codexErrorInfo")
+    if info == "other" and message.startswith("stream disconnected"):
+        return message, "agent_api_unreachable"
     if isinstance(info, str):
-        return message, ERROR_CODES.get(info, "agent_error")
+        # What the API had against a request comes as its whole answer.
+        said = _object(_object(_load(message.encode())).get("error")).get("message")
+        return _text(said or message), ERROR_CODES.get(info, "agent_error")
     if isinstance(info, dict) and UNREACHED.intersection(info):
-        (details,) = info.values()
-        return message, STATUS_CODES.get((details or {}).get("httpStatusCode"), "agent_api_error")
+        status = _object(next(iter(info.values()))).get("httpStatusCode")
+        is_known = status is None or isinstance(status, int)
+        return message, STATUS_CODES.get(status, "agent_api_error") if is_known else "agent_error"
     return message, "agent_error"
 
 
 def _refusal(error: Any) -> tuple[str, str]:
     """(message, code) of the error of a refused request."""
-    fields = error if isinstance(error, dict) else {}
-    data = fields.get("data")
-    is_too_long = isinstance(data, dict) and data.get("input_error_code") == "input_too_large"
-    return str(fields.get("message") or error), "context_too_long" if is_too_long else "agent_error"
+    fields = _object(error)
+    is_too_long = _object(fields.get("data")).get("input_error_code") == "input_too_large"
+    return _text(fields.get("message") or error), "context_too_long" if is_too_long else "agent_error"
 
 
 def _item_of(line: bytes) -> _Item:
@@ -614,8 +634,17 @@ def _request(id_: str, method: str, params: Mapping[str, Any]) -> bytes:
 
 
 def _params(line: bytes) -> dict[str, Any]:
-    params = (_load(line) or {}).get("params")
-    return params if isinstance(params, dict) else {}
+    return _object((_load(line) or {}).get("params"))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """What should be an object; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    """What should be a text, as one that can be stored."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _load(line: bytes) -> dict[str, Any] | None:

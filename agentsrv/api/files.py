@@ -24,7 +24,7 @@ from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.checkouts import shown
 from agentsrv.workspace.files import FileFacts, OpenFile
 from agentsrv.workspace.paths import displayed, file_uri, is_text
-from agentsrv.workspace.service import FileService, Place, Scope
+from agentsrv.workspace.service import FileService, Root, Scope
 from agentsrv.workspace.upload import Condition, Uploaded
 from agentsrv.workspace.walk import Listing, wire_time
 from agentsrv.workspace.watch import Changes, TreeWatch
@@ -43,13 +43,13 @@ async def list_files(request: web.Request) -> web.StreamResponse:
     query = read_query(request, s.ListFiles)
     files = request.app[FILES]
     scope = _scope(request, query.path, query.max_depth, query.include_ignored)
-    place, listing = await files.list_entries(
+    root, listing = await files.list_entries(
         scope,
         include_files=query.include_files,
         limit=min(query.limit, MAX_LISTED),
         all_details=query.details,
     )
-    pieces = files.disk.iterate(_listing_json(_place_fields(files, place, scope), listing))
+    pieces = files.disk.iterate(_listing_json(_root_fields(files, root, scope), listing))
     return await send(request, pieces, headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
 
 
@@ -63,7 +63,7 @@ async def search_files(request: web.Request) -> web.Response:
     text = query.path if isinstance(query.q, msgspec.UnsetType) else query.q
     scope = _scope(request, query.root, query.max_depth, query.include_ignored)
     found = await files.search(scope, text, include_files=query.include_files, limit=query.limit)
-    fields = _place_fields(files, found.place, scope)
+    fields = _root_fields(files, found.root, scope)
     return json_response(
         {
             **fields,
@@ -84,8 +84,8 @@ async def grep_files(request: web.Request) -> web.Response:
     found = await files.grep(scope, query.q, ignore_case=query.ignore_case, limit=query.limit)
     return json_response(
         s.LineList(
-            path=displayed(files.workspace.relative(found.place.path)),
-            full_path=displayed(found.place.path),
+            path=displayed(files.workspace.relative(found.root.path)),
+            full_path=displayed(found.root.path),
             matches=found.lines,
             count=len(found.lines),
             truncated=found.is_truncated,
@@ -189,13 +189,13 @@ def _scope(
     return Scope(root=root, max_depth=depth, include_ignored=include_ignored)
 
 
-def _place_fields(files: FileService, place: Place, scope: Scope) -> dict[str, object]:
+def _root_fields(files: FileService, root: Root, scope: Scope) -> dict[str, object]:
     """What every listing says of the directory that it begins at."""
-    path, checkout = files.workspace.relative(place.path), place.checkout
+    path, checkout = files.workspace.relative(root.path), root.checkout
     is_worktree = checkout is not None and checkout.is_worktree
     fields: dict[str, object] = {
         "path": displayed(path),
-        "fullPath": displayed(place.path),
+        "fullPath": displayed(root.path),
         "maxDepth": scope.max_depth,
         "currentInGitRepo": checkout is not None,
         "currentGitRoot": displayed(shown(files.workspace, checkout) or "") or None,
@@ -204,10 +204,10 @@ def _place_fields(files: FileService, place: Place, scope: Scope) -> dict[str, o
         if checkout and is_worktree
         else None,
     }
-    if place.is_denied:
+    if root.is_denied:
         fields["denied"] = True
     if not is_text(path):
-        fields["uri"] = file_uri(place.path)
+        fields["uri"] = file_uri(root.path)
     return fields
 
 

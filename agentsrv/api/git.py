@@ -39,6 +39,7 @@ async def get_diff(request: web.Request) -> web.StreamResponse:
         merge_base=query.merge_base,
         paths=query.paths,
         summary=query.summary,
+        copies=query.copies,
     )
     return await _answer(request, question)
 

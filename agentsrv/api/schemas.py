@@ -193,6 +193,7 @@ class DiffQuery(Struct, kw_only=True):
     # May come several times.
     paths: Annotated[list[PathText], Meta(max_length=1000)] = []
     summary: bool = False
+    copies: bool = False
 
 
 # Answers

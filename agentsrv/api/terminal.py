@@ -12,6 +12,7 @@ import codecs
 import re
 import signal
 import socket
+import struct
 import time
 from collections import deque
 from contextlib import aclosing, suppress
@@ -47,6 +48,7 @@ BAD_MESSAGES_WITHIN_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
 LOOK_AGAIN_S = 0.05
 
+TEXT, BINARY = 0x81, 0x82
 PING = b"\x89\x00"
 
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -198,6 +200,15 @@ async def redeem(request: web.Request, token: str) -> Grant:
 # ---- messages
 
 
+def frame_header(opcode: int, length: int) -> bytes:
+    """RFC 6455, 5.2: the last frame of a message, without a mask."""
+    if length < 126:
+        return bytes((opcode, length))
+    if length < 1 << 16:
+        return struct.pack("!BBH", opcode, 126, length)
+    return struct.pack("!BBQ", opcode, 127, length)
+
+
 class DataMessage(msgspec.Struct, tag="data"):
     data: str
 
@@ -241,15 +252,16 @@ class Connection:
     async def run(self) -> None:
         """Return when the socket is closed, by whichever side."""
         bound_buffers(self._request)
+        receiver = self._tasks.start(self._receive(), name=self._viewer.terminal.info.id)
         try:
             with self._pulse:
-                receiver = self._tasks.start(self._receive(), name=self._viewer.terminal.info.id)
                 await self._tell(info_message(self._viewer))
                 await self._send_output()
                 if not receiver.done():
                     await self._say_goodbye()
         except ConnectionError:
-            pass  # The client has gone. The terminal has not.
+            # The client has gone (the terminal has not), or the receiver is about to close the socket.
+            await self._tasks.join(CLOSE_TIMEOUT_S)
         finally:
             await self._tasks.close()
             if not self._ws.closed:
@@ -261,14 +273,26 @@ class Connection:
         async with aclosing(self._viewer.output()) as output:
             if self._is_binary:
                 async for chunk in output:
-                    await self._ws.send_frame(chunk, WSMsgType.BINARY)
+                    await self._write(BINARY, chunk)
             else:
                 async for chunk in output:
                     if text := self._decode(chunk):
                         await self._tell({"type": "data", "data": text})
 
     async def _tell(self, message: dict[str, Any]) -> None:
-        await self._ws.send_frame(encode_message(message), WSMsgType.TEXT)
+        await self._write(TEXT, encode_message(message))
+
+    async def _write(self, opcode: int, payload: bytes) -> None:
+        """Send one frame; return when there is room for the next one. Raises ConnectionError.
+
+        aiohttp's writer would send the header of a large frame as a packet of its own.
+        """
+        transport = self._request.transport
+        if transport is None or self._ws.closed:
+            raise ConnectionResetError("the client has gone")
+        transport.write(b"".join((frame_header(opcode, len(payload)), payload)))
+        if transport.get_write_buffer_size():
+            await self._request.writer.drain()
 
     async def _say_goodbye(self) -> None:
         """The terminal has ended, or the server is about to."""

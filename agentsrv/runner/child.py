@@ -307,7 +307,7 @@ class Runner:
             self._watch(self._server.fileno(), self._on_server)
         self._watch(self._listener.fileno(), self._on_connect)
         self._watch(self._stderr, self._on_stderr)
-        if opening := self._spec["opening"]:
+        if opening := self._spec.pop("opening"):  # It may hold a secret, which nobody else needs.
             self._input.append(memoryview(opening.encode()))
             self._write_input()
         self._obey(frames)

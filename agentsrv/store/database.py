@@ -193,30 +193,35 @@ class Database:
         try:
             result = await operation(self._writer)
             await self._writer.commit()
-        except AgentsrvError as exc:
+        except BaseException as exc:
             await self._writer.rollback()
-            return None, exc
-        except BaseException:
-            await self._writer.rollback()
+            if _is_own_fault(exc):
+                return None, exc
             raise
         return result, None
 
     async def _apply(self, group: list[_Write]) -> list[tuple[Any, BaseException | None]]:
         first = group[0]
-        if first.bulk is not None:
-            await first.bulk(self._writer, [write.item for write in group])
-            return [(None, None)] * len(group)
-        assert first.run is not None
+        result = None
         await self._writer.execute("SAVEPOINT operation")
         try:
-            result = await first.run(self._writer)
-        except AgentsrvError as exc:
+            if first.bulk is not None:
+                await first.bulk(self._writer, [write.item for write in group])
+            elif first.run is not None:
+                result = await first.run(self._writer)
+        except Exception as exc:
+            if not _is_own_fault(exc):
+                raise
             await self._writer.execute("ROLLBACK TO operation")
-            return [(None, exc)]
+            if len(group) == 1:
+                return [(None, exc)]
+        else:
+            return [(result, None)] * len(group)
         finally:
             if self._writer.in_transaction:
                 await self._writer.execute("RELEASE operation")
-        return [(result, None)]
+        # One of them is at fault: the others must not suffer for it.
+        return [each for write in group for each in await self._apply([write])]
 
     def _refuse(self, batch: list[_Write], error: sqlite3.Error) -> list[_Write]:
         """Tell the writes that can fail that they did; return the others, in order."""
@@ -233,6 +238,13 @@ class Database:
             else:
                 write.done(None, domain_error)
         return kept
+
+
+def _is_own_fault(error: BaseException) -> bool:
+    """Will the operation that raised this never succeed, whatever becomes of the disk and of the others?"""
+    if isinstance(error, sqlite3.Error):
+        return isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.DataError)
+    return isinstance(error, Exception)
 
 
 def _groups(batch: list[_Write]) -> list[list[_Write]]:

@@ -20,7 +20,7 @@ from agentsrv.runner.handle import RunnerError, RunnerHandle, RunnerSpec, attach
 from agentsrv.runner.zygote import Zygote
 from agentsrv.tasks import Tasks
 from agentsrv.terminals.ring import Ring
-from agentsrv.terminals.terminal import END_GRACE_S, Terminal, TerminalInfo, Viewer
+from agentsrv.terminals.terminal import END_GRACE_S, Attention, Terminal, TerminalInfo, Viewer
 from agentsrv.terminals.tokens import Grant
 
 FIRST_SIZE = (80, 24)
@@ -41,6 +41,7 @@ class TerminalManager:
         self._tasks = Tasks("terminals")
         self._terminals: dict[TerminalId, Terminal] = {}
         self._opening = asyncio.Lock()
+        self._attention = Attention()
         self._is_draining = False
 
     async def recover(self) -> None:
@@ -160,6 +161,7 @@ class TerminalManager:
             info,
             handle,
             Ring(handle.directory / "ring"),
+            attention=self._attention,
             linger_s=self._config.terminal_linger_s,
             on_idle=lambda terminal: self._tasks.spawn(terminal.end(), name=f"end:{terminal.info.id}"),
             on_end=self._ended,

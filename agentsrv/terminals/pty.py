@@ -17,7 +17,7 @@ from agentsrv.terminals.ring import Ring
 READ_BYTES = 4096
 """The kernel hands out no more of a PTY at once."""
 DRAIN_BYTES = 64 * 1024
-"""Read at one wake-up at most: then others have their turn."""
+"""Read at one wake-up at most: then others have their turn. No more than a viewer takes at once."""
 INPUT_LIMIT_BYTES = 64 * 1024
 """So much input may wait for a program that does not read, before its senders have to wait, too."""
 LAST_READS = 3
@@ -28,9 +28,9 @@ SIZE = struct.Struct("4H")
 
 
 class Pty:
-    """Reads the output into `ring` and calls `on_output`; writes input as far as it is taken."""
+    """Reads the output into `ring` and tells `on_output` how much it was; writes input as far as it is taken."""
 
-    def __init__(self, master: int, ring: Ring, on_output: Callable[[], None]) -> None:
+    def __init__(self, master: int, ring: Ring, on_output: Callable[[int], None]) -> None:
         self._master = master
         self._ring = ring
         self._on_output = on_output
@@ -39,7 +39,7 @@ class Pty:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_reading = False
-        self._look_again: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,8 +60,8 @@ class Pty:
     # ---- output
 
     def resume(self) -> None:
-        """Read. Doing so already is fine."""
-        if self._master >= 0 and not self._is_reading and self._look_again is None:
+        """Read. Doing so already is fine; a rest comes first."""
+        if self._master >= 0 and not self._is_reading and self._rest is None:
             self._is_reading = True
             self._loop.add_reader(self._master, self._on_readable)
 
@@ -71,6 +71,12 @@ class Pty:
             self._is_reading = False
             self._loop.remove_reader(self._master)
 
+    def rest(self, seconds: float) -> None:
+        """Do not read for so long, whatever `resume` is asked for meanwhile."""
+        self.pause()
+        if self._rest is None:
+            self._rest = self._loop.call_later(seconds, self._end_rest)
+
     def drain(self) -> None:
         """Take what the kernel still has of a dead program's output."""
         for _ in range(LAST_READS):
@@ -78,14 +84,14 @@ class Pty:
                 return
 
     def _on_readable(self) -> None:
-        if self._read():
-            self._on_output()
+        if size := self._read():
+            self._on_output(size)
 
     def _read(self) -> int:
         """Read what is there, up to DRAIN_BYTES; how much it was."""
         begin = self._ring.end
         try:
-            while self._ring.end - begin < DRAIN_BYTES:
+            while self._ring.end - begin <= DRAIN_BYTES - READ_BYTES:
                 self._ring.advance(os.readv(self._master, [self._ring.room(READ_BYTES)]))
         except BlockingIOError:
             pass
@@ -93,12 +99,11 @@ class Pty:
             # EIO: no process has the terminal open. The end, as a rule, but one may open /dev/tty again.
             if exc.errno != errno.EIO:
                 raise
-            self.pause()
-            self._look_again = self._loop.call_later(LOOK_AGAIN_S, self._look)
+            self.rest(LOOK_AGAIN_S)
         return self._ring.end - begin
 
-    def _look(self) -> None:
-        self._look_again = None
+    def _end_rest(self) -> None:
+        self._rest = None
         self.resume()
 
     # ---- input
@@ -139,8 +144,8 @@ class Pty:
         if self._master < 0:
             return
         self.pause()
-        if self._look_again is not None:
-            self._look_again.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
         self._loop.remove_writer(self._master)
         os.close(self._master)
         self._master = -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ LAG_LIMIT_BYTES = 96 * 1024
 """When every viewer is so far behind, the terminal is not read. Well below what a ring keeps."""
 MAX_VIEWERS = 32
 END_GRACE_S = 2.0
+ATTENTION_S = 1.0
+FLOOD_BYTES = 16 * 1024
+"""More than this at one wake-up is nothing that a person reads."""
+REST_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,25 @@ class TerminalInfo:
     shell: str
     cwd: str
     created_at: Millis
+
+
+class Attention:
+    """Where somebody typed last. A flood in another terminal leaves the processors to it now and then.
+
+    Otherwise the program that prints and the server that reads would use them up, and each step of an echo
+    would wait for its turn.
+    """
+
+    def __init__(self) -> None:
+        self._terminal: Terminal | None = None
+        self._until = 0.0
+
+    def attract(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._until = time.monotonic() + ATTENTION_S
+
+    def is_elsewhere(self, terminal: Terminal) -> bool:
+        return self._terminal is not terminal and time.monotonic() < self._until
 
 
 class Terminal:
@@ -45,6 +69,7 @@ class Terminal:
         handle: RunnerHandle,
         ring: Ring,
         *,
+        attention: Attention,
         linger_s: float,
         on_idle: Callable[[Terminal], None],
         on_end: Callable[[Terminal], None],
@@ -55,6 +80,7 @@ class Terminal:
         self.pty = Pty(handle.take_pty(), ring, self._on_output)
         self.viewers: set[Viewer] = set()
         self.ended: AgentExit | None = None
+        self._attention = attention
         self._linger_s = linger_s
         self._on_idle = on_idle
         self._on_end = on_end
@@ -100,6 +126,10 @@ class Terminal:
 
     # ---- for viewers
 
+    def write(self, data: bytes) -> None:
+        self._attention.attract(self)
+        self.pty.write(data)
+
     def left(self, viewer: Viewer) -> None:
         self.viewers.discard(viewer)
         if self.ended is None:
@@ -126,11 +156,13 @@ class Terminal:
 
     # ---- what happens
 
-    def _on_output(self) -> None:
+    def _on_output(self, size: int) -> None:
         for viewer in self.viewers:
             viewer.wake()
         if self._is_ahead():
             self.pty.pause()
+        elif size > FLOOD_BYTES and self._attention.is_elsewhere(self):
+            self.pty.rest(REST_S)
 
     def _is_ahead(self) -> bool:
         """Does every viewer lag too far behind? Who only watches holds up nobody."""
@@ -174,7 +206,7 @@ class Viewer:
         self.may_write = may_write
         self.size: tuple[int, int] | None = None
         self.position = terminal.ring.end
-        self.is_dismissed = False
+        self._is_dismissed = False
         self._replay = terminal.ring.replay()
         self._news = asyncio.Event()
 
@@ -187,7 +219,7 @@ class Viewer:
         for chunk in cut(self._replay):
             yield chunk
         self._replay = b""
-        while True:
+        while not self._is_dismissed:
             if self.position < ring.start:
                 again, self.position = RESET + ring.replay(), ring.end
                 for chunk in cut(again):
@@ -197,7 +229,7 @@ class Viewer:
                 yield chunk
                 self.position += len(chunk)
                 self.terminal.progressed()
-            elif self.is_dismissed or self.terminal.ended is not None:
+            elif self.terminal.ended is not None:
                 return
             else:
                 self._news.clear()
@@ -207,14 +239,14 @@ class Viewer:
         self._news.set()
 
     def dismiss(self) -> None:
-        """End the output: the server is going."""
-        self.is_dismissed = True
+        """End the output here and now; the ring has the rest, for who comes back."""
+        self._is_dismissed = True
         self.wake()
 
     def write(self, data: bytes) -> None:
         """Type. Nothing happens to who only watches."""
         if self.may_write:
-            self.terminal.pty.write(data)
+            self.terminal.write(data)
 
     async def wait_for_room(self) -> None:
         """Return when the program has taken so much of the input that more may be given."""

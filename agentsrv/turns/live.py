@@ -121,6 +121,7 @@ class LiveAgent:
         self._given_back = spool_offset
         self._is_held = False
         self._is_halting = False
+        self._is_fenced = False
         self._quiet = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._on_wake = on_wake
@@ -151,19 +152,22 @@ class LiveAgent:
         self.lease = turn.lease
         self._quiet.clear()
         self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id, turn.turn.options)
+        if self.drained.is_set():
+            # It was ended between its waking up and this.
+            turn.settle(Verdict.EXITED)
         self._send_prompt()
         self._release()
 
     def replay(self, line: bytes) -> None:
         """Bring the adapter to where it was by a line of the turn that is in the log already."""
-        effect = self.adapter.receive(line)
-        if effect is not None:
-            self._judge(effect)
+        effect = self._receive(line)
+        if effect is not None and self._judge(effect):
+            self._hold_at(self._offset)
 
     @property
     def is_usable(self) -> bool:
         """May a turn begin here?"""
-        return self.exit is None and not self._is_halting
+        return self.exit is None and not self._is_halting and not self._is_fenced
 
     async def catch_up(self) -> None:
         """Wait until all that the agent has written so far is read, or reading is held for a turn's sake."""
@@ -202,7 +206,9 @@ class LiveAgent:
 
     def pump(self) -> None:
         """Read a piece of the spool into the log; one piece per pass of the loop, so that nobody starves."""
-        if self._is_held or self.drained.is_set() or not self._log.is_ready:
+        if self._is_fenced and self.exit is not None and not self.drained.is_set():
+            self._finish()
+        if self._is_held or self._is_fenced or self.drained.is_set() or not self._log.is_ready:
             return
         data = self._tail.read(READ_BYTES)
         if data:
@@ -226,7 +232,7 @@ class LiveAgent:
             self._take_rest()
 
     def _take(self, lines: list[bytes | OversizedLine]) -> None:
-        receive = self.adapter.receive
+        receive = self._receive
         events: list[bytes] = []
         offset = self._offset
         for line in lines:
@@ -253,6 +259,15 @@ class LiveAgent:
                 return
         self._append(events, offset)
         self._offset = offset
+
+    def _receive(self, line: bytes) -> Effect | None:
+        """What the adapter makes of a line; an ordinary event when it is too odd for it."""
+        try:
+            return self.adapter.receive(line)
+        except Exception as exc:
+            # Not its message: that may quote the line.
+            log.error("agent %s wrote a line that is beyond its adapter: %s", self.id, type(exc).__name__)
+            return None
 
     def _heed(self, effect: Effect, offset: int) -> bool:
         """Act on what a line means; True when reading must stop behind it because the turn is over."""
@@ -312,6 +327,9 @@ class LiveAgent:
             self._append([raw_event(rest.kept, total=rest.total)], self._offset + rest.total)
         elif rest:
             self._append([raw_event(rest)], self._offset + len(rest))
+        self._finish()
+
+    def _finish(self) -> None:
         self.drained.set()
         self._close()
         if self.turn is not None:
@@ -344,10 +362,13 @@ class LiveAgent:
 
     def _lose_lease(self) -> None:
         """Somebody else owns the session now: this agent must not go on working in it."""
-        self._is_held = True
+        if self._is_fenced:
+            return
+        self._is_fenced = True
         self._tasks.spawn(self.runner.kill(TERM_GRACE_S), name=f"kill:{self.id}")
         if self.turn is not None:
             self.turn.settle(Verdict.STALE)
+        self.pump()
 
     async def _await_exit(self) -> None:
         self.exit = await self.runner.wait_exit()

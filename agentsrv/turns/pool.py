@@ -112,11 +112,11 @@ class AgentPool:
         return await self.adopt(runner, starting.record, session, Lease(session.id, turn.generation))
 
     async def abandon(self, starting: Starting) -> None:
-        """The turn is not going to happen: end what was started for it."""
+        """The turn is not going to happen: end what was started for it, of which there is no row."""
         runner = None if starting.spawning is None else await starting.spawning
         if runner is not None and not isinstance(runner, RunnerError):
             await runner.kill(0.0)
-        await self.discard(starting.record.id)
+        await self._remove(starting.record.id)
 
     async def adopt(self, runner: Runner, record: RunnerRecord, session: Session, lease: Lease) -> LiveAgent:
         """Read a process's output on from where the log has it."""
@@ -164,7 +164,7 @@ class AgentPool:
     async def discard(self, runner_id: RunnerId) -> None:
         """Forget a runner that is gone. First its row: a directory without a row is always rubbish."""
         await self._db.write(lambda db: runners.delete(db, runner_id), must_happen=True)
-        await asyncio.to_thread(shutil.rmtree, self.directory / runner_id, ignore_errors=True)
+        await self._remove(runner_id)
 
     async def close(self) -> None:
         """End idle agents; leave those at work to their runners, for the next server."""
@@ -176,8 +176,12 @@ class AgentPool:
             timer.cancel()
         await self._tasks.close()
 
+    async def _remove(self, runner_id: RunnerId) -> None:
+        await asyncio.to_thread(shutil.rmtree, self.directory / runner_id, ignore_errors=True)
+
     async def _spawn(self, session: Session, turn: Turn, record: RunnerRecord) -> Runner | RunnerError:
         try:
+            await self._agents.get(session.agent).prepare()
             spec = await asyncio.to_thread(self._prepare, session, turn, record)
             return await self._zygote.spawn(spec)
         except (RunnerError, OSError) as exc:
@@ -190,8 +194,7 @@ class AgentPool:
         directory = self.directory / record.id
         resume = kind.transcript_of(session) is not None
         launch = kind.launch(session, turn.options, resume=resume, directory=directory)
-        for path in (directory, *launch.directories):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True)
         for name, content in launch.files.items():
             (directory / name).touch(mode=0o600)
             (directory / name).write_bytes(content)
@@ -220,7 +223,11 @@ class AgentPool:
 
     def _start_retiring(self, agent: LiveAgent) -> None:
         self.busy(agent)
-        self._tasks.spawn(self.retire(agent), name=f"retire:{agent.id}")
+        self._tasks.spawn(self._retire_idle(agent), name=f"retire:{agent.id}")
+
+    async def _retire_idle(self, agent: LiveAgent) -> None:
+        if agent.turn is None:  # Otherwise a turn has begun there just before this.
+            await self.retire(agent)
 
     def _exited(self, agent: LiveAgent) -> None:
         """A process is gone and all its output is in the log."""

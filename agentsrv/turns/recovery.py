@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,11 +67,17 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
     open_turns = {turn.session_id: turn for turn in await turns.list_open(db)}
     slots = asyncio.Semaphore(ATTACH_AT_ONCE)
 
-    async def take_over(record: RunnerRecord) -> LiveAgent | None:
+    async def take_over(older: list[RunnerRecord], newest: RunnerRecord) -> LiveAgent | None:
         async with slots:
-            return await _take_over(db, event_log, pool, service, record, open_turns.get(record.session_id))
+            # A process that was being replaced has nothing to do with the turn, but the log comes first.
+            for record in older:
+                if (agent := await _take_over(db, event_log, pool, service, record, None)) is not None:
+                    await pool.retire(agent)
+            turn = open_turns.get(newest.session_id)
+            return await _take_over(db, event_log, pool, service, newest, turn)
 
-    agents = [agent for agent in await asyncio.gather(*map(take_over, records)) if agent is not None]
+    found = await asyncio.gather(*(take_over(older, newest) for *older, newest in _by_session(records)))
+    agents = [agent for agent in found if agent is not None]
     try:
         async with asyncio.timeout(CATCH_UP_S):
             for agent in agents:
@@ -82,6 +89,14 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
             await _close_lost_turn(db, service, turn)
     if records or open_turns:
         log.info("recovered: %d agents, %d open turns", len(agents), len(open_turns))
+
+
+def _by_session(records: list[RunnerRecord]) -> Iterable[list[RunnerRecord]]:
+    """The runners of each session, the newest last."""
+    found: dict[SessionId, list[RunnerRecord]] = {}
+    for record in records:
+        found.setdefault(record.session_id, []).append(record)
+    return found.values()
 
 
 async def _remove_strays(directory: Path, known: set[RunnerId]) -> None:
@@ -108,9 +123,9 @@ async def _take_over(
     session = await sessions.find(db, record.session_id)
     directory = pool.directory / record.id
     runner = await _find(directory)
-    if session is None or runner is None:
-        if runner is not None:
-            await runner.kill(0.0)
+    if session is None or not (directory / "out").exists():
+        # The session was deleted; the runner had not even begun, or has lost its spool.
+        await runner.kill(0.0)
         await pool.discard(record.id)
         return None
     written = [] if turn is None else await _read_turn(event_log, turn)
@@ -123,21 +138,21 @@ async def _take_over(
     active.started.set_result(None)
     service.resume_turn(active, agent)
     for chunk in written:
-        if chunk.source is Source.AGENT:
+        if chunk.source is Source.AGENT and chunk.turn_id == turn.id:
             for line in chunk.lines():
                 agent.replay(line)
     return agent
 
 
-async def _find(directory: Path) -> Runner | None:
-    """The runner of `directory`, alive or dead; None when it had not even begun."""
+async def _find(directory: Path) -> Runner:
+    """The runner of `directory`, alive or dead."""
     found = await attach(directory)
     if isinstance(found, RunnerHandle):
         return found
     meta = read_meta(directory)
     if meta is not None and meta.boot_id != boot_id():
         found = replace(found, reason="machine_restarted")
-    return DeadRunner(directory, found) if (directory / "out").exists() else None
+    return DeadRunner(directory, found)
 
 
 async def _read_turn(event_log: EventLog, turn: Turn) -> list[Chunk]:

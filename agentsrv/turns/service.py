@@ -153,7 +153,7 @@ class TurnService:
         """
         active = self._active.get(session_id)
         if active is None:
-            raise NotFound(f"nothing runs in session {session_id}", code="not_running")
+            raise _not_running(session_id)
         active.settle(Verdict.STOPPED)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -164,6 +164,8 @@ class TurnService:
                 code="database_unavailable",
                 retry_after_s=5,
             ) from None
+        if not active.turn.status.is_final:
+            raise _not_running(session_id)  # It could not even be opened.
         return active.turn
 
     def last_seq(self, turn: Turn) -> Seq:
@@ -366,6 +368,10 @@ class TurnService:
                 prompt=chunk,
                 runner=None if starting is None else starting.record,
             )
+            # What the session's process writes from here on, before its turn begins or as it is replaced,
+            # comes behind the prompt: under the older lease it would be refused.
+            if (agent := self._pool.of(session.id)) is not None:
+                agent.lease = active.lease
             if chunk is not None:
                 session_log.publish(chunk)
 
@@ -476,6 +482,10 @@ class TurnService:
             if active.turn.id == turn_id and active.started.done():
                 return active
         return None
+
+
+def _not_running(session_id: SessionId) -> NotFound:
+    return NotFound(f"nothing runs in session {session_id}", code="not_running")
 
 
 def _new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:

@@ -69,8 +69,7 @@ class SessionService:
         if (warm := self._pool.of(session_id)) is not None:
             await self._pool.retire(warm)
         await self._db.write(lambda db: sessions.delete(db, session_id))
-        if (session_log := self._log.open_session(session_id)) is not None:
-            session_log.close()
+        self._log.forget(session_id)
 
     async def messages(
         self, session_id: SessionId, *, limit: int | None, after: Seq

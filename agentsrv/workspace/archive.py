@@ -21,6 +21,7 @@ def archive(walk: Walk, name: str) -> Generator[bytes, None, None]:
 
     Links are kept as links. Pipes, sockets and devices are left out, and so is what cannot be read. A file
     that changes meanwhile has the length that it had when its turn came, filled up with zeros if need be.
+    Raises TimeoutError when there is more than could be walked through: an archive is never silently in part.
     """
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP_WINDOW)
     pending = bytearray()
@@ -29,6 +30,8 @@ def archive(walk: Walk, name: str) -> Generator[bytes, None, None]:
         if len(pending) >= PIECE_BYTES:
             yield bytes(pending)
             pending.clear()
+    if walk.is_truncated:
+        raise TimeoutError("the directory is too large for an archive")
     pending += compressor.compress(bytes(2 * BLOCK)) + compressor.flush()
     yield bytes(pending)
 

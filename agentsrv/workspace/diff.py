@@ -22,17 +22,18 @@ from agentsrv.workspace.diff_changes import (
     wanted_paths,
     with_renames,
 )
-from agentsrv.workspace.diff_contents import Contents, Entry, Unreadable
-from agentsrv.workspace.diff_hunks import NO_HUNKS, Hunks, render, replacement
+from agentsrv.workspace.diff_contents import Contents, Entry, TooLarge, Unreadable
+from agentsrv.workspace.diff_hunks import NO_HUNKS, Hunks, count_lines, render, replacement, without_head
 from agentsrv.workspace.diff_renames import MAX_SCORE
 from agentsrv.workspace.git import find_root, open_repository, reading
 from agentsrv.workspace.git_protocol import DiffRequest
 from agentsrv.workspace.paths import Workspace, displayed, file_uri
 
 MAX_FILES = 10_000
-MAX_FILE_BYTES = 8 * 1024 * 1024
+MAX_PATCH_BYTES = 8 * 1024 * 1024
+"""Of one file. A file that would go over it, or the answer over what follows, comes without hunks."""
 MAX_BYTES = 32 * 1024 * 1024
-"""Of patches, of one file and of all. A file that would go over it comes without hunks."""
+"""Of hunks as JSON, in one answer."""
 MAX_LINES = 400_000
 MAX_SECONDS = 6.0
 """After this long the files that are left come without hunks and counts. The worker is killed later."""
@@ -54,9 +55,9 @@ def diff(workspace: Workspace, request: DiffRequest) -> bytes:
             ends = find_ends(repo, request)
             changes = find_changes(workspace, root, repo, request, ends, contents)
         paths = wanted_paths(root, request.paths)
-        wanted = [change for change in changes if is_wanted(change.path, paths)]
+        wanted = [change for change in changes if not paths or is_wanted(change.path, paths)]
         renderer = Renderer(root, contents, request, deadline)
-        files = renderer.files(with_renames(wanted, contents))
+        files = renderer.files(with_renames(wanted, contents, copies=request.copies))
     head = {
         "repoPath": displayed(str(root)),
         "relativePath": displayed(str(root.relative_to(workspace.base))),
@@ -66,11 +67,8 @@ def diff(workspace: Workspace, request: DiffRequest) -> bytes:
         "headId": ends.head_id,
     }
     is_truncated = renderer.is_truncated or len(changes) >= MAX_CHANGES
-    return b'%b,"files":[%b],"truncated":%b' % (
-        msgspec.json.encode(head)[:-1],
-        ",".join(files).encode(),
-        b"true" if is_truncated else b"false",
-    )
+    start = msgspec.json.encode(head).decode().removesuffix("}")
+    return "".join([start, ',"files":[', *files, f'],"truncated":{_bool(is_truncated)}']).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,56 +96,66 @@ class Renderer:
         self.is_truncated = False
 
     def files(self, changes: Iterable[Change]) -> list[str]:
-        found: list[str] = []
+        """The items of `files`, in pieces."""
+        json: list[str] = []
+        count = 0
         for change in changes:
-            if len(found) >= MAX_FILES:
+            if count >= MAX_FILES:
                 self.is_truncated = True
                 break
             if (compared := self._compare(change)) is not None:
                 self.is_truncated |= compared.is_truncated
-                found.append(self._json(change, compared))
-        return found
+                json += ["," if count else "", self._head(change, compared), *compared.hunks.json, "}"]
+                count += 1
+        return json
 
     def _compare(self, change: Change) -> Comparison | None:
         """None when a file on disk turns out to be as it was."""
         old, new, contents = change.old, change.new, self._contents
         try:
-            if time.monotonic() > self._deadline or any(contents.is_large(one) for one in (old, new) if one):
+            if time.monotonic() > self._deadline:
                 return Comparison(is_truncated=True)
             before = contents.read(old) if old else b""
             after = contents.read(new) if new else b""
-        except Unreadable:
+            if before == after and change.is_untouched:
+                return None
+            if (old and contents.is_binary(old, before)) or (new and contents.is_binary(new, after)):
+                return Comparison(is_binary=True)
+            return self._compare_lines(change, before, after)
+        except TooLarge:
+            return Comparison(is_truncated=True)
+        except (Unreadable, pygit2.GitError):
             return Comparison(is_unreadable=True)
-        if before == after and change.is_untouched:
-            return None
-        if (old and contents.is_binary(old, before)) or (new and contents.is_binary(new, after)):
-            return Comparison(is_binary=True)
-        return self._compare_lines(before, after, is_replaced=change.is_typechange)
 
-    def _compare_lines(self, before: bytes, after: bytes, *, is_replaced: bool) -> Comparison:
-        context = 0 if self._request.summary else self._request.context
-        patch = pygit2.Patch.create_from(before, after, flag=LINES, context_lines=context)
-        _, additions, deletions = patch.line_stats
+    def _compare_lines(self, change: Change, before: bytes, after: bytes) -> Comparison:
+        if change.old is None or change.new is None:
+            # All of it has come or gone; there is nothing to compare.
+            additions, deletions = count_lines(after), count_lines(before)
+            patch = replacement(before, after)
+        else:
+            context = 0 if self._request.summary else self._request.context
+            compared = pygit2.Patch.create_from(before, after, flag=LINES, context_lines=context)
+            _, additions, deletions = compared.line_stats
+            patch = replacement(before, after) if change.is_typechange else without_head(compared.data)
         if self._request.summary:
             return Comparison(NO_HUNKS, additions, deletions)
-        body = replacement(before, after) if is_replaced else patch.data
-        start = 0 if is_replaced else body.find(b"\n@@ ") + 1
-        size = len(body) - start if start or is_replaced else 0
-        if size > MAX_FILE_BYTES or self._bytes + size > MAX_BYTES or self._lines > MAX_LINES:
+        hunks = render(patch) if len(patch) <= MAX_PATCH_BYTES else None
+        size = 0 if hunks is None else hunks.size
+        if hunks is None or self._bytes + size > MAX_BYTES or self._lines + hunks.lines > MAX_LINES:
             return Comparison(NO_HUNKS, additions, deletions, is_truncated=True)
-        hunks = render(body[start:]) if size else NO_HUNKS
         self._bytes += size
         self._lines += hunks.lines
         return Comparison(hunks, additions, deletions)
 
-    def _json(self, change: Change, compared: Comparison) -> str:
+    def _head(self, change: Change, compared: Comparison) -> str:
+        """A file up to the value of `hunks`."""
         similarity = "null" if change.score is None else change.score * 100 // MAX_SCORE
         return (
             f'{{{self._named("old", change.old)},{self._named("new", change.new)},"status":"{change.status}",'
             f'"additions":{compared.additions},"deletions":{compared.deletions},"similarity":{similarity},'
             f'"binary":{_bool(compared.is_binary)},"conflicted":{_bool(change.is_conflicted)},'
             f'"truncated":{_bool(compared.is_truncated)},"unreadable":{_bool(compared.is_unreadable)},'
-            f'"invalidUtf8":{_bool(not compared.hunks.is_exact)},"hunks":{compared.hunks.json}}}'
+            f'"invalidUtf8":{_bool(not compared.hunks.is_exact)},"hunks":'
         )
 
     def _named(self, side: str, entry: Entry | None) -> str:

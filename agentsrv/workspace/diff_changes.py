@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from stat import S_IFMT, S_ISDIR, S_ISLNK
+from stat import S_IFMT, S_ISDIR, S_ISLNK, S_ISREG
 from urllib.parse import unquote_to_bytes
 
 import pygit2
@@ -60,12 +61,13 @@ WORKING_TREE = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One path, before and after. `score` (of 60,000) is there when it was renamed."""
+    """One path, before and after. `score` (of 60,000) is there when it was renamed or copied."""
 
     old: Entry | None
     new: Entry | None
     score: int | None = None
     is_conflicted: bool = False
+    is_copy: bool = False
 
     @property
     def path(self) -> bytes:
@@ -93,7 +95,7 @@ class Change:
         if self.new is None:
             return "deleted"
         if self.score is not None:
-            return "renamed"
+            return "copied" if self.is_copy else "renamed"
         return "typechange" if self.is_typechange else "modified"
 
 
@@ -119,7 +121,7 @@ def find_ends(repo: pygit2.Repository, request: DiffRequest) -> Ends:
         head = find_object(repo, request.head, "head")
     if request.merge_base:
         base = find_merge_base(repo, base, head or find_object(repo, None, "head"))
-    head_tree = None if head is None else find_tree(repo, head, "head")
+    head_tree = None if request.head is None else find_tree(repo, head, "head")
     return Ends(find_tree(repo, base, "base"), named(base), head_tree, named(head))
 
 
@@ -176,9 +178,9 @@ def invalid(field: str, message: str) -> InvalidInput:
 # Which paths
 
 
-def wanted_paths(root: Path, paths: Sequence[str]) -> list[bytes]:
+def wanted_paths(root: Path, paths: Sequence[str]) -> frozenset[bytes]:
     """The `paths` of a request, from the root of the repository on; no pattern has a meaning in them."""
-    found = []
+    found = set()
     for text in paths:
         path = unquote_to_bytes(text[7:]) if text.startswith("file://") else text.encode()
         path = os.path.normpath(path)
@@ -186,12 +188,18 @@ def wanted_paths(root: Path, paths: Sequence[str]) -> list[bytes]:
             path = os.path.relpath(path, os.fsencode(root))
         if path.startswith(b"../") or path == b".." or b"\0" in path:
             raise invalid("paths", "must name files or directories of the repository, from its root on")
-        found.append(path)
-    return found
+        found.add(path)
+    return frozenset(found)
 
 
-def is_wanted(path: bytes, wanted: Sequence[bytes]) -> bool:
-    return not wanted or any(path == one or one == b"." or path.startswith(one + b"/") for one in wanted)
+def is_wanted(path: bytes, wanted: Container[bytes]) -> bool:
+    """Is it, or a folder that it is in, one of those? `.` is the root."""
+    while path and path not in wanted:
+        path = path.rpartition(b"/")[0]
+    return bool(path) or b"." in wanted
+
+
+# What differs
 
 
 def find_changes(
@@ -296,11 +304,8 @@ class WorkingTreeChanges:
 
     def _submodule(self, path: bytes, commit: pygit2.Oid | None) -> Entry | None:
         """What is in the place of a submodule; `commit` is what the index has, which stands for unknown."""
-        mode = self._tree.mode(path)
-        if mode is None:
-            return None
-        if not S_ISDIR(mode):
-            return Entry(path, mode)
+        if not self._tree.is_directory(path):
+            return self._on_disk(path)
         root = self._root / os.fsdecode(path)
         unknown = None if commit is None else gitlink(path, commit)
         if not os.path.lexists(root / ".git"):
@@ -319,9 +324,12 @@ class WorkingTreeChanges:
             old = Entry(path, int(found.filemode), found.id)
         except KeyError:
             old = None
+        return Change(old, self._on_disk(path), is_conflicted=True)
+
+    def _on_disk(self, path: bytes) -> Entry | None:
+        """A file or a link; git does not know other things."""
         mode = self._tree.mode(path)
-        new = None if mode is None or S_ISDIR(mode) else Entry(path, git_mode(mode))
-        return Change(old, new, is_conflicted=True)
+        return Entry(path, git_mode(mode)) if mode is not None and (S_ISREG(mode) or S_ISLNK(mode)) else None
 
 
 def is_same(change: Change) -> bool:
@@ -440,21 +448,35 @@ def sizes_of(entries: Sequence[Entry], contents: Contents) -> set[int]:
     return found
 
 
-def with_renames(changes: list[Change], contents: Contents) -> list[Change]:
-    """`changes` with deleted and added files that belong together made one."""
-    gone = [change.old for change in changes if change.new is None and change.old is not None]
+def with_renames(changes: list[Change], contents: Contents, *, copies: bool) -> list[Change]:
+    """`changes` with deleted and added files that belong together made one; with `copies` also changed ones."""
+    old = [
+        (change.old, change.new is not None)
+        for change in changes
+        if change.old is not None and (copies or change.new is None)
+    ]
     come = [change.new for change in changes if change.old is None and change.new is not None]
-    if not gone or not come:
+    if not old or not come:
         return changes
-    reader = _Reader(contents, sizes_of(gone, contents))
-    pairs = find_renames([_Side(entry, reader) for entry in gone], [_Side(entry, reader) for entry in come])
-    sources = {come[new].path: (gone[old], score) for new, (old, score) in pairs.items()}
-    moved = {old.path for old, _ in sources.values()}
+    sources = [entry for entry, _ in old]
+    kept = {index for index, (_, is_kept) in enumerate(old) if is_kept}
+    reader = _Reader(contents, sizes_of(sources, contents))
+    pairs = find_renames(
+        [_Side(entry, reader) for entry in sources],
+        [_Side(entry, reader) for entry in come],
+        kept if copies else None,
+    )
+    # The last one to use a source that is gone has its name changed, those before it are copies.
+    uses = Counter(index for index, _ in pairs.values())
+    uses.update(kept)
+    gone = {sources[index].path for index in uses.keys() - kept}
+    by_path = {come[index].path: pair for index, pair in pairs.items()}
     found = []
     for change in changes:
-        if change.old is None and change.path in sources:
-            old, score = sources[change.path]
-            found.append(replace(change, old=old, score=score))
-        elif change.new is not None or change.path not in moved:
+        if change.old is None and change.path in by_path:
+            index, score = by_path[change.path]
+            uses[index] -= 1
+            found.append(replace(change, old=sources[index], score=score, is_copy=uses[index] > 0))
+        elif change.new is not None or change.path not in gone:
             found.append(change)
     return found

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from stat import S_ISLNK, S_ISREG
@@ -52,6 +51,10 @@ Attribute = bool | str | None
 
 class Unreadable(Exception):
     """The content cannot be had: the object is missing or damaged, the file is not allowed to be read."""
+
+
+class TooLarge(Unreadable):
+    """There is more of it than MAX_CONTENT_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +104,28 @@ class Contents:
         except (pygit2.GitError, KeyError, ValueError) as exc:
             raise Unreadable from exc
 
-    def is_large(self, entry: Entry) -> bool:
-        """Is it larger than what may be read? Raises Unreadable."""
-        if entry.id is not None and entry.content is None:
-            # To learn the size of a loose object, libgit2 opens and inflates it; one so small can hold no more.
-            name = str(entry.id)
-            with suppress(OSError):
-                packed_bytes = os.stat(f"{self._objects}/{name[:2]}/{name[2:]}").st_size
-                if packed_bytes * MAX_INFLATION < MAX_CONTENT_BYTES:
-                    return False
-        return self.size(entry) > MAX_CONTENT_BYTES
-
     def read(self, entry: Entry) -> bytes:
-        """Ask `is_large` first. Raises Unreadable."""
+        """Raises Unreadable, TooLarge."""
         if entry.content is not None:
             return entry.content
         if entry.id is None:
             content = self.tree.read(entry.path, entry.mode)
             return self._rules.to_git(entry.path, content) if S_ISREG(entry.mode) else content
+        if not self._is_surely_small(entry.id) and self.size(entry) > MAX_CONTENT_BYTES:
+            raise TooLarge
         try:
             return bytes(self._odb.read(entry.id)[1])
         except (pygit2.GitError, KeyError, ValueError, MemoryError) as exc:
             raise Unreadable from exc
+
+    def _is_surely_small(self, oid: pygit2.Oid) -> bool:
+        """To learn the size of a loose object, libgit2 opens and inflates it. One so small can hold no more."""
+        name = str(oid)
+        try:
+            stored = os.stat(f"{self._objects}/{name[:2]}/{name[2:]}").st_size
+        except OSError:  # It is in a pack, which tells the size at once.
+            return False
+        return stored * MAX_INFLATION < MAX_CONTENT_BYTES
 
     def is_binary(self, entry: Entry, content: bytes) -> bool:
         """As git decides it: an attribute, else a NUL near the start."""
@@ -178,6 +181,10 @@ class WorkingTree:
         except OSError:
             return None
 
+    def is_directory(self, path: bytes) -> bool:
+        mode = self.mode(path)
+        return mode is not None and stat.S_ISDIR(mode)
+
     def read(self, path: bytes, mode: int) -> bytes:
         """A regular file's content, or where a link leads. Raises Unreadable, also when it is neither."""
         try:
@@ -226,8 +233,10 @@ class WorkingTree:
 
 def _read_regular(descriptor: int) -> bytes:
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_CONTENT_BYTES:
+    if not stat.S_ISREG(found.st_mode):
         raise Unreadable
+    if found.st_size > MAX_CONTENT_BYTES:
+        raise TooLarge
     content = os.read(descriptor, found.st_size + 1)
     while 0 < len(content) <= MAX_CONTENT_BYTES and (more := os.read(descriptor, 1 << 20)):
         # It grew, or came in parts.

@@ -22,28 +22,36 @@ NO_NEWLINE = r'{"type":"context","content":"\\ No newline at end of file","oldLi
 
 @dataclass(frozen=True, slots=True)
 class Hunks:
-    """The value of `hunks` as JSON; `is_exact`: was all of it UTF-8? Lines that are not carry their bytes."""
+    """The value of `hunks` as JSON, in pieces: joining them once, with all other files', saves many copies.
 
-    json: str
+    `is_exact`: was all of it UTF-8? Lines that are not carry their bytes.
+    """
+
+    json: list[str]
     lines: int
     is_exact: bool
 
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.json))
 
-NO_HUNKS = Hunks("[]", 0, True)
+
+NO_HUNKS = Hunks(["[]"], 0, True)
 
 
 def render(patch: bytes) -> Hunks:
     """The hunks of one file's patch: headers and lines, without what stands before the first `@@`."""
-    hunks: list[str] = []
+    json = ["["]
     count, is_exact = 0, True
     # Lines of content begin with a blank, `+`, `-` or `\`: an `@` can only be a header.
     for part in patch.removeprefix(b"@@ ").removesuffix(b"\n").split(b"\n@@ ") if patch else ():
         header, _, content = part.partition(b"\n")
         lines, is_utf8 = escaped_lines(content)
-        hunks.append(_hunk(header, lines))
+        json += [",", *_hunk(header, lines)] if count else _hunk(header, lines)
         count += len(lines)
         is_exact &= is_utf8
-    return Hunks(f"[{','.join(hunks)}]", count, is_exact)
+    json.append("]")
+    return Hunks(json, count, is_exact)
 
 
 def escaped_lines(content: bytes) -> tuple[list[str], bool]:
@@ -71,7 +79,7 @@ def _escaped(line: bytes) -> str:
     return text
 
 
-def _hunk(header: bytes, lines: list[str]) -> str:
+def _hunk(header: bytes, lines: list[str]) -> tuple[str, str, str]:
     found = HUNK.match(header)
     assert found is not None, header
     old_start, old_lines, new_start, new_lines = (int(number or 1) for number in found.groups())
@@ -92,26 +100,31 @@ def _hunk(header: bytes, lines: list[str]) -> str:
             old += 1
         else:
             add(NO_NEWLINE)
-    return (
-        f'{{"oldStart":{old_start},"oldLines":{old_lines},"newStart":{new_start},"newLines":{new_lines},'
-        f'"lines":[{",".join(parts)}]}}'
-    )
+    head = f'{{"oldStart":{old_start},"oldLines":{old_lines},"newStart":{new_start},"newLines":{new_lines},"lines":['
+    return head, ",".join(parts), "]}"
+
+
+def without_head(patch: bytes) -> bytes:
+    """A patch from its first hunk on; empty when it has none."""
+    start = patch.find(b"\n@@ ")
+    return patch[start + 1 :] if start >= 0 else b""
 
 
 def replacement(old: bytes, new: bytes) -> bytes:
-    """A patch that takes all of `old` away and puts all of `new` there, for what is not the same kind of thing."""
-    removed, added = _whole(b"-", old), _whole(b"+", new)
-    header = b"@@ -%d,%d +%d,%d @@\n" % (
-        bool(removed),
-        old.count(b"\n") + (not old.endswith(b"\n") and bool(old)),
-        bool(added),
-        new.count(b"\n") + (not new.endswith(b"\n") and bool(new)),
-    )
-    return header + removed + added
+    """A patch that takes all of `old` away and puts all of `new` there, as one hunk."""
+    if not (old or new):
+        return b""
+    header = b"@@ -%d,%d +%d,%d @@\n" % (bool(old), count_lines(old), bool(new), count_lines(new))
+    return header + _signed(b"-", old) + _signed(b"+", new)
 
 
-def _whole(sign: bytes, content: bytes) -> bytes:
+def count_lines(content: bytes) -> int:
+    """A last line without an end counts too."""
+    return content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
+
+
+def _signed(sign: bytes, content: bytes) -> bytes:
     if not content:
         return b""
-    lines = b"".join(sign + line + b"\n" for line in content.removesuffix(b"\n").split(b"\n"))
+    lines = sign + content.removesuffix(b"\n").replace(b"\n", b"\n" + sign) + b"\n"
     return lines if content.endswith(b"\n") else lines + b"\\ No newline at end of file\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from stat import S_ISREG
 from typing import Protocol
 
@@ -52,32 +52,40 @@ class File(Protocol):
     def is_binary(self) -> bool: ...
 
 
-def find_renames(sources: Sequence[File], destinations: Sequence[File]) -> dict[int, tuple[int, int]]:
+def find_renames(
+    sources: Sequence[File], destinations: Sequence[File], kept: Collection[int] | None = None
+) -> dict[int, tuple[int, int]]:
     """For each destination that is a renamed source: the index of that source, and the score.
 
     Both must be sorted by path, as git sorts them: where several pairs are equally good, the order decides.
+    With `kept`, the indexes of sources that still exist, copies are looked for too, as `git diff -C` does: a
+    source may then have several destinations.
     """
-    search = _Search(sources, destinations)
+    search = _Search(sources, destinations, kept)
     search.match_identical()
-    search.match_basenames()
+    if kept is None:
+        search.match_basenames()
     search.match_similar()
     return search.found
 
 
 class _Search:
-    def __init__(self, sources: Sequence[File], destinations: Sequence[File]) -> None:
+    def __init__(
+        self, sources: Sequence[File], destinations: Sequence[File], kept: Collection[int] | None
+    ) -> None:
         self.found: dict[int, tuple[int, int]] = {}
         self._sources = sources
         self._destinations = destinations
         self._source_sizes = [file.size() for file in sources]
         self._destination_sizes = [file.size() for file in destinations]
-        self._open_sources = set(range(len(sources)))
+        self._unused = set(range(len(sources))).difference(kept or ())
+        self._usable = self._unused if kept is None else set(range(len(sources)))
         self._spans: dict[int, Mapping[bytes, int]] = {}
         self._work = 0
 
     def _record(self, destination: int, source: int, score: int) -> None:
         self.found[destination] = (source, score)
-        self._open_sources.discard(source)
+        self._unused.discard(source)
 
     def _open_destinations(self) -> Iterator[int]:
         return (index for index in range(len(self._destinations)) if index not in self.found)
@@ -94,22 +102,22 @@ class _Search:
                 self._record(index, best, MAX_SCORE)
 
     def _best_identical(self, destination: File, candidates: Sequence[int]) -> int | None:
-        """The first one of the same base name, else the first one."""
-        best = None
+        """The first one that is not used yet and has the same base name; one of both counts for something."""
+        best, best_score = None, -1
         for looked_at, index in enumerate(candidates):
             source = self._sources[index]
             are_files = S_ISREG(source.mode) and S_ISREG(destination.mode)
-            if index not in self._open_sources or not (are_files or source.mode == destination.mode):
+            if index not in self._usable or not (are_files or source.mode == destination.mode):
                 continue
-            if _basename(source.path) == _basename(destination.path):
-                return index
-            best = index if best is None else best
-            if looked_at > MAX_IDENTICAL:
+            score = (index in self._unused) + (_basename(source.path) == _basename(destination.path))
+            if score > best_score:
+                best, best_score = index, score
+            if score == 2 or looked_at > MAX_IDENTICAL:
                 break
         return best
 
     def match_basenames(self) -> None:
-        sources = _unique_basenames(self._sources, sorted(self._open_sources))
+        sources = _unique_basenames(self._sources, sorted(self._unused))
         destinations = _unique_basenames(self._destinations, self._open_destinations())
         for name, source in sources.items():
             destination = destinations.get(name)
@@ -121,18 +129,19 @@ class _Search:
 
     def match_similar(self) -> None:
         destinations = list(self._open_destinations())
-        if not destinations or len(self._open_sources) * len(destinations) > MAX_PAIRS:
+        if not destinations or len(self._usable) * len(destinations) > MAX_PAIRS:
             return
-        by_size = sorted((self._source_sizes[source], source) for source in self._open_sources)
+        by_size = sorted((self._source_sizes[source], source) for source in self._usable)
         table: list[_Row] = []
         for destination in destinations:
             table += self._candidates(destination, by_size)
             self._spans.pop(~destination, None)
         # Stable, as git's sort is: among equals the order of paths decides.
         table.sort(key=lambda row: row[:2], reverse=True)
-        for score, _, destination, source in table:
-            if destination not in self.found and source in self._open_sources:
-                self._record(destination, source, score)
+        for usable in (self._unused, self._usable):
+            for score, _, destination, source in table:
+                if destination not in self.found and source in usable:
+                    self._record(destination, source, score)
 
     def _candidates(self, destination: int, by_size: Sequence[tuple[int, int]]) -> list[_Row]:
         """The best sources for one destination, out of those that are not too small or too large."""

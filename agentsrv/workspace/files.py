@@ -6,13 +6,14 @@ import os
 import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from agentsrv.errors import Conflict, InvalidInput
+from agentsrv.errors import AgentsrvError, Conflict, InvalidInput
 from agentsrv.workspace import renames
 from agentsrv.workspace.disk import explained
-from agentsrv.workspace.paths import Workspace
+from agentsrv.workspace.paths import Place, Workspace
 
 CLOCK_TICK_S = 0.02
 """A file's times come from a clock that ticks every 1 to 10 ms: two changes within a tick look like one."""
@@ -79,20 +80,19 @@ def _make_with_parents(workspace: Workspace, text: str) -> str:
         with workspace.make_directories(path, made):
             pass
     except BaseException:
-        remove_empty(made)
+        remove_empty(workspace, made)
         raise
     if path not in made:
         raise Conflict(f"{workspace.relative(path) or 'the workspace'} exists already", code="exists")
     return workspace.relative(path)
 
 
-def remove_empty(made: list[str]) -> None:
+def remove_empty(workspace: Workspace, made: list[str]) -> None:
     """Take back directories that were just made, innermost first. What is in use meanwhile stays."""
     for path in reversed(made):
-        try:
-            os.rmdir(path)
-        except OSError:
-            return
+        parent, name = os.path.split(path)
+        with suppress(OSError, AgentsrvError), workspace.open_directory(parent) as directory:
+            os.rmdir(name, dir_fd=directory)
 
 
 def delete(workspace: Workspace, text: str, *, recursive: bool) -> str:
@@ -108,10 +108,17 @@ def delete(workspace: Workspace, text: str, *, recursive: bool) -> str:
             if not stat.S_ISDIR(found.st_mode):
                 os.unlink(place.name, dir_fd=place.directory)
             elif recursive:
-                shutil.rmtree(place.name, dir_fd=place.directory)
+                _remove_tree(place)
             else:
                 os.rmdir(place.name, dir_fd=place.directory)
     return relative
+
+
+def _remove_tree(place: Place) -> None:
+    try:
+        shutil.rmtree(place.name, dir_fd=place.directory)
+    except RecursionError as exc:
+        raise Conflict("directories are nested too deeply to be removed here", code="not_empty") from exc
 
 
 def move(workspace: Workspace, source: str, target: str, *, overwrite: bool) -> tuple[str, str]:

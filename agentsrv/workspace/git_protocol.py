@@ -45,6 +45,7 @@ class DiffRequest(msgspec.Struct, frozen=True, kw_only=True, tag="diff"):
     merge_base: bool = False
     paths: list[str] = []
     summary: bool = False
+    copies: bool = False
 
 
 Request = FindRepositories | DiffRequest

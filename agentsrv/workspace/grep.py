@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from agentsrv.workspace.disk import Disk
+from agentsrv.workspace.disk import Disk, explained
 from agentsrv.workspace.paths import UTF8, Workspace, displayed, file_uri, is_text
 from agentsrv.workspace.walk import IGNORED, Directory, Walk
 
@@ -68,7 +68,8 @@ class Grep:
     async def _ask(self, ripgrep: str, disk: Disk) -> list[LineMatch]:
         workspace, root = self._walk.workspace, self._walk.root
         found: list[LineMatch] = []
-        directory = await disk.run(workspace.enter, root)
+        with explained(workspace.relative(root)):
+            directory = await disk.run(workspace.enter, root)
         process: asyncio.subprocess.Process | None = None
         try:
             async with asyncio.timeout(max(self._walk.deadline - time.monotonic(), 0)):

@@ -127,7 +127,7 @@ class Workspace:
         return directory in self._private_parents
 
     def private_below(self, directory: str) -> list[str]:
-        """What is private in a directory, as patterns relative to it (`*` for what stands beside a file)."""
+        """What is private in a directory and below, relative to it; what stands beside a file is not named."""
         start = directory.rstrip("/") + "/"
         return [own[len(start) :] for own in (*self.private, *self.private_files) if own.startswith(start)]
 

@@ -28,9 +28,9 @@ def rename_new(source: str, target: str, *, source_dir: int | None = None, targe
         os.rename(source, target, src_dir_fd=source_dir, dst_dir_fd=target_dir)
 
 
-def exchange(source: str, target: str, *, target_dir: int) -> None:
+def exchange(source: str, target: str, *, source_dir: int | None = None, target_dir: int) -> None:
     """Each takes the other's name. Raises OSError, see `is_unsupported`."""
-    _renameat2(source, target, None, target_dir, EXCHANGE)
+    _renameat2(source, target, source_dir, target_dir, EXCHANGE)
 
 
 def is_unsupported(error: OSError) -> bool:

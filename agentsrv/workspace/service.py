@@ -24,7 +24,7 @@ from agentsrv.workspace.watch import Changes, TreeWatch, Watches
 
 LISTING_TIMEOUT_S = 20.0
 SEARCH_TIMEOUT_S = 2.0
-GREP_TIMEOUT_S = 10.0
+GREP_TIMEOUT_S = 5.0
 ARCHIVE_TIMEOUT_S = 3600.0
 
 MAX_ARCHIVES = 8
@@ -43,7 +43,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Root:
     """Where a walk begins: an existing directory, resolved. `is_denied`: the server may not read it."""
 
     path: str
@@ -53,14 +53,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FoundEntries:
-    place: Place
+    root: Root
     entries: list[Entry]
     is_truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLines:
-    place: Place
+    root: Root
     lines: list[LineMatch]
     is_truncated: bool
 
@@ -94,13 +94,13 @@ class FileService:
 
     async def list_entries(
         self, scope: Scope, *, include_files: bool, limit: int, all_details: bool
-    ) -> tuple[Place, Listing]:
+    ) -> tuple[Root, Listing]:
         """The directory, and a listing to be used up step by step, with `disk.iterate`."""
 
-        def begin() -> tuple[Place, Listing]:
-            place = self._place(scope.root)
-            walk = self._walk(place.path, scope, LISTING_TIMEOUT_S)
-            return place, Listing(walk, include_files=include_files, limit=limit, all_details=all_details)
+        def begin() -> tuple[Root, Listing]:
+            root = self._root(scope.root, may_be_denied=True)
+            walk = self._walk(root.path, scope, LISTING_TIMEOUT_S)
+            return root, Listing(walk, include_files=include_files, limit=limit, all_details=all_details)
 
         return await self.disk.run(begin)
 
@@ -108,19 +108,19 @@ class FileService:
         """Entries by name, the best first."""
 
         def find() -> FoundEntries:
-            place = self._place(scope.root)
-            walk = self._walk(place.path, scope, SEARCH_TIMEOUT_S)
+            root = self._root(scope.root, may_be_denied=True)
+            walk = self._walk(root.path, scope, SEARCH_TIMEOUT_S)
             search = NameSearch(walk, text, include_files=include_files, limit=limit)
-            return FoundEntries(place, search.entries(), search.is_truncated)
+            return FoundEntries(root, search.entries(), search.is_truncated)
 
         return await self.disk.run(find)
 
     async def grep(self, scope: Scope, text: str, *, ignore_case: bool, limit: int) -> FoundLines:
         """Lines that have `text`, by path and number."""
-        place = await self.disk.run(self._place, scope.root)
-        walk = self._walk(place.path, scope, GREP_TIMEOUT_S)
+        root = await self.disk.run(self._root, scope.root)
+        walk = self._walk(root.path, scope, GREP_TIMEOUT_S)
         grep = Grep(walk, text, ignore_case=ignore_case, limit=limit)
-        return FoundLines(place, await grep.matches(self.disk, self._ripgrep), grep.is_truncated)
+        return FoundLines(root, await grep.matches(self.disk, self._ripgrep), grep.is_truncated)
 
     async def read(self, path: str) -> OpenFile:
         """A file, to be read piece by piece in threads and then closed."""
@@ -130,10 +130,10 @@ class FileService:
         """A name for it, and the pieces of a .tar.gz of the directory. Close the pieces."""
         if self._archives >= MAX_ARCHIVES:
             raise LimitReached("too many archives are being made; wait for one", code="too_many_archives")
-        place = await self.disk.run(self._place, path)
+        root = await self.disk.run(self._root, path)
         scope = Scope(root=path, max_depth=MAX_ARCHIVE_DEPTH, include_ignored=include_ignored)
-        name = os.path.basename(place.path) or "workspace"
-        return name, self._archive(archive(self._walk(place.path, scope, ARCHIVE_TIMEOUT_S), name))
+        name = os.path.basename(root.path) or "workspace"
+        return name, self._archive(archive(self._walk(root.path, scope, ARCHIVE_TIMEOUT_S), name))
 
     async def _archive(self, pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
         self._archives += 1
@@ -147,12 +147,12 @@ class FileService:
     @asynccontextmanager
     async def watch(self, scope: Scope) -> AsyncIterator[tuple[TreeWatch, AsyncGenerator[Changes, None]]]:
         """What changes below a directory, from now on."""
-        place = await self.disk.run(self._place, scope.root)
+        root = await self.disk.run(self._root, scope.root)
 
         def walk_from(path: str) -> Walk:
             return self._walk(path, scope, LISTING_TIMEOUT_S)
 
-        watch = TreeWatch(self.workspace, place.path, walk_from)
+        watch = TreeWatch(self.workspace, root.path, walk_from)
         try:
             await self._watches.begin(watch)
             yield watch, self._watches.follow(watch)
@@ -191,15 +191,18 @@ class FileService:
 
     # Blocking
 
-    def _place(self, text: str) -> Place:
+    def _root(self, text: str, *, may_be_denied: bool = False) -> Root:
+        """Raises NotFound, InvalidInput, and Forbidden for one that may not be read, unless `may_be_denied`."""
         path = self.workspace.resolve(text)
         is_denied = False
         try:
             with self.workspace.open_directory(path):
                 pass
         except Forbidden:
+            if not may_be_denied:
+                raise
             is_denied = True
-        return Place(path, checkout_around(self.workspace, path), is_denied)
+        return Root(path, checkout_around(self.workspace, path), is_denied)
 
     def _walk(self, path: str, scope: Scope, timeout_s: float) -> Walk:
         return Walk(

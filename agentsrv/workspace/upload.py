@@ -20,6 +20,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from agentsrv.errors import (
+    AgentsrvError,
     Conflict,
     InvalidInput,
     LimitReached,
@@ -38,7 +39,7 @@ MAX_FILES = 500
 MAX_DELIVERIES = 24
 """At the same time; more are refused, so that memory has a bound."""
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19
 """What a delivery holds in memory: written at once, for fewer hand-overs to a thread."""
 
 MAX_NAME_BYTES = 255
@@ -92,11 +93,39 @@ class Uploaded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
-    """A file that was put in place. `replaced`: where the one that was there before is now."""
+class _Source:
+    """A file to be renamed: a path below the delivery's directory, or a name in the open `directory`."""
 
     path: str
-    replaced: str | None
+    directory: int | None = None
+
+    def stat(self) -> os.stat_result:
+        return os.stat(self.path, dir_fd=self.directory, follow_symlinks=False)
+
+    def prepare(self, replaced: os.stat_result) -> None:
+        """Give it the permissions of what it replaces, and bring it to the disk.
+
+        A power cut must not leave neither the old content nor the new.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.directory)
+        try:
+            if stat.S_ISREG(replaced.st_mode):
+                os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode) & 0o777)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A file that was put in place. `replaced`: where the one that was there before is now.
+
+    `is_beside`: that is a name in the same directory.
+    """
+
+    path: str
+    replaced: str | None = None
+    is_beside: bool = False
 
 
 @dataclass(slots=True)
@@ -112,27 +141,28 @@ class Delivery:
     """What was added, in order."""
     _placed: list[_Placed] = field(default_factory=list)
     _made: list[str] = field(default_factory=list)
-    _strays: list[str] = field(default_factory=list)
-    """Copies outside of `directory`."""
+    _strays: list[tuple[str, str]] = field(default_factory=list)
+    """Copies outside of `directory`: where, and the name."""
 
     async def add(self, chunks: AsyncIterator[bytes]) -> Staged:
         """Write one file as its bytes come. Raises TooLarge, StorageFull."""
         path = f"{self.directory}/{token_hex(8)}"
         before = self.received
         descriptor: int | None = None
-        with explained("the upload"):
-            try:
-                async for block in in_blocks(chunks):
-                    self.received += len(block)
-                    if self.received > self.max_bytes:
-                        raise TooLarge(f"this is more than {self.max_bytes} bytes; send less at once")
+        try:
+            async for block in in_blocks(chunks):
+                self.received += len(block)
+                if self.received > self.max_bytes:
+                    raise TooLarge(f"this is more than {self.max_bytes} bytes; send less at once")
+                # Not around the loop: an OSError of the network is another matter.
+                with explained("the upload"):
                     if descriptor is None:
                         descriptor = await self.disk.run(create, path, block)
                     else:
                         await self.disk.run(write_all, descriptor, block)
-            finally:
-                if descriptor is not None:
-                    os.close(descriptor)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
         staged = Staged(path, self.received - before)
         self.staged.append(staged)
         return staged
@@ -168,11 +198,11 @@ class Delivery:
             current = _current(name, directory, relative)
             condition.check(relative, current)
             try:
-                self._put(staged.path, name, directory, path, current)
+                self._put(_Source(staged.path), directory, path, current)
             except OSError as exc:
                 if exc.errno != errno.EXDEV:
                     raise
-                self._put(self._copy_beside(staged.path, parent), name, directory, path, current)
+                self._put(self._copy_beside(staged.path, directory, parent), directory, path, current)
             found = os.stat(name, dir_fd=directory, follow_symlinks=False)
             return Written(FileFacts.of(relative, found), is_new=current is None)
 
@@ -180,50 +210,52 @@ class Delivery:
         """Undo every `place`, the last one first. Blocking."""
         for placed in reversed(self._placed):
             parent, name = os.path.split(placed.path)
-            with suppress(OSError), self.workspace.open_directory(parent) as directory:
+            with suppress(OSError, AgentsrvError), self.workspace.open_directory(parent) as directory:
                 if placed.replaced is None:
                     os.unlink(name, dir_fd=directory)
                 else:
-                    renames.exchange(placed.replaced, name, target_dir=directory)
-        remove_empty(self._made)
+                    beside = directory if placed.is_beside else None
+                    renames.exchange(placed.replaced, name, source_dir=beside, target_dir=directory)
+        remove_empty(self.workspace, self._made)
 
     def clean_up(self) -> None:
         """Remove what is staged and what was replaced. Blocking."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        for path in self._strays:
-            with suppress(OSError):
-                os.unlink(path)
+        for parent, name in self._strays:
+            with suppress(OSError, AgentsrvError), self.workspace.open_directory(parent) as directory:
+                os.unlink(name, dir_fd=directory)
 
-    def _put(self, source: str, name: str, directory: int, path: str, current: os.stat_result | None) -> None:
+    def _put(self, source: _Source, directory: int, path: str, current: os.stat_result | None) -> None:
+        name = os.path.basename(path)
         if current is None:
-            renames.rename_new(source, name, target_dir=directory)
-            self._placed.append(_Placed(path, None))
-        else:
-            self._replace(source, name, directory, path, current)
-
-    def _replace(self, source: str, name: str, directory: int, path: str, current: os.stat_result) -> None:
-        if stat.S_ISREG(current.st_mode):
-            os.chmod(source, stat.S_IMODE(current.st_mode) & 0o777)
-        flush(source)  # A power cut must not leave neither the old content nor the new.
+            renames.rename_new(source.path, name, source_dir=source.directory, target_dir=directory)
+            self._placed.append(_Placed(path))
+            return
+        source.prepare(current)
         try:
-            renames.exchange(source, name, target_dir=directory)
+            renames.exchange(source.path, name, source_dir=source.directory, target_dir=directory)
         except OSError as exc:
             if not renames.is_unsupported(exc):
                 raise
             # Nothing to go back to then: it stays replaced when a later one fails.
-            os.replace(source, name, dst_dir_fd=directory)
+            os.rename(source.path, name, src_dir_fd=source.directory, dst_dir_fd=directory)
             return
-        self._placed.append(_Placed(path, source))
-        replaced = os.lstat(source)
+        self._placed.append(_Placed(path, source.path, is_beside=source.directory is not None))
+        replaced = source.stat()
         if (replaced.st_ino, replaced.st_mtime_ns) != (current.st_ino, current.st_mtime_ns):
             raise PreconditionFailed(f"{self.workspace.relative(path)} was changed just now; read it again")
 
-    def _copy_beside(self, staged: str, parent: str) -> str:
+    def _copy_beside(self, staged: str, directory: int, parent: str) -> _Source:
         """For a target on another file system than the stage: a rename cannot cross over."""
-        copy = f"{parent}/.agentsrv-{token_hex(8)}"
-        self._strays.append(copy)
-        shutil.copyfile(staged, copy)
-        return copy
+        name = f".agentsrv-{token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with (
+            open(staged, "rb") as source,
+            os.fdopen(os.open(name, flags, 0o666, dir_fd=directory), "wb") as copy,
+        ):
+            self._strays.append((parent, name))
+            shutil.copyfileobj(source, copy, BLOCK_BYTES)
+        return _Source(name, directory)
 
 
 class Uploads:
@@ -330,18 +362,18 @@ def _current(name: str, directory: int, relative: str) -> os.stat_result | None:
     return found
 
 
-async def in_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def in_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
     """The same bytes in larger pieces; of nothing, one empty piece."""
     block = bytearray()
     async for chunk in chunks:
         if len(block) >= BLOCK_BYTES:
-            yield bytes(block)
-            block.clear()
+            yield block
+            block = bytearray()
         block += chunk
-    yield bytes(block)
+    yield block
 
 
-def create(path: str, data: bytes) -> int:
+def create(path: str, data: bytearray) -> int:
     """Make a file that begins with `data`; its descriptor."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
@@ -352,15 +384,7 @@ def create(path: str, data: bytes) -> int:
     return descriptor
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def flush(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -40,6 +41,9 @@ GIT = ".git"
 
 MAX_PENDING = 200_000
 """Directories seen and not yet entered; what comes on top is left out."""
+
+MAX_IN_DIRECTORY = 200_000
+"""Entries of one directory; it is read at a stretch."""
 
 BATCH = 1000
 
@@ -133,7 +137,7 @@ class Walk:
     def _read(self, directory: Directory) -> None:
         folders, files, links = directory.folders, directory.files, directory.links
         with os.scandir(directory.descriptor) as entries:
-            for entry in entries:
+            for entry in islice(entries, MAX_IN_DIRECTORY):
                 if entry.is_file(follow_symlinks=False):
                     files.append(entry.name)
                 elif entry.is_dir(follow_symlinks=False):
@@ -142,6 +146,7 @@ class Walk:
                     links.append(entry.name)
                 else:
                     directory.others.append(entry.name)
+            self.is_truncated |= next(entries, None) is not None
         if self.workspace.may_hold_private(directory.path):
             for names in (folders, files):
                 names[:] = [n for n in names if not self.workspace.is_private(f"{directory.path}/{n}")]

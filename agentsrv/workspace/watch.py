@@ -36,7 +36,7 @@ DEBOUNCE_MS = 300
 """Changes that follow each other are told together, after this time at the latest."""
 STEP_MS = 50
 """So long nothing new: then they are told."""
-WAIT_MS = 5000
+WAIT_MS = 1000
 
 GIT_STATE = frozenset({"HEAD", "index", "packed-refs", "FETCH_HEAD"})
 """Files of a git directory that say: branch, commit or index are others now."""
@@ -74,6 +74,8 @@ class TreeWatch:
     workspace: Workspace
     root: str
     walk_from: Callable[[str], Walk]
+    max_directories: int = MAX_DIRECTORIES
+    max_changes: int = MAX_CHANGES
     is_partial: bool = False
     """Are there more directories than a watch may have?"""
     directories: set[str] = field(default_factory=set)
@@ -119,7 +121,7 @@ class TreeWatch:
         if appeared := [path for kind, path in seen if kind == ADDED and self._is_new_directory(path)]:
             seen |= {(ADDED, path) for path in self._add(appeared)}
             self._renew()
-        if len(seen) > MAX_CHANGES:
+        if len(seen) > self.max_changes:
             return Changes([], is_overflow=True)
         return Changes(sorted(self._change(kind, path) for kind, path in seen))
 
@@ -145,7 +147,7 @@ class TreeWatch:
                 self._note_checkout(os.path.dirname(root))
                 continue
             for directory in self.walk_from(root):
-                if len(self.directories) >= MAX_DIRECTORIES:
+                if len(self.directories) >= self.max_directories:
                     self.is_partial = True
                     return inside
                 self.directories.add(directory.path)

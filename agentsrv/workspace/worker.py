@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 2
 START_TIMEOUT_S = 15.0
-REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 9.0
 WAIT_TIMEOUT_S = 20.0
 """How long a request waits for a worker to be free."""
 IDLE_S = 300.0

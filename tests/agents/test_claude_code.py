@@ -35,7 +35,7 @@ def prompt_of(lines: list[bytes], number: int) -> TurnId:
 
 def play(adapter: ClaudeAdapter, lines: Iterator[bytes], prompt: TurnId | None) -> tuple[Outcome | None, int]:
     """Feed lines until the turn is over; how it ended and how many lines it took."""
-    adapter.begin_turn(prompt)
+    adapter.begin_turn(prompt, TurnOptions())
     outcome = None
     for count, line in enumerate(lines, 1):
         effect = adapter.receive(line)
@@ -55,7 +55,7 @@ def first_turn(name: str) -> tuple[Outcome | None, int]:
 def test_no_line_is_lost_or_changed(path: Path) -> None:
     """Every line of every transcript is an event as it is, but for answers to the server's own requests."""
     adapter = ClaudeAdapter(CONVERSATION, {})
-    adapter.begin_turn(None)
+    adapter.begin_turn(None, TurnOptions())
     for line in path.read_bytes().splitlines():
         effect = adapter.receive(line)
         if json.loads(line)["type"] == "control_response":

@@ -378,6 +378,19 @@ async def test_shutdown_leaves_the_shell_running(config: Config) -> None:
         await server.ask("DELETE", "/terminals/t")
 
 
+async def test_shutdown_does_not_wait_for_a_flood(config: Config) -> None:
+    """Output without end is no reason to go on sending it."""
+    async with serve(make_app(config)) as server, terminal(server.client, server.port, KEY) as shell:
+        await shell.type("yes\n")
+        await shell.shows("y\r\ny\r\n" * 100)
+        began = time.monotonic()
+        await server.app.shutdown()
+
+        assert 1001 == await shell.closed()
+        assert time.monotonic() - began < 1
+        await server.ask("DELETE", "/terminals/t")
+
+
 # ---- bad input: whatever comes, no shell begins, none is lost
 
 

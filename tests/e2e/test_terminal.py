@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import pyte
 import pytest
 from aiohttp import ClientSession
 
 from tests.conftest import ServerMaker
+from tests.fakes.model_api import ModelApi
 from tests.kit import KEY, Server, environ_of, is_alive, open_files, rss_bytes, wait_until
+from tests.screen import Emulator, need
 from tests.terminal_client import TIMEOUT_S, TerminalClient, terminal
 
 KILLS = 20
@@ -40,20 +43,11 @@ async def client() -> AsyncIterator[ClientSession]:
 @pytest.fixture
 def attach(server: Server, client: ClientSession) -> Attach:
     """`async with attach("name") as shell`; the port is the one that the server has then."""
-    return lambda name="t", **options: terminal(client, server.port, KEY, name, **options)
 
+    def attach(name: str = "t", **options: Any) -> AbstractAsyncContextManager[TerminalClient]:
+        return terminal(client, server.port, KEY, name, **options)
 
-def need(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.fail(f"{program} is not installed; apt-get install vim tmux less procps")
-
-
-class Emulator(pyte.Screen):
-    """Ignores what pyte takes for a colour and fails at: vim's question after the keyboard (CSI ? 4 m)."""
-
-    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
-        if not private:
-            super().select_graphic_rendition(*attributes)
+    return attach
 
 
 class Screen:
@@ -62,12 +56,11 @@ class Screen:
     def __init__(self, shell: TerminalClient) -> None:
         self._shell = shell
         self._screen = Emulator(COLS, ROWS)
-        self._stream = pyte.ByteStream(self._screen)
         self._fed = 0
 
     @property
     def lines(self) -> list[str]:
-        self._stream.feed(bytes(self._shell.output[self._fed :]))
+        self._screen.feed(bytes(self._shell.output[self._fed :]))
         self._fed = len(self._shell.output)
         return [line.rstrip() for line in self._screen.display]
 
@@ -107,7 +100,7 @@ async def test_shells_survive_twenty_kills(server: Server, attach: Attach) -> No
         server.start()
         async with attach("edit") as edit:
             screen = await in_bash(edit)
-            await screen.becomes(lambda lines, before=before: lines == before)
+            await screen.becomes(before.__eq__)
             await edit.type(f"oafter {kill}\x1b")
             before = await screen.shows(f"after {kill}\n~" if kill < ROWS - 4 else f"after {kill}")
     async with attach("build") as build:
@@ -139,7 +132,7 @@ async def test_a_flood_survives_a_kill(server: Server, attach: Attach) -> None:
         while len(shell.output) < 1_000_000:
             assert await shell.take()
     numbers = [int(number) for number in re.findall(rb"line (\d+)\r", shell.output)]
-    gaps = [(one, two) for one, two in zip(numbers, numbers[1:], strict=False) if two != one + 1]
+    gaps = [pair for pair in pairwise(numbers) if pair[1] != pair[0] + 1]
 
     assert len(gaps) <= 2  # where the old server died; where this client may have been caught up with
     assert sorted(numbers) == numbers
@@ -287,3 +280,69 @@ async def test_tmux_works_and_survives_a_kill(server: Server, attach: Attach, tm
         await screen.becomes(lambda lines: lines[:-1] == before[:-1])  # the last one has a clock
         await shell.type("tmux kill-server\r")
         await shell.shows("[")
+
+
+MODEL_KEY = "sk-ant-fake-model-key-0123456789abcdef"
+
+
+async def test_claudes_own_interface_works_and_survives_a_kill(
+    make_server: ServerMaker, client: ClientSession, model: ModelApi, real_claude: Path
+) -> None:
+    """A conversation in it, the server is killed, the conversation goes on; with the key that AGENT_ENV names."""
+    server = make_server(
+        TERMINAL_SHELL="/bin/bash",
+        AGENT_ENV="ANTHROPIC_API_KEY,ANTHROPIC_BASE_URL",
+        ANTHROPIC_API_KEY=MODEL_KEY,
+        ANTHROPIC_BASE_URL=model.url,
+    )
+    (server.home / ".claude.json").write_text(json.dumps(claude_settings(str(server.workspace))))
+    async with terminal(client, server.port, KEY) as shell:
+        screen = await in_bash(shell)
+        await shell.type(f"DISABLE_TELEMETRY=1 DISABLE_AUTOUPDATER=1 {real_claude}\n")
+        await screen.shows("auto mode on")
+        await shell.type("SCRIPT: text one answer")
+        await screen.shows("SCRIPT: text one answer")
+        await shell.type("\r")
+        await screen.shows("● one answer")
+        server.kill9()
+    server.start()
+    async with terminal(client, server.port, KEY) as shell:
+        screen = await in_bash(shell)
+        await screen.shows("● one answer")
+        await shell.type("SCRIPT: text another one")
+        await screen.shows("SCRIPT: text another one")
+        await shell.type("\r")
+        await screen.shows("● another one")
+
+
+def claude_settings(workspace: str) -> dict[str, Any]:
+    """What Claude Code remembers of its first start: a theme, this key, that this directory is trusted."""
+    return {
+        "hasCompletedOnboarding": True,
+        "theme": "dark",
+        "customApiKeyResponses": {"approved": [MODEL_KEY[-20:]], "rejected": []},
+        "projects": {workspace: {"hasTrustDialogAccepted": True, "allowedTools": []}},
+    }
+
+
+async def test_codexs_own_interface_works_and_survives_a_kill(
+    server: Server, attach: Attach, real_codex: Path
+) -> None:
+    """It asks how to sign in; the choice moves with the arrow keys, before the kill and after it."""
+    async with attach() as shell:
+        screen = await in_bash(shell)
+        await shell.type(f"{real_codex}\n")
+        await shell.matches(rb"\x1b\[c")
+        await shell.type("\x1b[1;1R\x1b[?1;2c")  # as a terminal answers; until then it takes no keys
+        await screen.shows("> 1. Sign in")
+        await shell.type("\x1b[B")
+        before = await screen.shows("> 2. Sign in")
+        server.kill9()
+    server.start()
+    async with attach() as shell:
+        screen = await in_bash(shell)
+        await screen.shows("> 2. Sign in")
+        await shell.type("\x1b[A")
+        await screen.shows("> 1. Sign in")
+
+    assert "Codex" in "\n".join(before)

@@ -12,8 +12,10 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: echo                      a message with argv, environment, cwd and the raw line of this prompt
     SCRIPT: child                     a child that sleeps, its pid told in a message. Words behind: `setsid`,
                                       `daemon` (forks twice), `stubborn` (ignores TERM), `bare` (execs with an empty
-                                      environment), `chatty` (a line a second to stdout), `brief` (ends after 1 s)
+                                      environment), `chatty` (a line a second to stdout), `brief` (ends after 1 s),
+                                      `quick` (does all that a thousand times faster)
     SCRIPT: ignore-term               SIGTERM does nothing from now on;  `ignore-interrupt`: nor do interrupts
+    SCRIPT: last-words                SIGTERM is answered with a message, and the end
     SCRIPT: sleep 0.5                 silence;  `hang`: until interrupted;  `deaf`: without reading stdin
     SCRIPT: close-stdout              close stdout and go on
     SCRIPT: result {"is_error": true} fields that the result of this turn gets
@@ -192,6 +194,8 @@ class FakeAgent:
                 self.emit({"type": "fake", "pid": start_child(words)})
             case "ignore-term":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            case "last-words":
+                signal.signal(signal.SIGTERM, self.end)
             case "ignore-interrupt":
                 self.hears_interrupts = False
             case "sleep":
@@ -224,6 +228,10 @@ class FakeAgent:
     def echo(self, line: bytes) -> None:
         where = {"argv": self.argv, "env": ENVIRONMENT, "cwd": os.getcwd(), "pid": os.getpid()}
         self.emit({"type": "fake", **where, "stdin": line.decode("utf-8", "backslashreplace")})
+
+    def end(self, *_: object) -> None:
+        self.say("last words")
+        os._exit(0)
 
     # -- stdout
 
@@ -329,8 +337,9 @@ def start_child(words: list[str]) -> int:
     os.write(writer, b"%d" % os.getpid())
     if "bare" in words:
         os.execve("/bin/sleep", ["sleep", "600"], {})
-    for _ in range(1 if "brief" in words else 600):
-        time.sleep(1)
+    second, seconds = (0.001, 600_000) if "quick" in words else (1, 600)
+    for _ in range(1 if "brief" in words else seconds):
+        time.sleep(second)
         if "chatty" in words:
             write(1, b'{"type":"fake","chatter":true}\n')
     os._exit(0)

@@ -35,7 +35,17 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.fakes.scripted import TOOLS, ScriptedApi, Step, part_of, script_of, serve, stream, text_parts, usage_of
+from tests.fakes.scripted import (
+    TOOLS,
+    ScriptedApi,
+    Step,
+    part_of,
+    script_of,
+    serve,
+    stream,
+    text_parts,
+    usage_of,
+)
 
 CALLS = frozenset({"function_call", "custom_tool_call"})
 """The items by which a model uses a tool; each ends a part of the script."""

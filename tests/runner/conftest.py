@@ -33,6 +33,7 @@ class Lab:
         quota_bytes: int = 1 << 30,
         orphan_s: float = 30.0,
         grace_s: float = 3.0,
+        opening: bytes = b"",
     ) -> RunnerSpec:
         runner_id = RunnerId(f"test-{os.getpid()}-{self.base.name}-{len(self.ids)}")
         self.ids.append(runner_id)
@@ -45,9 +46,10 @@ class Lab:
             quota_bytes=quota_bytes,
             orphan_s=orphan_s,
             grace_s=grace_s,
+            opening=opening,
         )
 
-    async def start(self, script: str, **options: float) -> RunnerHandle:
+    async def start(self, script: str, **options: float | bytes) -> RunnerHandle:
         """Run a Python script as an agent."""
         argv = (sys.executable, "-I", "-S", "-c", script)
         return await self.zygote.spawn(self.spec(*argv, **options))  # type: ignore[arg-type]

@@ -69,6 +69,18 @@ async def test_message_that_is_sent_again_by_the_next_server_is_not_repeated(lab
     assert await printed(second) == ["got prompt", "got next"]
 
 
+async def test_opening_comes_first(lab: Lab) -> None:
+    """What an agent's input begins with is there before any message, whatever its size, and comes once."""
+    opening = "\u00e9".encode() * 100_000
+    first = await lab.start(ECHO, opening=opening + b"\n")
+    first.send("one", b"one\n")
+    first.detach()
+    second = await attached(first.directory)
+    second.close_stdin()
+    await second.wait_exit()
+    assert await printed(second) == [f"got {opening.decode()}", "got one"]
+
+
 async def test_half_a_message_of_a_dying_server_is_not_delivered(lab: Lab) -> None:
     """A prompt reaches the agent whole or not at all."""
     first = await lab.start(ECHO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,38 @@ async def test_failed_operation_takes_no_neighbour_with_it(db: Database) -> None
     assert isinstance(results[1], Conflict)
     assert found is not None
     assert (found.name, found.model) == ("first", "second")
+
+
+async def test_write_that_can_never_succeed_fails_alone(db: Database) -> None:
+    """What SQLite cannot store is refused, though it must happen; neighbours and later writes are stored."""
+    lease = await add_session(db)
+
+    async def rename(name: Any) -> None:
+        await db.write(lambda c: sessions.update(c, ANN, {"name": name}, 2), must_happen=True)
+
+    writes: list[Awaitable[BaseException | None]] = [
+        rename(odd) for odd in ("\ud800", {"a": 1}, 10**30, "kept")
+    ]
+    writes += [queued(db, append_of(lease, first)) for first in (1, 1, 3)]
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*writes, return_exceptions=True)
+    with pytest.raises(UnicodeEncodeError):
+        await rename("\ud800")
+    session = await sessions.find(db, ANN)
+
+    assert [type(result) for result in results[:3]] == [
+        UnicodeEncodeError,
+        sqlite3.ProgrammingError,
+        OverflowError,
+    ]
+    assert [type(result) for result in results[3:]] == [
+        type(None),
+        type(None),
+        sqlite3.IntegrityError,
+        type(None),
+    ]
+    assert session is not None
+    assert (session.name, await events.last_seq(db, ANN)) == ("kept", 3)
 
 
 async def test_caller_that_is_cancelled_does_not_undo_its_write(db: Database) -> None:

@@ -29,8 +29,8 @@ def test_output_is_cut_where_nothing_is_torn_apart(output: bytes, start: bytes) 
     "question",
     [
         b"\x1b[c", b"\x1b[>c", b"\x1b[=0c", b"\x1b[0c", b"\x1bZ", b"\x1b[6n", b"\x1b[5n", b"\x1b[?6n", b"\x1b[?996n",
-        b"\x1b[?2026$p", b"\x1b[4$p", b"\x1b[?4m", b"\x1b[>q", b"\x1b[>0q", b"\x1b[?u", b"\x1b[18t", b"\x1b[14;2t", b"\x1b[x",
-        b"\x1b]10;?\x07", b"\x1b]11;?\x1b\\", b"\x1b]4;1;?\x07", b"\x1bP+q544e\x1b\\", b"\x1bP$qm\x1b\\",
+        b"\x1b[?2026$p", b"\x1b[4$p", b"\x1b[?4m", b"\x1b[>q", b"\x1b[>0q", b"\x1b[?u", b"\x1b[18t", b"\x1b[14;2t",
+        b"\x1b[x", b"\x1b]10;?\x07", b"\x1b]11;?\x1b\\", b"\x1b]4;1;?\x07", b"\x1bP+q544e\x1b\\", b"\x1bP$qm\x1b\\",
         b"\x1b]52;c;?\x07", b"\x1b]52;c;c2VjcmV0\x1b\\",
     ],
 )  # fmt: skip

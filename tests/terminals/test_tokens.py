@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import jwt
 import pytest
 
 from agentsrv.config import Config
-from agentsrv.errors import AuthenticationFailed
+from agentsrv.errors import AuthenticationFailed, Unavailable
 from agentsrv.model import TerminalId
 from agentsrv.terminals.tokens import Grant, TerminalTokens, signing_key
 
@@ -176,3 +179,61 @@ def test_the_key_is_not_the_api_key(tmp_path: Path) -> None:
     assert len(key) == 32
     assert API_KEY.encode() not in key
     assert key != signing_key(make_config(tmp_path, "another-api-key"))
+
+
+class FakeRedis:
+    """As much of a Redis as SET with NX needs."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, bytes] = {}
+
+    @asynccontextmanager
+    async def url(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        server.close()
+        await server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = [await self._word(reader) for _ in range(int(line[1:]))]
+            writer.write(self._answer(words))
+        writer.close()
+
+    async def _word(self, reader: asyncio.StreamReader) -> bytes:
+        size = int((await reader.readline())[1:])
+        return (await reader.readexactly(size + 2))[:-2]
+
+    def _answer(self, words: list[bytes]) -> bytes:
+        if words[0] == b"HELLO":
+            return b"%1\r\n+proto\r\n:3\r\n"
+        if words[0] != b"SET":
+            return b"+OK\r\n"
+        assert {b"NX", b"EX"} < set(words)
+        is_new = words[1] not in self.keys
+        self.keys[words[1]] = words[2]
+        return b"+OK\r\n" if is_new else b"_\r\n"
+
+
+async def test_a_token_works_once_on_all_servers_of_a_redis(tmp_path: Path) -> None:
+    """Two servers with the same secret and Redis: one of them takes it."""
+    async with FakeRedis().url() as url:
+        one, two = (
+            TerminalTokens(make_config(tmp_path / name, terminal_jwt_secret=SECRET, redis_url=url))
+            for name in ("one", "two")
+        )
+        token, _ = await one.issue(GRANT)
+
+        assert GRANT == await two.redeem(token)
+        with pytest.raises(AuthenticationFailed, match="used already"):
+            await one.redeem(token)
+
+
+async def test_without_its_redis_no_token_is_taken(tmp_path: Path) -> None:
+    """A token that might have been used elsewhere is refused, with 503, not with 401."""
+    tokens = TerminalTokens(make_config(tmp_path, redis_url="redis://127.0.0.1:1/0"))
+    token, _ = await tokens.issue(GRANT)
+
+    with pytest.raises(Unavailable) as refused:
+        await tokens.redeem(token)
+    assert "redis_unavailable" == refused.value.code

@@ -94,6 +94,9 @@ WORDS = [
 ]
 
 
+SUBMODULE = b"library"
+
+
 class Generator:
     """Changes a working tree at random, the same way for the same seed."""
 
@@ -108,16 +111,28 @@ class Generator:
     def change(self, count: int) -> None:
         steps = [
             self.edit, self.edit, self.edit, self.edit, self.remove, self.rename, self.rename, self.rename_and_edit,
-            self.add, self.toggle_mode, self.replace_by_link, self.replace_by_directory, self.copy, self.rewrite,
-            self.edit_bytes, self.relink,
+            self.add, self.toggle_mode, self.replace_by_link, self.replace_by_directory, self.copy, self.copy,
+            self.rewrite, self.edit_bytes, self.move_submodule,
         ]  # fmt: skip
         for _ in range(count):
             self.random.choice(steps)()
 
+    def add_submodule(self) -> None:
+        make_repository(Path(os.fsdecode(self.root), os.fsdecode(SUBMODULE)), {"inside": "first\n"})
+
+    def move_submodule(self) -> None:
+        """To another commit; or away."""
+        path = Path(os.fsdecode(self.root), os.fsdecode(SUBMODULE))
+        if path.exists():
+            if self.random.random() < 0.2:
+                shutil.rmtree(path)
+            else:
+                commit(path, f"change {self.random.random()}")
+
     def files(self) -> list[bytes]:
         found = []
         for directory, folders, names in os.walk(self.root):
-            folders[:] = sorted(set(folders) - {b".git"})
+            folders[:] = sorted(set(folders) - {b".git", SUBMODULE})
             found += [os.path.relpath(os.path.join(directory, name), self.root) for name in names]
         return sorted(name for name in found if name not in (b".gitattributes", b".gitmodules"))
 
@@ -220,11 +235,13 @@ class Generator:
         self.rename(changes=self.random.randint(1, 3))
 
     def copy(self) -> None:
+        """Mostly of a file that is changed itself: git takes only these for the origins of copies."""
         name = self.pick()
         if name is not None and self.is_file(name):
-            self.write(
-                self.random.choice(NAMES) + b".copy", self.edited(self.read(name), self.random.randint(1, 2))
-            )
+            content = self.read(name)
+            self.write(self.random.choice(NAMES) + b".copy", self.edited(content, self.random.randint(0, 2)))
+            if self.random.random() < 0.8:
+                self.write(name, self.edited(content, 1))
 
     def toggle_mode(self) -> None:
         name = self.pick()
@@ -238,8 +255,6 @@ class Generator:
             path = os.path.join(self.root, name)
             os.unlink(path)
             os.symlink(self.random.choice([b"a", b"/etc/passwd", b"nowhere", b"\xff\n"]), path)
-
-    relink = replace_by_link
 
     def replace_by_directory(self) -> None:
         if (name := self.pick()) is not None:

@@ -59,7 +59,9 @@ def _changed(old: bytes, new: bytes, file: DiffFileView) -> Iterator[bytes]:
     yield b"diff --git %b %b\n" % (_quoted(b"a/" + old), _quoted(b"b/" + new))
     if file.old_mode != file.new_mode:
         yield f"old mode {file.old_mode}\nnew mode {file.new_mode}\n".encode()
-    if old != new:
+    if file.status == "copied":
+        yield b"copy from %b\ncopy to %b\n" % (_quoted(old), _quoted(new))
+    elif old != new:
         yield b"rename from %b\nrename to %b\n" % (_quoted(old), _quoted(new))
     if file.hunks:
         mode = f" {file.new_mode}" if file.old_mode == file.new_mode else ""

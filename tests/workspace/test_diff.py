@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 import pytest
 
 from agentsrv.api.schemas import DiffFileView, DiffView
-from agentsrv.errors import AgentsrvError, Forbidden, InvalidInput, NotFound, Unprocessable
+from agentsrv.errors import Forbidden, InvalidInput, NotFound, Unprocessable
 from agentsrv.workspace import diff as diff_module
 from agentsrv.workspace.diff import diff
+from agentsrv.workspace.diff_contents import Unreadable, WorkingTree
 from agentsrv.workspace.git_protocol import DiffRequest
 from agentsrv.workspace.git_worker import configure_libgit2
 from agentsrv.workspace.paths import Workspace
@@ -315,7 +317,7 @@ def test_from_where_two_branches_part(repo: Path) -> None:
 def test_branches_without_a_common_past(repo: Path) -> None:
     """There is no merge base: 400 that says so."""
     run_git(repo, "checkout", "--quiet", "--orphan", "other")
-    commit(repo)
+    commit(repo, "unrelated")
 
     with pytest.raises(InvalidInput, match="no commit in common"):
         make_diff(repo, base="main", merge_base=True)
@@ -362,6 +364,18 @@ def test_a_line_of_20_mb(repo: Path) -> None:
 
     assert (True, [], 1, 2) == (large.truncated, large.hunks, large.additions, large.deletions)
     assert (False, ["-b", "+B"]) == (small.truncated, content(small))
+
+
+def test_a_file_that_is_too_large_is_not_read(repo: Path) -> None:
+    """Neither from disk nor from an object that is small only as long as it is packed."""
+    write_files(repo, {"bomb": bytes(70_000_000)})
+    commit(repo)
+    write_files(repo, {"bomb": "small\n", "large": ""})
+    os.truncate(repo / "large", 70_000_000)
+
+    assert [("bomb", True, 0), ("large", True, 0)] == [
+        (file.new_path, file.truncated, file.additions) for file in make_diff(repo).files
+    ]
 
 
 def test_a_binary_file(repo: Path) -> None:
@@ -415,7 +429,7 @@ def test_a_pipe_or_a_socket_is_not_opened(repo: Path) -> None:
 
 def test_a_diff_over_the_limit_says_what_is_missing(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that do not fit come without hunks but with their counts, and the answer is flagged."""
-    monkeypatch.setattr(diff_module, "MAX_BYTES", 200)
+    monkeypatch.setattr(diff_module, "MAX_BYTES", 1200)
     write_files(repo, {f"n{i}": "0123456789\n" * 10 for i in range(3)})
     found = make_diff(repo)
 
@@ -482,6 +496,8 @@ def damage(repo: Path, kind: str) -> None:
                 if path.is_file():
                     path.chmod(0o600)
                     path.write_bytes(b"")
+        case _:
+            raise AssertionError(kind)
 
 
 @pytest.mark.parametrize(
@@ -574,6 +590,8 @@ def redirect(repo: Path, outside: Path, kind: str) -> None:
         case "config link":
             (git / "config").unlink()
             (git / "config").symlink_to(outside / ".git/config")
+        case _:
+            raise AssertionError(kind)
 
 
 @pytest.mark.parametrize(
@@ -594,23 +612,34 @@ def test_no_part_of_a_repository_may_lie_outside(tmp_path: Path, kind: str) -> N
     assert "outside_workspace" == caught.value.code
 
 
-def test_a_forged_index_reads_nothing_outside(tmp_path: Path) -> None:
-    """Paths with `..` in an index lead nowhere."""
-    repo = make_repository(tmp_path / "base/repo", {"a": "a\n"})
+def test_a_forged_index_leads_nowhere(tmp_path: Path) -> None:
+    """A path with `..` in an index makes it a damaged one."""
+    repo = make_repository(tmp_path / "base/repo", {"xx/secret": "a\n"})
     (tmp_path / "base/secret").write_text("secret\n")
-    blob = run_git(repo, "rev-parse", "HEAD:a").decode().strip()
-    write_files(repo, {"xx/secret": "x\n", "yy/secret": "y\n"})
-    entries = (
-        "".join(f"100644 {blob} {stage}\txx/secret\n" for stage in (1, 2, 3))
-        + f"160000 {blob} 0\tyy/secret\n"
-    )
-    run_git(repo, "update-index", "--index-info", stdin=entries.encode())
     index = repo / ".git/index"
-    forged = index.read_bytes()[:-20].replace(b"xx/secret", b"../secret").replace(b"yy/secret", b"../secret")
-    index.write_bytes(forged + __import__("hashlib").sha1(forged).digest())
-    try:
-        found = make_diff(repo)
-    except AgentsrvError:
-        return
+    forged = index.read_bytes()[:-20].replace(b"xx/secret", b"../secret")
+    index.write_bytes(forged + hashlib.sha1(forged).digest())
 
-    assert [] == [line for file in found.files for line in content(file) if line == "+secret"]
+    with pytest.raises(Unprocessable):
+        make_diff(repo)
+
+
+@pytest.mark.parametrize(
+    "path", [b"../secret", b"link/secret", b"dir/../../secret", b"/etc/passwd", b".git/config", b"..", b""]
+)
+def test_a_working_tree_is_never_left(tmp_path: Path, path: bytes) -> None:
+    """Neither upwards nor through a link, whatever path libgit2 might hand out."""
+    (tmp_path / "secret").write_text("secret\n")
+    root = make_repository(tmp_path / "root", {"dir/a": "a\n", "b": "b\n"})
+    (root / "link").symlink_to("..")
+    tree = WorkingTree(str(root))
+    try:
+        with pytest.raises(Unreadable):
+            tree.read(path, 0o100644)
+        assert (None, b"b\n", b"a\n") == (
+            tree.mode(path),
+            tree.read(b"b", 0o100644),
+            tree.read(b"dir/a", 0o100644),
+        )
+    finally:
+        tree.close()

@@ -23,7 +23,7 @@ from tests.workspace.git_kit import (
 )
 from tests.workspace.patches import check_hunk, new_path, old_path, to_patch
 
-SEEDS_PER_TEST = 25
+SEEDS_PER_TEST = 20
 ATTRIBUTES = [
     "* text=auto\n",
     "* text\n",
@@ -39,7 +39,7 @@ def libgit2() -> None:
     configure_libgit2()
 
 
-@pytest.mark.parametrize("first", range(0, 300, SEEDS_PER_TEST))
+@pytest.mark.parametrize("first", range(0, 200, SEEDS_PER_TEST))
 def test_diffs_are_those_of_git(tmp_path: Path, first: int) -> None:
     """Whatever a repository has been through: the same files, renames and counts as git, and a true patch."""
     for seed in range(first, first + SEEDS_PER_TEST):
@@ -49,6 +49,7 @@ def test_diffs_are_those_of_git(tmp_path: Path, first: int) -> None:
         run_git(root, "add", "--all")
         check(root, ("--cached",), staged=True)
         check(root, ("HEAD",))
+        check(root, ("-C90%", "--cached"), staged=True, copies=True)
 
         generator.change(generator.random.randint(0, 8))
         # Untracked files count as added. What git says with all of them added is what must come out.
@@ -70,6 +71,8 @@ def start(root: Path, seed: int) -> Generator:
         run_git(root, "config", "core.autocrlf", random.choice(["true", "input", "false"]))
     if random.random() < 0.4:
         (root / ".gitattributes").write_text(random.choice(ATTRIBUTES))
+    if random.random() < 0.15:
+        generator.add_submodule()
     generator.populate(random.randint(0, 14))
     run_git(root, "add", "--all")
     run_git(root, "commit", "--quiet", "--allow-empty", "--message", "first")

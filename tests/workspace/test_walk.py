@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,8 +30,10 @@ def make(base: Path, *paths: str) -> None:
             target.write_text(path)
 
 
-def walk(base: Path, *, max_depth: int = 10, include_ignored: bool = False, **private: list[Path]) -> Walk:
-    workspace = Workspace(base, **private)
+def walk(
+    base: Path, *, max_depth: int = 10, include_ignored: bool = False, private: tuple[Path, ...] = ()
+) -> Walk:
+    workspace = Workspace(base, private=private[:1], private_files=private[1:])
     return Walk(
         workspace=workspace,
         root=str(workspace.base),
@@ -105,7 +104,7 @@ def test_ignored_folders_are_shown_and_not_entered(base: Path) -> None:
 def test_the_servers_own_files_are_not_listed(base: Path) -> None:
     """Neither its directories nor its database with what belongs to it."""
     make(base, "state/x", "data/agent.db", "data/agent.db-wal", "data/other")
-    found = listing(walk(base, private=[base / "state"], private_files=[base / "data/agent.db"]))
+    found = listing(walk(base, private=(base / "state", base / "data/agent.db")))
 
     assert ["data", "data/other"] == paths(found)
 
@@ -190,19 +189,6 @@ def test_the_workspace_may_be_a_checkout(base: Path) -> None:
     make(base, ".git/HEAD", "a")
 
     assert [("a", True, "/")] == [(e.path, e.in_git_repo, e.git_root) for e in entries(listing(walk(base)))]
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A directory of a user without rights, and the test as this user: root may read everything."""
-    directory = Path(tempfile.mkdtemp())
-    user = os.geteuid()
-    if user == 0:
-        os.chown(directory, 65534, 65534)
-        os.seteuid(65534)
-    yield directory
-    os.seteuid(user)
-    shutil.rmtree(directory)
 
 
 def test_what_may_not_be_read_is_marked(unprivileged: Path) -> None:

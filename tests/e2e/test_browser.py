@@ -1,0 +1,103 @@
+"""A terminal in a web page: xterm.js in a headless Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+
+from tests.browser import Page, browse
+from tests.conftest import ServerMaker
+from tests.kit import KEY, Server
+from tests.screen import need
+
+HERE = Path(__file__).parent / "browser"
+XTERM = HERE / "node_modules" / "@xterm"
+FILES = {
+    "/": HERE / "page.html",
+    "/xterm.js": XTERM / "xterm" / "lib" / "xterm.js",
+    "/xterm.css": XTERM / "xterm" / "css" / "xterm.css",
+    "/addon-fit.js": XTERM / "addon-fit" / "lib" / "addon-fit.js",
+}
+SCREEN = "screenText()"
+
+
+async def serve_page() -> tuple[web.AppRunner, str]:
+    """The page on an origin of its own; where it is."""
+    if not XTERM.exists():
+        pytest.fail("xterm.js is not installed; `python3 dev.py tools` does it")
+    app = web.Application()
+
+    async def send(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(FILES[request.path])
+
+    app.add_routes([web.get(path, send) for path in FILES])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[str]:
+    runner, origin = await serve_page()
+    yield origin
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    async with ClientSession() as client, browse(client, tmp_path / "profile") as page:
+        yield page
+
+
+def address(origin: str, server: Server, terminal_id: str = "t") -> str:
+    return f"{origin}/#server=http://127.0.0.1:{server.port}&key={KEY}&terminalId={terminal_id}"
+
+
+@pytest.mark.timeout(120)
+async def test_a_terminal_in_a_page(make_server: ServerMaker, origin: str, page: Page) -> None:
+    """Type and see, resize, reload the page and find the screen again; also after the server was killed."""
+    need("vim")
+    server = make_server(ALLOWED_ORIGINS=origin, TERMINAL_SHELL="/bin/sh")
+    await page.go(address(origin, server))
+    await page.until("state", lambda state: state == "open")
+    await page.type("echo pid-$$-$((6*7))\r")
+    seen = await page.until(SCREEN, lambda screen: screen and "-42\n" in screen)
+    pid = seen.split("pid-")[-1].split("-")[0]
+
+    await page.resize(500, 300)
+    cols, rows = await page.until("[terminal.cols, terminal.rows]", lambda size: size and size[0] < 70)
+    await page.type("stty size\r")
+    await page.until(SCREEN, lambda screen: f"\n{rows} {cols}\n" in screen)
+
+    await page.type("vim -u NONE -i NONE -n\r")
+    await page.until(SCREEN, lambda screen: "~\n~" in screen)
+    await page.type("ischön 🙂\x1b")
+    before = await page.until(SCREEN, lambda screen: "schön 🙂\n~" in screen)
+    await page.do("Page.reload")
+    await page.until("state", lambda state: state == "open")
+    await page.until(SCREEN, lambda screen: screen == before)
+
+    server.kill9()
+    server.start()
+    await page.do("Page.reload")
+    await page.until(SCREEN, lambda screen: screen == before)
+    await page.type(":q!\r")
+    await page.until(SCREEN, lambda screen: "~\n~" not in screen)
+    await page.type(f"echo same-$(($$ - {pid})); exit 3\r")
+    await page.until("state", lambda state: state == "ended 3")
+
+
+@pytest.mark.timeout(120)
+async def test_a_page_from_elsewhere_gets_no_terminal(
+    make_server: ServerMaker, origin: str, page: Page
+) -> None:
+    """Though it knows the key: its origin is not allowed."""
+    server = make_server(ALLOWED_ORIGINS="https://app.example", TERMINAL_SHELL="/bin/sh")
+    await page.go(address(origin, server))
+    await page.until("state", lambda state: state and state.startswith("refused"))
+
+    assert [] == server.ask("GET", "/terminals").json["terminals"]
