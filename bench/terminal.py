@@ -1,17 +1,21 @@
-"""The rows about terminals: a bare WebSocket client on a raw socket, and a bare loop on a PTY as the floor."""
+"""The rows about terminals. The floor is a bare loop on a PTY; terminado is measured, too, where it is installed."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
 import statistics
 import struct
 import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from bench.agent import compile_agent
 from bench.rows import MIB, Row, serving
@@ -23,21 +27,22 @@ ECHOES = 400
 TIMEOUT_S = 30.0
 KEYSTROKES_EVERY_S = 0.01
 STALL_S = 5.0
-MARK = b"that-was-all"
+ROUNDS = 7
+MARK = b"ready-steady"
+END = b"that-was-all"
+QUIET = b"exec env PS1= sh +i -c 'stty -echo; echo ready-\"\"steady; exec sh'\n"
+"""No editing, no prompt: what comes back is what the kernel echoes and what programs write."""
 
 
-class Terminal:
-    """A client that costs next to nothing: it looks at frame headers, and at the end of what came."""
+class RawSocket:
+    """A WebSocket client that costs next to nothing: it looks at the end of what came, and at no frame."""
 
-    def __init__(self, server: Server, terminal_id: str, encoding: str = "binary") -> None:
-        body = {"deploymentId": "bench", "terminalId": terminal_id}
-        token = server.ask("POST", "/terminal/token", body).json["token"]
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)
+    def __init__(self, port: int, path: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._is_binary = encoding == "binary"
         self._buffer = memoryview(bytearray(1 << 18))
         self.socket.sendall(
-            f"GET /ws/terminal?token={token}&encoding={encoding} HTTP/1.1\r\nHost: x\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}\r\n\r\n".encode()
         )
@@ -45,32 +50,67 @@ class Terminal:
         while b"\r\n\r\n" not in head:
             head += self.socket.recv(4096)
         assert b" 101 " in head, head
-        # No editing, no prompt: what comes back is what the kernel echoes and what programs write.
-        self.type(f"exec env PS1= sh +i -c 'stty -echo; echo {MARK.decode()}; exec sh'\n".encode())
-        self.read_to(MARK + b"\r\n" if self._is_binary else MARK + b"\\r\\n")
 
-    def type(self, data: bytes) -> None:
-        opcode, payload = 0x82, data
-        if not self._is_binary:
-            opcode, payload = 0x81, json.dumps({"type": "data", "data": data.decode()}).encode()
-        length = (
-            bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack("!H", len(payload))
-        )
+    def send(self, opcode: int, payload: bytes) -> None:
+        size = len(payload)
+        length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size)
         # A mask of zeros is a mask.
         self.socket.sendall(bytes([opcode]) + length + bytes(4) + payload)
 
-    def read_to(self, end: bytes) -> int:
-        """Read until `end` is among the last bytes; how many bytes came."""
-        tail, count = b"", 0
+    def read_to(self, end: bytes) -> None:
+        """Read until `end` is among the last bytes."""
+        tail = b""
         while end not in tail:
             size = self.socket.recv_into(self._buffer)
             assert size, "the server has closed the socket"
-            count += size
             tail = (tail + bytes(self._buffer[max(0, size - 256) : size]))[-256:]
-        return count
 
     def close(self) -> None:
         self.socket.close()
+
+
+class Terminal(RawSocket):
+    """A terminal of ours, in one of its encodings; without a prompt, so that only what was asked for comes."""
+
+    def __init__(self, server: Server, terminal_id: str, encoding: str = "binary") -> None:
+        body = {"deploymentId": "bench", "terminalId": terminal_id}
+        token = server.ask("POST", "/terminal/token", body).json["token"]
+        super().__init__(server.port, f"/ws/terminal?token={token}&encoding={encoding}")
+        self._is_binary = encoding == "binary"
+        self.type(QUIET)
+        self.read_to(MARK)
+
+    def type(self, data: bytes) -> None:
+        if self._is_binary:
+            self.send(0x82, data)
+        else:
+            self.send(0x81, json.dumps({"type": "data", "data": data.decode()}).encode())
+
+
+class Terminado(RawSocket):
+    def __init__(self, port: int) -> None:
+        super().__init__(port, "/websocket")
+        self.type(QUIET)
+        self.read_to(MARK)
+
+    def type(self, data: bytes) -> None:
+        self.send(0x81, json.dumps(["stdin", data.decode()]).encode())
+
+
+@contextmanager
+def terminado() -> Iterator[int | None]:
+    """Its port; None where it is not installed."""
+    if importlib.util.find_spec("terminado") is None:
+        yield None
+        return
+    program = Path(__file__).with_name("peer_terminado.py")
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def cat_text(directory: Path) -> Path:
@@ -82,22 +122,32 @@ def cat_text(directory: Path) -> Path:
 def throughput(directory: Path) -> Iterator[Row]:
     """(g) `cat` of 50 MB."""
     text = cat_text(directory)
-    with serving(directory / "g", compile_agent(), TERMINAL_SHELL="/bin/sh") as server:
-        rates: dict[str, list[float]] = {"floor": [], "binary": [], "json": []}
-        terminals = {encoding: Terminal(server, encoding, encoding) for encoding in ("binary", "json")}
-        for _ in range(3):
-            rates["floor"].append(bare_cat(text))
-            for encoding, terminal in terminals.items():
-                began = time.perf_counter()
-                terminal.type(f"cat {text}; echo {MARK.decode()}\n".encode())
-                terminal.read_to(MARK)
-                rates[encoding].append(CAT_BYTES / (time.perf_counter() - began) / 1e6)
+    rates: dict[str, list[float]] = {}
+    with serving(directory / "g", compile_agent(), TERMINAL_SHELL="/bin/sh") as server, terminado() as peer:
+        terminals: dict[str, Terminal | Terminado] = {
+            encoding: Terminal(server, encoding, encoding) for encoding in ("binary", "json")
+        }
+        if peer is not None:
+            terminals["terminado"] = Terminado(peer)
+        for _ in range(ROUNDS):
+            rates.setdefault("floor", []).append(bare_cat(text))
+            for name, terminal in terminals.items():
+                rates.setdefault(name, []).append(cat(terminal, text))
         for terminal in terminals.values():
             terminal.close()
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    floor = medians["floor"]
-    yield Row("(g) terminal, cat of 50 MB, binary", medians["binary"], "MB/s", floor, 0.8 * floor)
-    yield Row("(g) terminal, cat of 50 MB, JSON", medians["json"], "MB/s", floor, 0.7 * floor)
+    floor = medians.pop("floor")
+    targets = {"binary": 0.8 * floor, "json": 0.7 * floor}
+    for name, rate in medians.items():
+        yield Row(f"(g) terminal, cat of 50 MB, {name}", rate, "MB/s", floor, targets.get(name))
+
+
+def cat(terminal: Terminal | Terminado, text: Path) -> float:
+    """MB/s."""
+    began = time.perf_counter()
+    terminal.type(f"cat {text}; echo {END.decode()}\n".encode())
+    terminal.read_to(END)
+    return CAT_BYTES / (time.perf_counter() - began) / 1e6
 
 
 def bare_cat(text: Path) -> float:
@@ -120,11 +170,13 @@ def bare_cat(text: Path) -> float:
 def echo(directory: Path) -> Iterator[Row]:
     """(h) From a keystroke to its echo: idle, and while another terminal floods."""
     with serving(directory / "h", compile_agent(), TERMINAL_SHELL="/bin/sh") as server:
-        terminal = Terminal(server, "echo")
-        terminal.type(b"stty raw echo; echo; cat\n")
-        terminal.read_to(b"\n")
+        terminal = in_cat(Terminal(server, "echo"))
         idle = echo_times(terminal)
         yield Row("(h) terminal, echo idle, p50", 1000 * statistics.median(idle), "ms", None, -0.7)
+        with terminado() as peer:
+            if peer is not None:
+                idle = echo_times(in_cat(Terminado(peer)))
+                yield Row("(h) terminal, echo idle, p50, terminado", 1000 * statistics.median(idle), "ms")
         flood = Terminal(server, "flood")
         flood.type(b"yes 0123456789012345678901234567890123456789\n")
         flood.socket.setblocking(True)
@@ -135,14 +187,24 @@ def echo(directory: Path) -> Iterator[Row]:
             reader.kill()
             reader.wait()
         began = time.perf_counter()
-        flood.type(f"\x03echo {MARK.decode()}\n".encode())
-        flood.read_to(MARK)
+        flood.type(f"\x03echo {END.decode()}\n".encode())
+        flood.read_to(END)
         interrupted = time.perf_counter() - began
     yield Row("(h) terminal, echo while another floods, p50", 1000 * statistics.median(busy), "ms", None, -1)
     yield Row("(h) terminal, Ctrl-C while `yes` floods", 1000 * interrupted, "ms", None, -300)
 
 
-def echo_times(terminal: Terminal) -> list[float]:
+T = TypeVar("T", Terminal, Terminado)
+
+
+def in_cat(terminal: T) -> T:
+    """Every key is echoed by the kernel, at once and alone."""
+    terminal.type(b'stty raw echo; echo in-""cat; exec cat >/dev/null\n')
+    terminal.read_to(b"in-cat")
+    return terminal
+
+
+def echo_times(terminal: Terminal | Terminado) -> list[float]:
     found = []
     for number in range(ECHOES):
         key = b"%c" % (97 + number % 26)

@@ -29,7 +29,10 @@ async def test_the_document_is_public_and_names_every_route(server: Server) -> N
         for route in server.app.router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    old_names = {("GET", "/health/"), *((m, path) for m, path in routed if path.startswith("/sessions/filesystem/"))}
+    old_names = {
+        ("GET", "/health/"),
+        *((m, path) for m, path in routed if path.startswith("/sessions/filesystem/")),
+    }
 
     assert answer.json["openapi"] == "3.1.0"
     assert documented == routed - old_names

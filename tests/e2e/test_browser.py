@@ -13,6 +13,8 @@ from tests.conftest import ServerMaker
 from tests.kit import KEY, Server
 from tests.screen import need
 
+pytestmark = pytest.mark.tools
+
 HERE = Path(__file__).parent / "browser"
 XTERM = HERE / "node_modules" / "@xterm"
 FILES = {
