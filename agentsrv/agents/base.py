@@ -7,13 +7,16 @@ writes to its stdin what `prompt`, `interrupt` and `Effect.reply` say, and gives
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from agentsrv.errors import InvalidInput, Problem
 from agentsrv.model import Outcome, Session, TurnId, TurnOptions
 
 RAW_KEPT_BYTES = 64 * 1024
@@ -194,6 +197,47 @@ def load_object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
+
+
+def dump(value: Any) -> bytes:
+    """One line of JSON, as short as can be."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def user_event(prompt: str, turn_id: TurnId, conversation: str | None) -> bytes:
+    """The first event of a turn, in the shape that Claude Code gave it and clients know for every agent."""
+    return dump(
+        {
+            "type": "user",
+            "message": {"role": "user", "content": [{"type": "text", "text": prompt}]},
+            "uuid": turn_id,
+            "session_id": conversation,
+            "parent_tool_use_id": None,
+        }
+    )
+
+
+def unsupported(option: str, message: str) -> InvalidInput:
+    return InvalidInput(
+        f"{option}: {message}", code="unsupported_option", problems=[Problem(option, message)]
+    )
+
+
+def find_program(
+    name: str, *, configured: Path | None, package: str, inside: str, environment: Mapping[str, str]
+) -> Path | None:
+    """The program as configured, else the one `inside` an installed `package`, else the one on PATH.
+
+    The package itself is not imported.
+    """
+    if configured is not None:
+        return configured if is_executable(configured) else None
+    spec = importlib.util.find_spec(package)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if is_executable(program := Path(place) / inside):
+            return program
+    on_path = shutil.which(name, path=environment.get("PATH"))
+    return Path(on_path) if on_path else None
 
 
 def is_executable(path: Path) -> bool:

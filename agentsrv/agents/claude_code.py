@@ -13,10 +13,7 @@ is over at the first `idle` after a `result` that names it, or after the lifecyc
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import re
-import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,13 +27,15 @@ from agentsrv.agents.base import (
     Effect,
     Launch,
     child_environment,
-    is_executable,
+    dump,
+    find_program,
     load_object,
     raw_event,
+    unsupported,
+    user_event,
 )
 from agentsrv.agents.version import read_version
 from agentsrv.config import Config
-from agentsrv.errors import InvalidInput, Problem
 from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -311,7 +310,7 @@ class ClaudeAdapter:
                 "error": "not supported by this client",
             },
         }
-        return Effect(event=line, reply=_dump(reply) + b"\n")
+        return Effect(event=line, reply=dump(reply) + b"\n")
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
         if "Not logged in" in stderr:
@@ -347,11 +346,11 @@ class ClaudeCode:
 
     def check(self, options: TurnOptions) -> None:
         if options.permission_mode is not PermissionMode.BYPASS:
-            raise _unsupported("permission_mode", "only `bypass` is supported so far")
+            raise unsupported("permission_mode", "only `bypass` is supported so far")
         if options.effort is not None and options.effort not in EFFORTS:
-            raise _unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
-        if options.output_schema is not None and len(_dump(options.output_schema)) > MAX_SCHEMA_BYTES:
-            raise _unsupported("output_schema", f"must not be larger than {MAX_SCHEMA_BYTES} bytes of JSON")
+            raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+        if options.output_schema is not None and len(dump(options.output_schema)) > MAX_SCHEMA_BYTES:
+            raise unsupported("output_schema", f"must not be larger than {MAX_SCHEMA_BYTES} bytes of JSON")
 
     def process_key(self, options: TurnOptions) -> str | None:
         if options.max_budget_usd is not None:
@@ -377,15 +376,7 @@ class ClaudeCode:
         return next(projects.glob(f"*/{name}"), None)
 
     def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
-        return _dump(
-            {
-                "type": "user",
-                "message": {"role": "user", "content": [{"type": "text", "text": prompt}]},
-                "uuid": turn_id,
-                "session_id": session.internal_session_id,
-                "parent_tool_use_id": None,
-            }
-        )
+        return user_event(prompt, turn_id, session.internal_session_id)
 
     def is_message(self, event: bytes) -> bool:
         try:
@@ -395,12 +386,13 @@ class ClaudeCode:
         return envelope.type in MESSAGE_TYPES or envelope.subtype in MESSAGE_SUBTYPES
 
     def find(self) -> Path | None:
-        if self._config.claude_path is not None:
-            return self._config.claude_path if is_executable(self._config.claude_path) else None
-        if (bundled := _bundled()) is not None:
-            return bundled
-        on_path = shutil.which("claude", path=self._config.environment.get("PATH"))
-        return Path(on_path) if on_path else None
+        return find_program(
+            "claude",
+            configured=self._config.claude_path,
+            package="claude_agent_sdk",
+            inside="_bundled/claude",
+            environment=self._config.environment,
+        )
 
     def program(self) -> Path:
         """The program to start, found or not: starting a missing one gives the clearer error."""
@@ -469,33 +461,16 @@ def _options(options: TurnOptions, directory: Path) -> tuple[dict[str, bytes], l
     if options.max_budget_usd is not None:
         arguments.append(f"--max-budget-usd={options.max_budget_usd}")
     if options.mcp_servers is not None:
-        files["mcp.json"] = _dump({"mcpServers": options.mcp_servers})
+        files["mcp.json"] = dump({"mcpServers": options.mcp_servers})
         arguments += ["--mcp-config", str(directory / "mcp.json")]
     if options.output_schema is not None:
-        arguments.append(f"--json-schema={_dump(options.output_schema).decode()}")
+        arguments.append(f"--json-schema={dump(options.output_schema).decode()}")
     return files, arguments
 
 
-def _bundled() -> Path | None:
-    """The program inside the claude-agent-sdk wheel; the package itself is not imported."""
-    spec = importlib.util.find_spec("claude_agent_sdk")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if is_executable(program := Path(place) / "_bundled" / "claude"):
-            return program
-    return None
-
-
 def _control(request_id: str, request: dict[str, Any]) -> bytes:
-    return _dump({"type": "control_request", "request_id": request_id, "request": request}) + b"\n"
+    return dump({"type": "control_request", "request_id": request_id, "request": request}) + b"\n"
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _unsupported(field: str, message: str) -> InvalidInput:
-    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,10 +26,20 @@ from typing import Any, ClassVar
 import msgspec
 
 from agentsrv import __version__
-from agentsrv.agents.base import AgentInfo, Effect, Launch, child_environment, is_executable, raw_event
+from agentsrv.agents.base import (
+    AgentInfo,
+    Effect,
+    Launch,
+    child_environment,
+    dump,
+    find_program,
+    load_object,
+    raw_event,
+    unsupported,
+    user_event,
+)
 from agentsrv.agents.version import ask, read_version
 from agentsrv.config import Config
-from agentsrv.errors import InvalidInput, Problem
 from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -191,7 +199,7 @@ class CodexAdapter:
         """What the fast decoder refuses: text that is not JSON, but also lone surrogates and odd types."""
         if not line.strip():
             return NOTHING
-        message = _load(line)
+        message = load_object(line)
         if message is None:
             return Effect(event=raw_event(line))
         return self._receive_message(message.get("method"), message.get("id"), line)
@@ -224,7 +232,7 @@ class CodexAdapter:
 
     def _answered(self, id_: str, line: bytes) -> Effect:
         """An answer to a request of ours."""
-        message = _load(line) or {}
+        message = load_object(line) or {}
         if (error := message.get("error")) is not None:
             return self._refused(id_, error, line)
         match id_:
@@ -381,7 +389,7 @@ class CodexAdapter:
 
     def _asked(self, line: bytes) -> Effect:
         """A question of the agent is answered at once, so that it never waits for somebody who is not there."""
-        message = _load(line) or {}
+        message = load_object(line) or {}
         params = _object(message.get("params"))
         answer: dict[str, Any] = {"id": message.get("id")}
         if message.get("method") == "item/permissions/requestApproval":
@@ -390,7 +398,7 @@ class CodexAdapter:
             answer["result"] = result
         else:
             answer["error"] = {"code": -32601, "message": "not supported by this client"}
-        return Effect(event=line, reply=_dump(answer) + b"\n")
+        return Effect(event=line, reply=dump(answer) + b"\n")
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", stderr).splitlines()
@@ -433,17 +441,17 @@ class Codex:
 
     def check(self, options: TurnOptions) -> None:
         if options.permission_mode is not PermissionMode.BYPASS:
-            raise _unsupported("permission_mode", "only `bypass` is supported so far")
+            raise unsupported("permission_mode", "only `bypass` is supported so far")
         if options.effort is not None and options.effort not in EFFORTS:
-            raise _unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+            raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
         for field in ("max_turns", "max_budget_usd"):
             if getattr(options, field) is not None:
-                raise _unsupported(field, "codex has no such limit")
+                raise unsupported(field, "codex has no such limit")
         for name, server in (options.mcp_servers or {}).items():
             if not isinstance(server, dict) or not ("command" in server or "url" in server):
-                raise _unsupported("mcp_servers", f"{name} must have a command or a url")
+                raise unsupported("mcp_servers", f"{name} must have a command or a url")
             if server.get("type") == "sse":
-                raise _unsupported("mcp_servers", f"{name}: codex speaks stdio and streamable HTTP, not SSE")
+                raise unsupported("mcp_servers", f"{name}: codex speaks stdio and streamable HTTP, not SSE")
 
     def process_key(self, options: TurnOptions) -> str | None:
         # A model or an effort stays until another one is named; back to the default leads a new process alone.
@@ -453,7 +461,7 @@ class Codex:
             options.model is not None,
             options.effort is not None,
         )
-        return hashlib.sha256(_dump(facts)).hexdigest()
+        return hashlib.sha256(dump(facts)).hexdigest()
 
     def new_internal_id(self, session_id: str) -> None:
         """Codex names its threads itself."""
@@ -465,15 +473,7 @@ class Codex:
         return next((self._home() / "sessions").glob(f"*/*/*/{name}"), None)
 
     def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
-        return _dump(
-            {
-                "type": "user",
-                "message": {"role": "user", "content": [{"type": "text", "text": prompt}]},
-                "uuid": turn_id,
-                "session_id": session.id,
-                "parent_tool_use_id": None,
-            }
-        )
+        return user_event(prompt, turn_id, session.id)
 
     def is_message(self, event: bytes) -> bool:
         try:
@@ -486,12 +486,13 @@ class Codex:
         return _item_of(event).type != "userMessage"
 
     def find(self) -> Path | None:
-        if self._config.codex_path is not None:
-            return self._config.codex_path if is_executable(self._config.codex_path) else None
-        if (bundled := _bundled()) is not None:
-            return bundled
-        on_path = shutil.which("codex", path=self._config.environment.get("PATH"))
-        return Path(on_path) if on_path else None
+        return find_program(
+            "codex",
+            configured=self._config.codex_path,
+            package="codex_cli_bin",
+            inside="bin/codex",
+            environment=self._config.environment,
+        )
 
     def program(self) -> Path:
         """The program to start, found or not: starting a missing one gives the clearer error."""
@@ -528,7 +529,7 @@ class Codex:
     async def _models(self, program: Path) -> tuple[str, ...]:
         """The models that the program knows, the best first; none when it does not tell."""
         answer, _ = await ask(program, "debug", "models", "--bundled", env=self.environment())
-        models = (_load(answer or b"") or {}).get("models") or []
+        models = (load_object(answer or b"") or {}).get("models") or []
         listed = [model for model in models if model.get("visibility") == "list"]
         return tuple(model["slug"] for model in sorted(listed, key=lambda model: model.get("priority", 0)))
 
@@ -550,7 +551,7 @@ class Codex:
             capabilities["optOutNotificationMethods"] = DELTAS
         client = {"name": "agentsrv", "title": "agentsrv", "version": __version__}
         params = {"clientInfo": client, "capabilities": capabilities}
-        opening = _request("initialize", "initialize", params) + _dump({"method": "initialized"}) + b"\n"
+        opening = _request("initialize", "initialize", params) + dump({"method": "initialized"}) + b"\n"
         if (key := self._key()) is not None:
             opening += _request("login", "account/login/start", {"type": "apiKey", "apiKey": key})
         return opening
@@ -566,15 +567,6 @@ class Codex:
         if home := self._config.environment.get("CODEX_HOME"):
             return Path(home)
         return self._config.state_dir / "codex"
-
-
-def _bundled() -> Path | None:
-    """The program inside the openai-codex-cli-bin wheel; the package itself is not imported."""
-    spec = importlib.util.find_spec("codex_cli_bin")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if is_executable(program := Path(place) / "bin" / "codex"):
-            return program
-    return None
 
 
 def _mcp_server(server: Mapping[str, Any]) -> dict[str, Any]:
@@ -606,7 +598,7 @@ def _failure(error: Mapping[str, Any]) -> tuple[str, str]:
         return message, "agent_api_unreachable"
     if isinstance(info, str):
         # What the API had against a request comes as its whole answer.
-        said = _object(_object(_load(message.encode())).get("error")).get("message")
+        said = _object(_object(load_object(message.encode())).get("error")).get("message")
         return _text(said or message), ERROR_CODES.get(info, "agent_error")
     if isinstance(info, dict) and UNREACHED.intersection(info):
         status = _object(next(iter(info.values()))).get("httpStatusCode")
@@ -630,11 +622,11 @@ def _item_of(line: bytes) -> _Item:
 
 
 def _request(id_: str, method: str, params: Mapping[str, Any]) -> bytes:
-    return _dump({"method": method, "id": id_, "params": params}) + b"\n"
+    return dump({"method": method, "id": id_, "params": params}) + b"\n"
 
 
 def _params(line: bytes) -> dict[str, Any]:
-    return _object((_load(line) or {}).get("params"))
+    return _object((load_object(line) or {}).get("params"))
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -645,20 +637,3 @@ def _object(value: Any) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """What should be a text, as one that can be stored."""
     return str(value).encode("utf-8", "replace").decode()
-
-
-def _load(line: bytes) -> dict[str, Any] | None:
-    """A line as an object; None when it is anything else."""
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _unsupported(field: str, message: str) -> InvalidInput:
-    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])

@@ -346,8 +346,15 @@ class TurnService:
             outcome = Outcome(TurnStatus.FAILED, str(exc), code)
         except Exception:
             log.exception("turn %s failed", active.turn.id)
-            outcome = Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
-        await self.close_turn(active, outcome, agent)
+            outcome = _internal_error()
+        try:
+            await self.close_turn(active, outcome, agent)
+        except AgentsrvError:
+            raise
+        except Exception:
+            # What the agent said cannot be stored. The session must not stay busy for ever for its sake.
+            log.exception("the outcome of turn %s cannot be recorded", active.turn.id)
+            await self.close_turn(active, _internal_error(), agent)
 
     async def _open(self, active: ActiveTurn, starting: Starting | None, is_new: bool) -> None:
         """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
@@ -518,6 +525,10 @@ def _closing_events(turn_id: TurnId, outcome: Outcome, seq: Seq) -> list[bytes]:
         closing.append({"type": "error", "error": outcome.error, "code": outcome.error_code})
         done["error"] = outcome.error
     return [json.dumps(event).encode() for event in (*closing, done)]
+
+
+def _internal_error() -> Outcome:
+    return Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
 
 
 def _explain(ended: AgentExit, agent: LiveAgent) -> Outcome:
