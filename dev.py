@@ -29,6 +29,7 @@ TOOLS = {
     "tmux": ("tmux",),
     "less": ("less",),
     "procps": ("top",),
+    "ripgrep": ("rg",),
     "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "npm": ("npm",),
 }

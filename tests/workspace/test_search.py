@@ -155,9 +155,7 @@ def test_words_begin_where_no_letter_is_before(text: str, word: str, position: i
 
 ENGINES = [
     pytest.param(None, id="own"),
-    pytest.param(
-        RIPGREP, id="ripgrep", marks=pytest.mark.skipif(RIPGREP is None, reason="ripgrep is not installed")
-    ),
+    pytest.param(RIPGREP or "rg", id="ripgrep", marks=pytest.mark.tools),
 ]
 
 
