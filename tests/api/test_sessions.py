@@ -89,7 +89,8 @@ async def test_agents_say_what_they_can(server: Server) -> None:
     """GET /agents names every agent, and whether it can be used."""
     found = (await server.ask("GET", "/agents")).json
 
-    assert [(agent["name"], agent["available"]) for agent in found["agents"]] == [("claude-code", True)]
+    assert [agent["name"] for agent in found["agents"]] == ["claude-code", "codex"]
+    assert found["agents"][0]["available"] is True
 
 
 async def test_the_environment_tells_presence_and_never_values(server: Server) -> None:
