@@ -54,7 +54,7 @@ def test_every_operation_is_told_apart_and_described() -> None:
 
 
 def test_what_needs_a_key_says_so() -> None:
-    """Public are the start page, health and the documentation; a terminal takes a token instead; all else answers 401."""
+    """Public are the start page, health and the documentation; a terminal takes a token; all else answers 401."""
     paths = document(ROUTES, "1")["paths"]
     public = {path for path, methods in paths.items() for op in methods.values() if not op["security"]}
 
