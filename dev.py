@@ -30,6 +30,7 @@ TOOLS = {
     "less": ("less",),
     "procps": ("top",),
     "ripgrep": ("rg",),
+    "redis-server": ("redis-server",),
     "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "npm": ("npm",),
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import shutil
+import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentsrv.config import Config
 from agentsrv.errors import AuthenticationFailed, Unavailable
 from agentsrv.model import TerminalId
 from agentsrv.terminals.tokens import Grant, TerminalTokens, signing_key
+from tests.kit import wait_until
 
 API_KEY = "an-api-key-0123456789"
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
@@ -181,43 +183,27 @@ def test_the_key_is_not_the_api_key(tmp_path: Path) -> None:
     assert key != signing_key(make_config(tmp_path, "another-api-key"))
 
 
-class FakeRedis:
-    """As much of a Redis as SET with NX needs."""
-
-    def __init__(self) -> None:
-        self.keys: dict[bytes, bytes] = {}
-
-    @asynccontextmanager
-    async def url(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-        server.close()
-        await server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            words = [await self._word(reader) for _ in range(int(line[1:]))]
-            writer.write(self._answer(words))
-        writer.close()
-
-    async def _word(self, reader: asyncio.StreamReader) -> bytes:
-        size = int((await reader.readline())[1:])
-        return (await reader.readexactly(size + 2))[:-2]
-
-    def _answer(self, words: list[bytes]) -> bytes:
-        if words[0] == b"HELLO":
-            return b"%1\r\n+proto\r\n:3\r\n"
-        if words[0] != b"SET":
-            return b"+OK\r\n"
-        assert {b"NX", b"EX"} < set(words)
-        is_new = words[1] not in self.keys
-        self.keys[words[1]] = words[2]
-        return b"+OK\r\n" if is_new else b"_\r\n"
+@contextmanager
+def real_redis(directory: Path) -> Iterator[str]:
+    """A Redis of its own, on a socket in `directory`: no port that could clash. Its URL."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail("redis-server is not installed; `python3 dev.py tools` does it")
+    path = directory / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(directory)]
+    server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(path.exists, what="redis-server is ready")
+        yield f"unix://{path}"
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
+@pytest.mark.tools
 async def test_a_token_works_once_on_all_servers_of_a_redis(tmp_path: Path) -> None:
     """Two servers with the same secret and Redis: one of them takes it."""
-    async with FakeRedis().url() as url:
+    with real_redis(tmp_path) as url:
         one, two = (
             TerminalTokens(make_config(tmp_path / name, terminal_jwt_secret=SECRET, redis_url=url))
             for name in ("one", "two")
