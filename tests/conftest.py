@@ -63,12 +63,7 @@ def model() -> Iterator[ModelApi]:
 @pytest.fixture(scope="session")
 def real_claude() -> Path:
     """The real CLI: CLAUDE_PATH, else the one inside the claude-agent-sdk wheel (extra `agents`)."""
-    if path := os.environ.get("CLAUDE_PATH"):  # noqa: TID251
-        return Path(path)
-    spec = importlib.util.find_spec("claude_agent_sdk")
-    if spec is None or spec.origin is None:
-        pytest.fail("the real claude is not installed (extra `agents`), and CLAUDE_PATH is not set")
-    return Path(spec.origin).parent / "_bundled" / "claude"
+    return real_program("CLAUDE_PATH", "claude_agent_sdk", "_bundled/claude")
 
 
 @pytest.fixture
@@ -90,12 +85,7 @@ def responses() -> Iterator[ResponsesApi]:
 @pytest.fixture(scope="session")
 def real_codex() -> Path:
     """The real CLI: CODEX_PATH, else the one inside the openai-codex-cli-bin wheel (extra `agents`)."""
-    if path := os.environ.get("CODEX_PATH"):  # noqa: TID251
-        return Path(path)
-    spec = importlib.util.find_spec("codex_cli_bin")
-    if spec is None or spec.origin is None:
-        pytest.fail("the real codex is not installed (extra `agents`), and CODEX_PATH is not set")
-    return Path(spec.origin).parent / "bin" / "codex"
+    return real_program("CODEX_PATH", "codex_cli_bin", "bin/codex")
 
 
 @pytest.fixture
@@ -106,3 +96,13 @@ def codex_server(make_server: ServerMaker, responses: ResponsesApi, real_codex: 
         OPENAI_BASE_URL=f"{responses.url}/v1",
         OPENAI_API_KEY="fake-openai-key",
     )
+
+
+def real_program(variable: str, package: str, inside: str) -> Path:
+    """The program that `variable` names, else the one `inside` an installed `package`, which is not imported."""
+    if path := os.environ.get(variable):  # noqa: TID251
+        return Path(path)
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        pytest.fail(f"{package} is not installed (extra `agents`), and {variable} is not set")
+    return Path(spec.origin).parent / inside
