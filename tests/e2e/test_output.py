@@ -145,6 +145,7 @@ def test_agent_that_outruns_its_reader_is_stopped(make_server: ServerMaker, benc
     """An agent that fills the disk while the server does not read is ended at the quota, and its job says why."""
     server = make_server(CLAUDE_PATH=str(bench_agent), SPOOL_QUOTA_BYTES=str(4 * MIB))
     task_id = server.start_job(script("lines 500000 4000"))
+    server.follow(task_id).take(3)
     os.kill(server.pid, signal.SIGSTOP)
     try:
         wait_until(lambda: not server.agents(), what="the runner ends the agent")
