@@ -58,12 +58,52 @@ class PermissionMode(StrEnum):
     PLAN = "plan"
 
 
+class Decision(StrEnum):
+    """What became of a question of the agent. Users say the first two."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a user says to a question of the agent.
+
+    remember: do not ask for this again in the session.
+    message: for the agent, with a denial.
+    updated_input: what the tool is to be called with instead; of a question, its answers.
+    """
+
+    decision: Decision
+    remember: bool = False
+    message: str | None = None
+    updated_input: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a session's conversation comes from: another one's, up to a point that the agent can name.
+
+    `seq` is the newest event of the other session then. The rest is the agent's own: the name of the
+    conversation, and of the last message (None: all of it).
+    """
+
+    session_id: str
+    seq: Seq
+    conversation: str
+    point: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A durable conversation with one agent in one working directory.
 
     `internal_session_id` is the agent's own name for the conversation (a UUID for Claude Code).
     `generation` counts the leases ever taken; `active_turn_id` is the turn that holds the lease now.
+    `worktree` is the root of the git worktree that was made for it, and `origin_cwd` where it was asked to
+    work before. `grants` name what the agent may do without asking again.
     """
 
     id: SessionId
@@ -76,6 +116,10 @@ class Session:
     updated_at: Millis
     generation: int = 0
     active_turn_id: TurnId | None = None
+    worktree: str | None = None
+    origin_cwd: str | None = None
+    fork: Fork | None = None
+    grants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

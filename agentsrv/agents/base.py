@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from agentsrv.errors import InvalidInput, Problem
-from agentsrv.model import Outcome, Session, TurnId, TurnOptions
+from agentsrv.model import Answer, Outcome, Session, TurnId, TurnOptions
 
 RAW_KEPT_BYTES = 64 * 1024
 """How much of a line that is cut (over the limit) is kept in the log."""
@@ -48,6 +48,30 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What the agent waits for: leave to use a tool ("permission"), or what only a person knows ("question").
+
+    id: the agent's own, unique within its process.
+    tool, input: what it wants to call, and with what. Of a question, `input` is `{"questions": [{"id",
+        "question", "header"?, "options"?: [{"label", "description"?}], "multiSelect"?}]}` whatever the agent;
+        its answer's `updated_input` is `{"answers": {id: text or list of texts}}`.
+    title: one line for people.
+    tool_call_id: the agent's name for the call, as its other messages have it.
+    grant: names what an allowance for the session covers; None when it cannot be remembered.
+    details: what else the agent said, in its own words.
+    """
+
+    id: str
+    kind: Literal["permission", "question"]
+    tool: str
+    input: dict[str, Any]
+    title: str
+    tool_call_id: str | None = None
+    grant: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """What a line means besides being an event of the log. Most lines have no effect at all.
 
@@ -59,10 +83,16 @@ class Effect:
     is_over: the agent has finished with the turn and waits for the next prompt.
     gave_up: the turn should be stopped with this outcome, the agent would go on for long without use.
     internal_session_id: the agent's conversation has this name from now on.
+    question: the agent waits for an answer; the event of the log is made from it instead of from the line.
+    withdrawn: the question with this id needs no answer any more.
+    lost_steer: the agent has refused the steering message with this id; it will never read it.
     """
 
     event: bytes | None
     reply: bytes | None = None
+    question: Question | None = None
+    withdrawn: str | None = None
+    lost_steer: str | None = None
     takes_prompt: bool = False
     begins: bool = False
     outcome: Outcome | None = None
@@ -108,6 +138,20 @@ class Adapter(Protocol):
 
     def interrupt(self, turn_id: TurnId) -> bytes | None:
         """The stdin lines that ask the agent to stop what it does and stay; None when it does nothing yet."""
+        ...
+
+    def steer(self, message_id: str, event: bytes) -> bytes | None:
+        """The stdin lines that add a user event to the turn that runs; None when it cannot take any now.
+
+        From then on the turn is over only when the agent has dealt with this message, too.
+        """
+        ...
+
+    def answer(self, question: Question, answer: Answer) -> bytes:
+        """The stdin lines that answer a question of `receive`.
+
+        Raises InvalidInput (`unsupported_option`, or the field that does not fit the question).
+        """
         ...
 
     def receive(self, line: bytes) -> Effect | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sqlite3
 
 import aiosqlite
 
 from agentsrv.errors import Conflict, NotFound
-from agentsrv.model import Millis, Session, SessionId, Turn
+from agentsrv.model import Fork, Millis, Session, SessionId, Turn
 from agentsrv.store.database import Database
 
-COLUMNS = (
-    "id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation, active_turn_id"
-)
+COLUMNS = """id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation,
+    active_turn_id, worktree, origin_cwd, fork, grants"""
 
 
 async def find(db: Database, session_id: SessionId) -> Session | None:
@@ -44,8 +45,10 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
     try:
         await db.execute(
             """
-            INSERT INTO sessions (id, name, agent, cwd, model, internal_session_id, created_at, updated_at)
-            VALUES (:id, :name, :agent, :cwd, :model, :internal_session_id, :created_at, :updated_at)
+            INSERT INTO sessions (id, name, agent, cwd, model, internal_session_id, created_at, updated_at,
+                                  worktree, origin_cwd, fork, grants)
+            VALUES (:id, :name, :agent, :cwd, :model, :internal_session_id, :created_at, :updated_at,
+                    :worktree, :origin_cwd, :fork, :grants)
             """,
             {
                 "id": session.id,
@@ -56,6 +59,10 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
                 "internal_session_id": session.internal_session_id,
                 "created_at": session.created_at,
                 "updated_at": session.updated_at,
+                "worktree": session.worktree,
+                "origin_cwd": session.origin_cwd,
+                "fork": None if session.fork is None else json.dumps(dataclasses.asdict(session.fork)),
+                "grants": json.dumps(session.grants),
             },
         )
     except sqlite3.IntegrityError as exc:
@@ -168,4 +175,9 @@ def busy(session_id: SessionId, turn_id: str) -> Conflict:
 
 
 def _session(row: sqlite3.Row) -> Session:
-    return Session(*row)
+    *plain, fork, grants = row
+    return Session(
+        *plain,
+        fork=None if fork is None else Fork(**json.loads(fork)),
+        grants=tuple(json.loads(grants)),
+    )

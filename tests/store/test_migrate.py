@@ -74,7 +74,9 @@ def test_next_start_keeps_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "agentsrv.db"
     migrate(path)
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("INSERT INTO sessions VALUES ('s', NULL, 'claude-code', '/', NULL, NULL, 1, 1, 0, NULL)")
+        db.execute(
+            "INSERT INTO sessions (id, agent, cwd, created_at, updated_at) VALUES ('s', 'codex', '/', 1, 1)"
+        )
 
     migrate(path)
 

@@ -1,0 +1,24 @@
+-- What a session keeps besides its conversation, and prompts that wait for their turn.
+
+-- Its git worktree, and where it was asked to work before that one was made.
+ALTER TABLE sessions ADD COLUMN worktree TEXT;
+ALTER TABLE sessions ADD COLUMN origin_cwd TEXT;
+-- JSON: the session and the point of its conversation that this one goes on from.
+ALTER TABLE sessions ADD COLUMN fork TEXT;
+-- JSON: a list of what the agent was allowed to do without asking again.
+ALTER TABLE sessions ADD COLUMN grants TEXT NOT NULL DEFAULT '[]';
+
+-- A prompt whose turn has not begun. When it does, the row gives way to one in `turns` with the same id.
+CREATE TABLE queued_prompts (
+    turn_id    TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    position   INTEGER NOT NULL,
+    user_event BLOB NOT NULL,
+    options    TEXT NOT NULL DEFAULT '{}',
+    message_id TEXT,
+    created_at INTEGER NOT NULL
+);
+
+CREATE INDEX queued_prompts_in_order ON queued_prompts (session_id, position);
+CREATE UNIQUE INDEX queued_prompts_by_message
+    ON queued_prompts (session_id, message_id) WHERE message_id IS NOT NULL;
