@@ -78,6 +78,7 @@ def make_app(config: Config) -> web.Application:
             stack.push_async_callback(pool.close)
             stack.push_async_callback(turns.close)
             await recover(db, event_log, pool, turns)
+            await turns.begin_queued()
             stack.push_async_callback(terminals.close)
             await terminals.recover()
             yield

@@ -137,9 +137,9 @@ def signing_secret(value: str) -> str:
 
 
 def permission_mode(value: str) -> PermissionMode:
-    if value.lower() != PermissionMode.BYPASS:
-        raise ValueError("must be bypass: the modes that ask for approval are not available yet")
-    return PermissionMode.BYPASS
+    if value.lower() not in list(PermissionMode):
+        raise ValueError(f"must be one of {', '.join(PermissionMode)}")
+    return PermissionMode(value.lower())
 
 
 def variable_names(value: str) -> tuple[str, ...]:
@@ -185,6 +185,8 @@ class Config:
     default_permission_mode: PermissionMode = field(
         default=PermissionMode.BYPASS, metadata=env("DEFAULT_PERMISSION_MODE", permission_mode)
     )
+
+    permission_timeout_s: float = field(default=600.0, metadata=env("PERMISSION_TIMEOUT", seconds()))
 
     max_concurrent_turns: int = field(default=64, metadata=env("MAX_CONCURRENT_TURNS", integer(1)))
     max_warm_agents: int = field(default=8, metadata=env("MAX_WARM_AGENTS", integer(0)))

@@ -138,6 +138,14 @@ class TurnOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture that comes with a prompt. `data` is the file as it is, `media_type` what its first bytes say."""
+
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a turn ended. `usage` is the agent's own object; `cost_usd` is of this turn alone."""
 

@@ -19,6 +19,17 @@ CREATE TABLE queued_prompts (
     created_at INTEGER NOT NULL
 );
 
+CREATE INDEX queued_prompts_by_creation ON queued_prompts (created_at DESC, turn_id DESC);
 CREATE INDEX queued_prompts_in_order ON queued_prompts (session_id, position);
 CREATE UNIQUE INDEX queued_prompts_by_message
     ON queued_prompts (session_id, message_id) WHERE message_id IS NOT NULL;
+
+-- Everything that has a task id: turns, and prompts that wait to become one.
+CREATE VIEW jobs AS
+    SELECT id, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
+           first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output
+      FROM turns
+    UNION ALL
+    SELECT turn_id, session_id, 0, 'queued', message_id, options, created_at, NULL, NULL,
+           0, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+      FROM queued_prompts;

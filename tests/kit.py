@@ -148,6 +148,10 @@ class Answer:
             if frame.startswith(b"id: "):
                 event_id, event_data = frame.removeprefix(b"id: ").split(b"\ndata: ")
                 self.events.append(Event(int(event_id), event_data))
+            elif frame.startswith(b"data: "):
+                # Of several frames of one event the last one alone has an id.
+                last_id = self.events[-1].id if self.events else 0
+                self.events.append(Event(last_id, frame.removeprefix(b"data: ")))
             elif frame.startswith(b"retry: "):
                 self.retry_ms = int(frame.removeprefix(b"retry: "))
             else:

@@ -83,7 +83,7 @@ def test_a_short_key_is_only_warned_about() -> None:
         ("ALLOWED_ORIGINS", "app.example.com"),
         ("ALLOWED_ORIGINS", "https://app.example.com/path"),
         ("REDIS_URL", "http://127.0.0.1:6379"),
-        ("DEFAULT_PERMISSION_MODE", "ask"),
+        ("DEFAULT_PERMISSION_MODE", "root"),
         ("AGENT_ENV", "A=B"),
         ("AGENT_ENV", "HOME,API_KEY"),
         ("API_KEY", "two words of a key"),

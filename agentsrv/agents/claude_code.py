@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +26,10 @@ from agentsrv.agents.base import (
     AgentInfo,
     Effect,
     Launch,
+    Question,
+    as_object,
     child_environment,
+    conversation_lost,
     dump,
     find_program,
     load_object,
@@ -34,15 +37,28 @@ from agentsrv.agents.base import (
     unsupported,
     user_event,
 )
+from agentsrv.agents.claude_questions import read_question, response_to
+from agentsrv.agents.claude_transcript import copy_transcript
+from agentsrv.agents.claude_updates import ClaudeUpdates
 from agentsrv.agents.version import read_version
 from agentsrv.config import Config
-from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
+from agentsrv.model import (
+    Answer,
+    Fork,
+    Image,
+    Outcome,
+    PermissionMode,
+    Session,
+    TurnId,
+    TurnOptions,
+    TurnStatus,
+)
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 MODELS = ("opus", "sonnet", "haiku")
 OPTIONS = (
-    "model", "effort", "system_prompt", "max_turns", "max_budget_usd", "mcp_servers", "output_schema",
-    "partial_messages",
+    "model", "permission_mode", "effort", "system_prompt", "max_turns", "max_budget_usd", "mcp_servers",
+    "output_schema", "partial_messages",
 )  # fmt: skip
 
 CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
@@ -64,6 +80,16 @@ FIXED_ENVIRONMENT = {
     "DISABLE_ERROR_REPORTING": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
+
+MODES = {
+    PermissionMode.BYPASS: "bypassPermissions",
+    PermissionMode.ACCEPT_EDITS: "acceptEdits",
+    PermissionMode.ASK: "default",
+    PermissionMode.PLAN: "plan",
+}
+
+# Back in plan mode it would leave it to another model what it may do, and refuse instead of asking.
+ASKING_SETTINGS = '{"useAutoModeDuringPlan":false}'
 
 MESSAGE_TYPES = frozenset({"user", "assistant", "result", "error", "raw"})
 MESSAGE_SUBTYPES = frozenset({"init", "worktree_init", "compact_boundary"})
@@ -100,7 +126,17 @@ class _Envelope(msgspec.Struct):
     subtype: str | None = None
 
 
+class _Place(msgspec.Struct):
+    """What names a message of a conversation. Those of a subagent have a parent."""
+
+    type: str | None = None
+    uuid: str | None = None
+    session_id: str | None = None
+    parent_tool_use_id: str | None = None
+
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_place = msgspec.json.Decoder(_Place).decode
 
 NOT_LOGGED_IN = "Claude Code is not logged in; set ANTHROPIC_API_KEY, or log in once with `claude`"
 
@@ -117,10 +153,13 @@ class ClaudeAdapter:
         self._internal_id = internal_id
         self._process_cost = float(state.get("cost_usd", 0.0))
         self._background_tasks = int(state.get("background_tasks", 0))
+        self._mode = PermissionMode(state.get("permission_mode", PermissionMode.BYPASS))
         self._prompt_id: TurnId | None = None
+        self._steered: set[str] = set()
+        self._dealt_with: set[str] = set()
         self._turn_cost = 0.0
         self._outcome: Outcome | None = None
-        self._is_answered = False
+        self._has_result = False
         self._has_state_events = False
         self._synthetic_error: str | None = None
 
@@ -131,20 +170,47 @@ class ClaudeAdapter:
 
     def begin_turn(self, prompt_id: TurnId | None, options: TurnOptions) -> None:
         self._prompt_id = prompt_id
+        if prompt_id is not None:
+            # What it does by itself it does under the rules of the last prompt.
+            self._mode = options.permission_mode
+        self._steered.clear()
+        self._dealt_with.clear()
         self._turn_cost = 0.0
         self._outcome = None
-        self._is_answered = False
+        self._has_result = False
         self._synthetic_error = None
 
     def prompt(self, event: bytes) -> bytes:
         # The user event is exactly what the CLI reads.
+        line = event + b"\n"
+        if self._mode is PermissionMode.BYPASS:
+            return line
+        # In an earlier turn the agent may have changed it: it can leave plan mode, and enter it by itself.
+        request = {"subtype": "set_permission_mode", "mode": MODES[self._mode]}
+        return _control(f"mode-{self._prompt_id}", request) + line
+
+    def steer(self, message_id: str, event: bytes) -> bytes:
+        self._steered.add(message_id)
         return event + b"\n"
 
     def interrupt(self, turn_id: TurnId) -> bytes:
-        return _control(f"interrupt-{turn_id}", {"subtype": "interrupt"})
+        # What was added to the turn and not read yet would be a turn of its own.
+        unread = sorted(self._steered - self._dealt_with)
+        cancels = [
+            _control(f"cancel-{message_id}", {"subtype": "cancel_async_message", "message_uuid": message_id})
+            for message_id in unread
+        ]
+        return b"".join(cancels) + _control(f"interrupt-{turn_id}", {"subtype": "interrupt"})
+
+    def answer(self, question: Question, answer: Answer) -> bytes:
+        return _control_response(question.id, response_to(question, answer))
 
     def state(self) -> dict[str, Any]:
-        return {"cost_usd": self._process_cost, "background_tasks": self._background_tasks}
+        return {
+            "cost_usd": self._process_cost,
+            "background_tasks": self._background_tasks,
+            "permission_mode": self._mode,
+        }
 
     def receive(self, line: bytes) -> Effect | None:
         try:
@@ -187,6 +253,8 @@ class ClaudeAdapter:
                 return NOTHING
             case "control_request", _:
                 return self._asked(line)
+            case "control_cancel_request", _:
+                return Effect(event=line, withdrawn=_text((load_object(line) or {}).get("request_id")))
             case _:
                 return None
 
@@ -196,13 +264,16 @@ class ClaudeAdapter:
             return Effect(event=line, begins=True)
         return Effect(event=line, outcome=self._outcome, is_over=self._is_answered)
 
+    @property
+    def _is_answered(self) -> bool:
+        """Has the agent dealt with all that it was told in this turn?"""
+        has_begun = self._has_result if self._prompt_id is None else self._prompt_id in self._dealt_with
+        return has_begun and self._steered <= self._dealt_with
+
     def _lifecycle(self, line: bytes) -> None:
         message = load_object(line) or {}
-        if message.get("command_uuid") == self._prompt_id and message.get("state") in {
-            "completed",
-            "cancelled",
-        }:
-            self._is_answered = True
+        if message.get("state") in ("completed", "cancelled"):
+            self._dealt_with.add(str(message.get("command_uuid")))
 
     def _init(self, line: bytes) -> Effect:
         internal_id = (load_object(line) or {}).get("session_id")
@@ -237,7 +308,8 @@ class ClaudeAdapter:
         message = load_object(line) or {}
         self._add_cost(message.get("total_cost_usd"))
         if self._is_of_this_turn(message):
-            self._is_answered = True
+            self._has_result = True
+            self._dealt_with.update(_uuids(message) or {str(self._prompt_id)})
             self._outcome = self._outcome_of(message)
         elif self._outcome is not None:
             self._outcome = replace(self._outcome, cost_usd=self._turn_cost)
@@ -255,20 +327,19 @@ class ClaudeAdapter:
     def _is_of_this_turn(self, result: Mapping[str, Any]) -> bool:
         if self._prompt_id is None:
             return True
-        prompts = result.get("user_message_uuids")
-        if isinstance(prompts, list) and prompts:
-            return self._prompt_id in prompts
+        if prompts := _uuids(result):
+            return not prompts.isdisjoint({self._prompt_id, *self._steered})
         return not result.get("origin")
 
     def _outcome_of(self, message: Mapping[str, Any]) -> Outcome:
-        usage = message.get("usage")
+        earlier = self._outcome.usage if self._outcome is not None else None
         error, code = self._error(message)
         return Outcome(
             TurnStatus.COMPLETED if error is None else TurnStatus.FAILED,
             error,
             code,
             stop_reason=_text(message.get("stop_reason" if error is None else "terminal_reason")),
-            usage=usage if isinstance(usage, dict) else None,
+            usage=_added(earlier, message.get("usage")),
             cost_usd=self._turn_cost,
             structured_output=message.get("structured_output"),
         )
@@ -300,13 +371,17 @@ class ClaudeAdapter:
         return str(message), code
 
     def _asked(self, line: bytes) -> Effect:
-        """A control request that nobody expects: the answer is an error, so that it is not waited for."""
+        """A question for people; or a request that nobody expects, whose answer is an error: it must not wait."""
         message = load_object(line) or {}
+        id_, request = message.get("request_id"), as_object(message.get("request"))
+        is_question = request.get("subtype") == "can_use_tool" and isinstance(id_, str)
+        if is_question and self._mode is not PermissionMode.BYPASS:
+            return Effect(event=line, question=read_question(str(id_), request), begins=True)
         reply = {
             "type": "control_response",
             "response": {
                 "subtype": "error",
-                "request_id": message.get("request_id"),
+                "request_id": id_,
                 "error": "not supported by this client",
             },
         }
@@ -344,9 +419,7 @@ class ClaudeCode:
             files=files,
         )
 
-    def check(self, options: TurnOptions) -> None:
-        if options.permission_mode is not PermissionMode.BYPASS:
-            raise unsupported("permission_mode", "only `bypass` is supported so far")
+    async def check(self, options: TurnOptions) -> None:
         if options.effort is not None and options.effort not in EFFORTS:
             raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
         if options.output_schema is not None and len(dump(options.output_schema)) > MAX_SCHEMA_BYTES:
@@ -368,15 +441,38 @@ class ClaudeCode:
     def transcript_of(self, session: Session) -> Path | None:
         if session.internal_session_id is None:
             return None
-        name = f"{session.internal_session_id}.jsonl"
+        return self._transcript(session.internal_session_id, session.cwd)
+
+    def point_of(self, event: bytes) -> tuple[str, str] | None:
+        try:
+            message = _decode_place(event)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if message.type not in ("assistant", "user") or message.parent_tool_use_id is not None:
+            return None
+        if message.session_id is None or message.uuid is None:
+            return None
+        return message.session_id, message.uuid
+
+    def copy_conversation(self, fork: Fork, cwd: str) -> str:
+        if (source := self._transcript(fork.conversation, cwd)) is None:
+            raise conversation_lost(fork.conversation)
+        conversation = str(uuid.uuid4())
+        copy_transcript(source, conversation, fork.point)
+        return conversation
+
+    def _transcript(self, conversation: str, cwd: str) -> Path | None:
+        name = f"{conversation}.jsonl"
         projects = self._config_directory() / "projects"
-        usual = projects / re.sub(r"[^A-Za-z0-9]", "-", session.cwd) / name
+        usual = projects / re.sub(r"[^A-Za-z0-9]", "-", cwd) / name
         if usual.is_file():
             return usual
         return next(projects.glob(f"*/{name}"), None)
 
-    def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
-        return user_event(prompt, turn_id, session.internal_session_id)
+    def user_event(
+        self, session: Session, turn_id: TurnId, prompt: str, images: Sequence[Image] = ()
+    ) -> bytes:
+        return user_event(prompt, turn_id, session.internal_session_id, images)
 
     def is_message(self, event: bytes) -> bool:
         try:
@@ -384,6 +480,9 @@ class ClaudeCode:
         except (msgspec.DecodeError, RecursionError):
             return False
         return envelope.type in MESSAGE_TYPES or envelope.subtype in MESSAGE_SUBTYPES
+
+    def updates(self, *, deltas: bool = True) -> ClaudeUpdates:
+        return ClaudeUpdates(deltas=deltas)
 
     def find(self) -> Path | None:
         return find_program(
@@ -439,14 +538,15 @@ class ClaudeCode:
 
 BASE_ARGUMENTS = (
     "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
-    "--permission-mode", "bypassPermissions",
 )  # fmt: skip
 
 
 def _options(options: TurnOptions, directory: Path) -> tuple[dict[str, bytes], list[str]]:
     """Files to write into `directory`, and arguments. Texts of users go by file: `ps` shows arguments."""
     files: dict[str, bytes] = {}
-    arguments: list[str] = []
+    arguments = [f"--permission-mode={MODES[options.permission_mode]}"]
+    if options.permission_mode is not PermissionMode.BYPASS:
+        arguments += ["--permission-prompt-tool=stdio", f"--settings={ASKING_SETTINGS}"]
     if options.partial_messages:
         arguments.append("--include-partial-messages")
     if options.model is not None:
@@ -470,6 +570,27 @@ def _options(options: TurnOptions, directory: Path) -> tuple[dict[str, bytes], l
 
 def _control(request_id: str, request: dict[str, Any]) -> bytes:
     return dump({"type": "control_request", "request_id": request_id, "request": request}) + b"\n"
+
+
+def _control_response(request_id: str, response: dict[str, Any]) -> bytes:
+    answer = {"subtype": "success", "request_id": request_id, "response": response}
+    return dump({"type": "control_response", "response": answer}) + b"\n"
+
+
+def _uuids(result: Mapping[str, Any]) -> set[str]:
+    """The user messages that a result is the answer to, as far as it names them."""
+    named = result.get("user_message_uuids")
+    return {name for name in named if isinstance(name, str)} if isinstance(named, list) else set()
+
+
+def _added(earlier: Mapping[str, Any] | None, usage: Any) -> dict[str, Any] | None:
+    """The usage of a turn that has had a result already: the counts are added up."""
+    if not isinstance(usage, dict) or earlier is None:
+        return usage if isinstance(usage, dict) else None
+    counts = {name: count for name, count in earlier.items() if isinstance(count, int)}
+    return usage | {
+        name: count + usage[name] for name, count in counts.items() if isinstance(usage.get(name), int)
+    }
 
 
 def _text(value: Any) -> str | None:

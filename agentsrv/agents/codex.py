@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +29,10 @@ from agentsrv.agents.base import (
     AgentInfo,
     Effect,
     Launch,
+    Question,
+    as_object,
     child_environment,
+    conversation_lost,
     dump,
     find_program,
     load_object,
@@ -38,12 +40,27 @@ from agentsrv.agents.base import (
     unsupported,
     user_event,
 )
+from agentsrv.agents.codex_questions import answer_lines, read_question, request_name, unasked_answer
+from agentsrv.agents.codex_updates import CodexUpdates
 from agentsrv.agents.version import ask, read_version
 from agentsrv.config import Config
-from agentsrv.model import Outcome, PermissionMode, Session, TurnId, TurnOptions, TurnStatus
+from agentsrv.errors import InvalidInput, Problem
+from agentsrv.model import (
+    Answer,
+    Fork,
+    Image,
+    Outcome,
+    PermissionMode,
+    Session,
+    TurnId,
+    TurnOptions,
+    TurnStatus,
+)
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
-OPTIONS = ("model", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages")
+OPTIONS = (
+    "model", "permission_mode", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages",
+)  # fmt: skip
 
 KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
 """The first one that is set is logged in with. The program itself looks at neither of them."""
@@ -79,18 +96,31 @@ UNREACHED = frozenset(
     {"httpConnectionFailed", "responseStreamConnectionFailed", "responseTooManyFailedAttempts"}
 )
 
-ACCEPTED = {"decision": "accept"}
-ANSWERS: dict[str, dict[str, Any]] = {
-    "item/commandExecution/requestApproval": ACCEPTED,
-    "item/fileChange/requestApproval": ACCEPTED,
-    "item/tool/requestUserInput": {"answers": {}},
-    "mcpServer/elicitation/request": {"action": "decline"},
-    "execCommandApproval": {"decision": "approved"},
-    "applyPatchApproval": {"decision": "approved"},
+SANDBOXES = {
+    PermissionMode.BYPASS: ("danger-full-access", {"type": "dangerFullAccess"}),
+    PermissionMode.ACCEPT_EDITS: ("workspace-write", {"type": "workspaceWrite"}),
+    PermissionMode.ASK: ("read-only", {"type": "readOnly"}),
+    PermissionMode.PLAN: ("read-only", {"type": "readOnly"}),
 }
-"""What is said to questions of the agent while nobody is asked: it may do everything, and gets no answers."""
+"""What its commands are confined to, as a thread is told of it and as a turn is."""
 
-OURS = re.compile(r"(initialize|login|config|config-new|resume|start)\Z|(turn|interrupt)-")
+# Leave to write is not even asked for; what an MCP server does and asks is not known to be writing.
+NO_WRITING = {
+    "sandbox_approval": False,
+    "rules": False,
+    "skill_approval": False,
+    "request_permissions": False,
+    "mcp_elicitations": True,
+}
+APPROVALS: dict[PermissionMode, Any] = {
+    PermissionMode.BYPASS: "never",
+    PermissionMode.ACCEPT_EDITS: "on-request",
+    PermissionMode.ASK: "on-request",
+    PermissionMode.PLAN: {"granular": NO_WRITING},
+}
+"""What it may ask for, when the sandbox is in its way."""
+
+OURS = re.compile(r"(initialize|login|config|config-new|resume|start|fork)\Z|(turn|interrupt|steer|refusal)-")
 """The ids of our requests."""
 
 NOTHING = Effect(event=None)
@@ -128,6 +158,7 @@ class Surroundings:
     cwd: str
     base_url: str | None
     logs_in: bool
+    fork: Fork | None = None
 
 
 class CodexAdapter:
@@ -145,7 +176,12 @@ class CodexAdapter:
         self._usage: Counter[str] = Counter()
         self._total: Any = None
         self._commands: set[str] = set()
+        self._changes: dict[str, list[Any]] = {}
         self._helpers: set[str] = set()
+        self._mode = PermissionMode(state.get("permission_mode", PermissionMode.BYPASS))
+        self._steered: set[str] = set()
+        self._steers_answered: set[str] = set()
+        self._ended: Outcome | None = None
 
     @property
     def has_background_work(self) -> bool:
@@ -155,8 +191,15 @@ class CodexAdapter:
     def begin_turn(self, prompt_id: TurnId | None, options: TurnOptions) -> None:
         self._prompt_id = prompt_id
         self._options = options
+        if prompt_id is not None:
+            # What it does by itself it does under the rules of the last prompt.
+            self._mode = options.permission_mode
         self._turn_id = None
         self._usage = Counter()
+        self._changes.clear()
+        self._steered.clear()
+        self._steers_answered.clear()
+        self._ended = None
 
     def prompt(self, event: bytes) -> bytes | None:
         if self._thread_id is None:
@@ -165,7 +208,10 @@ class CodexAdapter:
         params: dict[str, Any] = {
             "threadId": self._thread_id,
             "clientUserMessageId": self._prompt_id,
-            "input": [{"type": "text", "text": text} for text in _texts(event)],
+            "input": _inputs(event),
+            # A thread keeps what it was told with an earlier turn, so it is told with each.
+            "approvalPolicy": APPROVALS[self._mode],
+            "sandboxPolicy": SANDBOXES[self._mode][1],
         }
         if options.model is not None:
             params["model"] = options.model
@@ -185,8 +231,23 @@ class CodexAdapter:
         params = {"threadId": self._thread_id, "turnId": self._turn_id}
         return _request(f"interrupt-{turn_id}", "turn/interrupt", params)
 
+    def steer(self, message_id: str, event: bytes) -> bytes | None:
+        if self._turn_id is None:
+            return None
+        self._steered.add(message_id)
+        params = {
+            "threadId": self._thread_id,
+            "expectedTurnId": self._turn_id,
+            "clientUserMessageId": message_id,
+            "input": _inputs(event),
+        }
+        return _request(f"steer-{message_id}", "turn/steer", params)
+
+    def answer(self, question: Question, answer: Answer) -> bytes:
+        return b"".join(dump(line) + b"\n" for line in answer_lines(question, answer))
+
     def state(self) -> dict[str, Any]:
-        return {"thread_id": self._thread_id}
+        return {"thread_id": self._thread_id, "permission_mode": self._mode}
 
     def receive(self, line: bytes) -> Effect | None:
         try:
@@ -224,6 +285,10 @@ class CodexAdapter:
                 self._add_usage(line)
             case "item/started" | "item/completed":
                 self._count_command(method, line)
+                self._note_changes(method, line)
+                return _without_images(line)
+            case "serverRequest/resolved":
+                return Effect(event=line, withdrawn=request_name(_params(line).get("requestId")))
             case _:
                 pass
         return None
@@ -233,13 +298,16 @@ class CodexAdapter:
     def _answered(self, id_: str, line: bytes) -> Effect:
         """An answer to a request of ours."""
         message = load_object(line) or {}
-        if (error := message.get("error")) is not None:
+        error = message.get("error")
+        if id_.startswith("steer-"):
+            return self._steer_answered(id_.removeprefix("steer-"), line, is_refused=error is not None)
+        if error is not None:
             return self._refused(id_, error, line)
         match id_:
             case "initialize" if not self._around.logs_in:
                 return Effect(event=None, reply=self._first_request())
             case "config" | "config-new":
-                provider = _object(_object(message.get("result")).get("config")).get("model_provider")
+                provider = as_object(as_object(message.get("result")).get("config")).get("model_provider")
                 return Effect(event=None, reply=self._thread_request(provider or "openai"))
             case "resume":
                 return self._loaded(self._known_thread, None)
@@ -251,9 +319,12 @@ class CodexAdapter:
             # It was never written down, or has been deleted: a new one takes its place.
             self._known_thread = None
             return Effect(event=None, reply=self._first_request())
-        if id_.startswith("interrupt-"):
+        if id_.startswith(("interrupt-", "refusal-")):
             return NOTHING
         outcome = Outcome(TurnStatus.FAILED, *_refusal(error))
+        if id_ == "fork":
+            text = f"the conversation that this session goes on from cannot be forked: {outcome.error}"
+            outcome = Outcome(TurnStatus.FAILED, text, "conversation_lost")
         if id_.startswith("turn-"):
             return Effect(event=line, outcome=outcome, is_over=True)
         return Effect(event=line, gave_up=outcome)
@@ -275,18 +346,21 @@ class CodexAdapter:
         return _request(id_, "config/read", {"cwd": self._around.cwd})
 
     def _thread_request(self, provider: str) -> bytes:
-        """Resume the thread, or start one.
+        """Resume the thread, or start one, if need be with what another one knew at some point.
 
         A resumed thread goes on with the model and the effort of its last turn, unless the provider is named:
         then it has the defaults of the configuration, from which each turn may differ.
         """
         params: dict[str, Any] = {
             "cwd": self._around.cwd,
-            "approvalPolicy": "never",
-            "sandbox": "danger-full-access",
+            "approvalPolicy": APPROVALS[self._mode],
+            "sandbox": SANDBOXES[self._mode][0],
             "modelProvider": provider,
             "config": self._thread_config(),
         }
+        if self._known_thread is None and (fork := self._around.fork) is not None:
+            source = {"threadId": fork.conversation, "lastTurnId": fork.point, "excludeTurns": True}
+            return _request("fork", "thread/fork", params | source)
         if self._known_thread is None:
             return _request("start", "thread/start", params)
         params |= {"threadId": self._known_thread, "excludeTurns": True}
@@ -311,7 +385,7 @@ class CodexAdapter:
         """A thread of this process; those after the first are the agent's own helpers."""
         if self._thread_id is not None:
             return None
-        thread_id = _object(_params(line).get("thread")).get("id")
+        thread_id = as_object(_params(line).get("thread")).get("id")
         return self._loaded(thread_id, line) if isinstance(thread_id, str) else None
 
     def _status_changed(self, line: bytes) -> Effect | None:
@@ -320,7 +394,7 @@ class CodexAdapter:
         thread_id = str(params.get("threadId"))
         if self._thread_id is None:
             return self._loaded(thread_id, line) if thread_id == self._known_thread else None
-        if _object(params.get("status")).get("type") != "active":
+        if as_object(params.get("status")).get("type") != "active":
             self._helpers.discard(thread_id)
         elif thread_id != self._thread_id:
             self._helpers.add(thread_id)
@@ -339,8 +413,34 @@ class CodexAdapter:
         params = _params(line)
         if params.get("threadId") != self._thread_id:
             return None
-        self._turn_id = str(_object(params.get("turn")).get("id"))
+        self._turn_id = str(as_object(params.get("turn")).get("id"))
         return Effect(event=line, begins=True)
+
+    def _steer_answered(self, message_id: str, line: bytes, *, is_refused: bool) -> Effect:
+        """A message that was added to the turn is part of it, or came too late. Both are kept in the log:
+        whoever reads it again must know that nothing is waited for any more.
+        """
+        self._steers_answered.add(message_id)
+        outcome, self._ended = self._ended, None
+        return Effect(
+            event=line,
+            lost_steer=message_id if is_refused else None,
+            outcome=outcome,
+            is_over=outcome is not None and self._is_steered_out(),
+        )
+
+    def _is_steered_out(self) -> bool:
+        return self._steered <= self._steers_answered
+
+    def _note_changes(self, method: str, line: bytes) -> None:
+        """Remember what is about to change in files: a request for leave does not say it again."""
+        if b'"fileChange"' not in line or (item := _item_of(line)).type != "fileChange":
+            return
+        changes = as_object(_params(line).get("item")).get("changes")
+        if method == "item/started" and isinstance(changes, list):
+            self._changes[str(item.id)] = changes
+        else:
+            self._changes.pop(str(item.id), None)
 
     def _count_command(self, method: str, line: bytes) -> None:
         """Keep count of commands that run."""
@@ -356,8 +456,8 @@ class CodexAdapter:
         params = _params(line)
         if self._turn_id is None or params.get("turnId") != self._turn_id:
             return
-        usage = _object(params.get("tokenUsage"))
-        last = _object(usage.get("last"))
+        usage = as_object(params.get("tokenUsage"))
+        last = as_object(usage.get("last"))
         # A call that did not fit is reported as one that filled the context and used nothing.
         if usage.get("total") != self._total and (last.get("inputTokens") or last.get("outputTokens")):
             self._total = usage.get("total")
@@ -367,9 +467,11 @@ class CodexAdapter:
         params = _params(line)
         if params.get("threadId") != self._thread_id:
             return None
-        outcome = self._outcome(_object(params.get("turn")))
+        outcome = self._outcome(as_object(params.get("turn")))
         self._turn_id = None
-        return Effect(event=line, outcome=outcome, is_over=True)
+        is_over = self._is_steered_out()
+        self._ended = None if is_over else outcome
+        return Effect(event=line, outcome=outcome, is_over=is_over)
 
     def _outcome(self, turn: Mapping[str, Any]) -> Outcome:
         usage = dict(self._usage) or None
@@ -384,21 +486,25 @@ class CodexAdapter:
                     TurnStatus.FAILED, "the agent was interrupted", "agent_interrupted", usage=usage
                 )
             case _:
-                error, code = _failure(_object(turn.get("error")))
+                error, code = _failure(as_object(turn.get("error")))
                 return Outcome(TurnStatus.FAILED, error, code, usage=usage)
 
     def _asked(self, line: bytes) -> Effect:
-        """A question of the agent is answered at once, so that it never waits for somebody who is not there."""
+        """A question of the agent. Where nobody can be asked it is answered at once, so that it never waits
+        for somebody who is not there.
+        """
         message = load_object(line) or {}
-        params = _object(message.get("params"))
-        answer: dict[str, Any] = {"id": message.get("id")}
-        if message.get("method") == "item/permissions/requestApproval":
-            answer["result"] = {"permissions": params.get("permissions") or {}, "scope": "turn"}
-        elif (result := ANSWERS.get(str(message.get("method")))) is not None:
-            answer["result"] = result
+        id_, method, params = message.get("id"), str(message.get("method")), as_object(message.get("params"))
+        if self._mode is not PermissionMode.BYPASS:
+            changes = self._changes.get(str(params.get("itemId")))
+            if (question := read_question(id_, method, params, changes)) is not None:
+                return Effect(event=line, question=question, begins=True)
+        reply: dict[str, Any] = {"id": id_}
+        if (result := unasked_answer(method, params)) is not None:
+            reply["result"] = result
         else:
-            answer["error"] = {"code": -32601, "message": "not supported by this client"}
-        return Effect(event=line, reply=dump(answer) + b"\n")
+            reply["error"] = {"code": -32601, "message": "not supported by this client"}
+        return Effect(event=line, reply=dump(reply) + b"\n")
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", stderr).splitlines()
@@ -415,9 +521,10 @@ class Codex:
         self._config = config
         self._preparing = asyncio.Lock()
         self._is_prepared = False
+        self._has_sandbox = False
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> CodexAdapter:
-        around = Surroundings(session.cwd, self._base_url(), self._key() is not None)
+        around = Surroundings(session.cwd, self._base_url(), self._key() is not None, session.fork)
         return CodexAdapter(around, session.internal_session_id, state)
 
     async def prepare(self) -> None:
@@ -439,9 +546,7 @@ class Codex:
             opening=self._opening(options),
         )
 
-    def check(self, options: TurnOptions) -> None:
-        if options.permission_mode is not PermissionMode.BYPASS:
-            raise unsupported("permission_mode", "only `bypass` is supported so far")
+    async def check(self, options: TurnOptions) -> None:
         if options.effort is not None and options.effort not in EFFORTS:
             raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
         for field in ("max_turns", "max_budget_usd"):
@@ -452,6 +557,26 @@ class Codex:
                 raise unsupported("mcp_servers", f"{name} must have a command or a url")
             if server.get("type") == "sse":
                 raise unsupported("mcp_servers", f"{name}: codex speaks stdio and streamable HTTP, not SSE")
+        if options.permission_mode is not PermissionMode.BYPASS:
+            await self._require_sandbox()
+
+    async def _require_sandbox(self) -> None:
+        """Find out whether commands can be confined here; the agent itself would let each one fail.
+
+        A refusal is asked for again, for it may have been mended. Raises InvalidInput (`sandbox_unavailable`).
+        """
+        if self._has_sandbox or (program := self.find()) is None:
+            return
+        await self.prepare()
+        _, trouble = await ask(program, "sandbox", "--", "/bin/true", env=self.environment())
+        self._has_sandbox = trouble is None
+        if trouble is not None:
+            message = (
+                "codex cannot confine its commands on this server, which every mode but `bypass` needs: "
+                f"`codex {trouble}`. Use `bypass`, or let the server's user make user namespaces"
+            )
+            problem = Problem("permission_mode", message)
+            raise InvalidInput(f"permission_mode: {message}", code="sandbox_unavailable", problems=[problem])
 
     def process_key(self, options: TurnOptions) -> str | None:
         # A model or an effort stays until another one is named; back to the default leads a new process alone.
@@ -469,11 +594,31 @@ class Codex:
     def transcript_of(self, session: Session) -> Path | None:
         if session.internal_session_id is None:
             return None
-        name = f"rollout-*-{session.internal_session_id}.jsonl"
-        return next((self._home() / "sessions").glob(f"*/*/*/{name}"), None)
+        return self._rollout(session.internal_session_id)
 
-    def user_event(self, session: Session, turn_id: TurnId, prompt: str) -> bytes:
-        return user_event(prompt, turn_id, session.id)
+    def point_of(self, event: bytes) -> tuple[str, str] | None:
+        # Not its beginning: a turn that was killed counts as one that still runs, and cannot be forked at.
+        if b'"turn/completed"' not in event:
+            return None
+        message = load_object(event) or {}
+        params = as_object(message.get("params"))
+        conversation, point = params.get("threadId"), as_object(params.get("turn")).get("id")
+        if message.get("method") != "turn/completed" or not isinstance(conversation, str):
+            return None
+        return (conversation, point) if isinstance(point, str) else None
+
+    def copy_conversation(self, fork: Fork, cwd: str) -> None:
+        # The program forks threads by itself: what it writes then refers to the other thread's file.
+        if self._rollout(fork.conversation) is None:
+            raise conversation_lost(fork.conversation)
+
+    def _rollout(self, thread_id: str) -> Path | None:
+        return next((self._home() / "sessions").glob(f"*/*/*/rollout-*-{thread_id}.jsonl"), None)
+
+    def user_event(
+        self, session: Session, turn_id: TurnId, prompt: str, images: Sequence[Image] = ()
+    ) -> bytes:
+        return user_event(prompt, turn_id, session.id, images)
 
     def is_message(self, event: bytes) -> bool:
         try:
@@ -484,6 +629,9 @@ class Codex:
             return envelope.type in MESSAGE_TYPES
         # The user's message is an event of its own already.
         return _item_of(event).type != "userMessage"
+
+    def updates(self, *, deltas: bool = True) -> CodexUpdates:
+        return CodexUpdates(deltas=deltas)
 
     def find(self) -> Path | None:
         return find_program(
@@ -575,15 +723,34 @@ def _mcp_server(server: Mapping[str, Any]) -> dict[str, Any]:
     return {renamed.get(name, name): value for name, value in server.items() if name != "type"}
 
 
-def _texts(event: bytes) -> list[str]:
-    content = json.loads(event)["message"]["content"]
-    return [block["text"] for block in content if block["type"] == "text"]
+def _inputs(event: bytes) -> list[dict[str, str]]:
+    """What a turn begins with, from the blocks of a user event."""
+    return [_input(block) for block in msgspec.json.decode(event)["message"]["content"]]
+
+
+def _input(block: Mapping[str, Any]) -> dict[str, str]:
+    if block["type"] == "text":
+        return {"type": "text", "text": block["text"]}
+    source = block["source"]
+    return {"type": "image", "url": f"data:{source['media_type']};base64,{source['data']}"}
+
+
+def _without_images(line: bytes) -> Effect | None:
+    """The agent's echo of a prompt, which comes twice, without its images: the log has them already."""
+    if b'"data:image/' not in line or _item_of(line).type != "userMessage":
+        return None
+    message = msgspec.json.decode(line)
+    content = message["params"]["item"].get("content")
+    for block in map(as_object, content if isinstance(content, list) else []):
+        if (url := str(block.get("url"))).startswith("data:image/"):
+            block["url"] = url.partition(",")[0] + ","
+    return Effect(event=msgspec.json.encode(message))
 
 
 def _structured(turn: Mapping[str, Any]) -> Any:
     """The agent's last message as data; None when it is no JSON."""
     items = turn.get("items")
-    texts = [_object(item).get("text") for item in items] if isinstance(items, list) else []
+    texts = [as_object(item).get("text") for item in items] if isinstance(items, list) else []
     try:
         return msgspec.json.decode(str(texts[-1]))
     except (IndexError, TypeError, ValueError):
@@ -598,10 +765,10 @@ def _failure(error: Mapping[str, Any]) -> tuple[str, str]:
         return message, "agent_api_unreachable"
     if isinstance(info, str):
         # What the API had against a request comes as its whole answer.
-        said = _object(_object(load_object(message.encode())).get("error")).get("message")
+        said = as_object(as_object(load_object(message.encode())).get("error")).get("message")
         return _text(said or message), ERROR_CODES.get(info, "agent_error")
     if isinstance(info, dict) and UNREACHED.intersection(info):
-        status = _object(next(iter(info.values()))).get("httpStatusCode")
+        status = as_object(next(iter(info.values()))).get("httpStatusCode")
         is_known = status is None or isinstance(status, int)
         return message, STATUS_CODES.get(status, "agent_api_error") if is_known else "agent_error"
     return message, "agent_error"
@@ -609,8 +776,8 @@ def _failure(error: Mapping[str, Any]) -> tuple[str, str]:
 
 def _refusal(error: Any) -> tuple[str, str]:
     """(message, code) of the error of a refused request."""
-    fields = _object(error)
-    is_too_long = _object(fields.get("data")).get("input_error_code") == "input_too_large"
+    fields = as_object(error)
+    is_too_long = as_object(fields.get("data")).get("input_error_code") == "input_too_large"
     return _text(fields.get("message") or error), "context_too_long" if is_too_long else "agent_error"
 
 
@@ -626,12 +793,7 @@ def _request(id_: str, method: str, params: Mapping[str, Any]) -> bytes:
 
 
 def _params(line: bytes) -> dict[str, Any]:
-    return _object((load_object(line) or {}).get("params"))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """What should be an object; an empty one in place of anything else."""
-    return value if isinstance(value, dict) else {}
+    return as_object((load_object(line) or {}).get("params"))
 
 
 def _text(value: Any) -> str:

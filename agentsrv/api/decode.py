@@ -100,11 +100,6 @@ def require_usable_id(field: str, session_id: str | None) -> None:
         raise invalid_field(field, "is the name of a route; choose another id")
 
 
-def require_native(format: str) -> None:
-    if format != "native":
-        raise unsupported("format", "only native is available yet")
-
-
 def invalid_field(field: str, message: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", problems=[Problem(field, message)])
 

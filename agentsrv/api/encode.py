@@ -11,9 +11,12 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from agentsrv.agents.base import AgentInfo
-from agentsrv.api.schemas import AgentView, JobView, SessionView
+from agentsrv.api.schemas import AgentView, ForkedFrom, JobView, PermissionView, QueuedView, SessionView
 from agentsrv.errors import AgentsrvError
 from agentsrv.model import Millis, Outcome, Seq, Session, Turn
+from agentsrv.store.queue import QueuedPrompt
+from agentsrv.turns.active import Pending
+from agentsrv.turns.approvals import answer_options
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ def timestamp(at: Millis | None = None) -> str:
 
 
 def session_view(session: Session) -> SessionView:
+    fork = session.fork
     return SessionView(
         id=session.id,
         name=session.name,
@@ -48,6 +52,7 @@ def session_view(session: Session) -> SessionView:
         updated_at=timestamp(session.updated_at),
         is_streaming=session.active_turn_id is not None,
         active_task_id=session.active_turn_id,
+        forked_from=None if fork is None else ForkedFrom(session_id=fork.session_id, event_id=fork.seq),
     )
 
 
@@ -67,6 +72,32 @@ def job_view(turn: Turn, last_seq: Seq) -> JobView:
         usage=_some(outcome.usage),
         cost_usd=_some(outcome.cost_usd),
         structured_output=_some(outcome.structured_output),
+    )
+
+
+def pending_view(turn: Turn, pending: Pending) -> PermissionView:
+    question = pending.question
+    return PermissionView(
+        request_id=question.id,
+        task_id=turn.id,
+        session_id=turn.session_id,
+        kind=question.kind,
+        tool=question.tool,
+        title=question.title,
+        input=question.input,
+        tool_call_id=question.tool_call_id,
+        options=answer_options(question),
+        created_at=timestamp(pending.created_at),
+        expires_at=None if pending.expires_at is None else timestamp(pending.expires_at),
+    )
+
+
+def queued_view(prompt: QueuedPrompt, position: int) -> QueuedView:
+    return QueuedView(
+        task_id=prompt.turn_id,
+        position=position,
+        prompt=prompt.prompt,
+        created_at=timestamp(prompt.created_at),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
@@ -14,18 +16,19 @@ from agentsrv.api.decode import (
     invalid_field,
     read_body,
     read_optional_body,
-    require_native,
     require_usable_id,
     session_id_of,
     unsupported,
 )
 from agentsrv.api.encode import json_response, timestamp
-from agentsrv.api.keys import CONFIG, TURNS
+from agentsrv.api.formats import followed_turn
+from agentsrv.api.keys import CONFIG, FILES, TURNS
 from agentsrv.api.schemas import MESSAGE_ID_PATTERN, Generate, JobAccepted, Stop, Stopped
 from agentsrv.api.sse import stream
 from agentsrv.errors import TooLarge
-from agentsrv.model import PermissionMode, SessionId, Turn, TurnOptions
-from agentsrv.turns.service import StartTurn, TurnService
+from agentsrv.model import SessionId, Turn, TurnOptions
+from agentsrv.turns.service import Started, StartTurn, TurnService
+from agentsrv.workspace.images import InlineImage
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
@@ -38,16 +41,19 @@ async def generate(request: web.Request) -> web.StreamResponse:
     same turn.
     """
     body = await read_body(request, Generate)
-    start = start_turn(request, body)
     turns = request.app[TURNS]
-    turn = (await turns.start(start)).turn
+    started = await turns.start(await with_images(request, start_turn(request, body), given(body.images)))
+    turn = started.turn
     if body.background:
-        return accepted(request, turn)
+        return accepted(request, started)
+    is_own = started.is_new and body.on_disconnect == "cancel"
+    format = body.format
+    del body  # The stream may last for hours, and the images are megabytes.
     return await stream(
         request,
-        turns.follow_turn(turn, 0),
+        *await followed_turn(request, turn, started.after, format),
         headers={"X-Task-Id": turn.id, "X-Session-Id": turn.session_id},
-        on_lost=partial(stop_if_current, turns, turn) if body.on_disconnect == "cancel" else None,
+        on_lost=partial(cancel, turns, turn) if is_own else None,
     )
 
 
@@ -64,17 +70,19 @@ async def stop(request: web.Request) -> web.Response:
     return json_response(Stopped(session_id=session_id, task_id=turn.id, timestamp=timestamp()))
 
 
-def accepted(request: web.Request, turn: Turn) -> web.Response:
+def accepted(request: web.Request, started: Started) -> web.Response:
+    turn = started.turn
     location = str(request.app.router["get_job"].url_for(task_id=turn.id))
-    return json_response(
-        JobAccepted(task_id=turn.id, session_id=turn.session_id), status=202, headers={"Location": location}
+    has_joined = started.after > 0
+    view = JobAccepted(
+        task_id=turn.id, session_id=turn.session_id, status="running" if has_joined else "queued"
     )
+    return json_response(view, status=202, headers={"Location": location})
 
 
-async def stop_if_current(turns: TurnService, turn: Turn) -> None:
-    """End `turn` for a client that has left, but no later turn of its session."""
-    if not (await turns.get(turn.id)).status.is_final:
-        await turns.stop(turn.session_id)
+async def cancel(turns: TurnService, turn: Turn) -> None:
+    """End `turn` for a client that has left, but no other turn of its session."""
+    await turns.cancel(turn.id)
 
 
 def start_turn(request: web.Request, body: Generate) -> StartTurn:
@@ -97,21 +105,37 @@ def start_turn(request: web.Request, body: Generate) -> StartTurn:
             max_budget_usd=given(body.max_budget_usd),
             mcp_servers=given(body.mcp_servers),
             output_schema=given(body.output_schema),
-            partial_messages=body.partial_messages,
+            partial_messages=wants_deltas(body),
         ),
         message_id=message_id(request, body),
+        if_busy=body.if_busy,
     )
+
+
+async def with_images(
+    request: web.Request, start: StartTurn, sources: Sequence[str | InlineImage] | None
+) -> StartTurn:
+    """`start` with its images. Raises InvalidInput, Forbidden.
+
+    They are left alone when its `message_id` has come before: the files may be gone since.
+    """
+    if not sources:
+        return start
+    if start.message_id and await request.app[TURNS].find_started(start.session_id, start.message_id):
+        return start
+    return replace(start, images=await request.app[FILES].read_images(sources))
+
+
+def wants_deltas(body: Generate) -> bool:
+    """Unless it says so, a client of the `acp` format gets text as it is written, and one of `native` whole."""
+    chosen = given(body.partial_messages)
+    return body.format == "acp" if chosen is None else chosen
 
 
 def require_supported(body: Generate) -> None:
     """Refuse what this server knows of and cannot do yet: an option is never ignored silently."""
-    require_native(body.format)
     if body.use_worktree:
         raise unsupported("use_worktree", "worktrees are not available yet")
-    if given(body.images):
-        raise unsupported("images", "images are not available yet")
-    if given(body.permission_mode) not in (None, PermissionMode.BYPASS):
-        raise unsupported("permission_mode", "only bypass is available yet: nobody could answer an approval")
 
 
 def message_id(request: web.Request, body: Generate) -> str | None:

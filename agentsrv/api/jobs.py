@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api.decode import given, read_query, require_native, turn_id_of
+from agentsrv.api.decode import given, read_query, turn_id_of
 from agentsrv.api.encode import job_view, json_response, timestamp
+from agentsrv.api.formats import followed_turn
 from agentsrv.api.keys import TURNS
 from agentsrv.api.schemas import Follow, GetJob, JobList, ListJobs
 from agentsrv.api.sse import require_reached, resume_point, stream
@@ -42,7 +43,6 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
     204 when the job has ended and the client has its last event already.
     """
     query = read_query(request, Follow)
-    require_native(query.format)
     after = resume_point(request, query)
     turns = request.app[TURNS]
     turn = await turns.get(turn_id_of(request))
@@ -51,6 +51,6 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)
     return await stream(
         request,
-        turns.follow_turn(turn, after),
+        *await followed_turn(request, turn, after, query.format),
         headers={"X-Task-Id": turn.id, "X-Session-Id": turn.session_id},
     )

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api import agents, env, files, generate, git, health, jobs, openapi, sessions, terminal
+from agentsrv.api import (
+    agents,
+    env,
+    files,
+    generate,
+    git,
+    health,
+    jobs,
+    openapi,
+    permissions,
+    queue,
+    sessions,
+    terminal,
+)
 from agentsrv.api import schemas as s
 from agentsrv.api.decode import continue_later
 from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC, STREAMED
@@ -27,6 +40,8 @@ ROUTES = (
               body=s.UpdateSession),
     Operation("DELETE", "/sessions/{session_id}", sessions.delete_session, {200: s.SessionDeleted},
               (404, 409, 507), query=s.DeleteSession),
+    Operation("POST", "/sessions/{session_id}/fork", sessions.fork_session, {201: s.SessionView},
+              (404, 409, 507), body=s.ForkSession, is_body_required=False),
     Operation("GET", "/sessions/{session_id}/messages", sessions.list_messages, {200: s.MessageList}, (404,),
               query=s.ListMessages),
     Operation("GET", "/sessions/{session_id}/events", sessions.follow_session, {200: EVENT_STREAM},
@@ -38,6 +53,17 @@ ROUTES = (
     Operation("GET", "/generate/v2/jobs/{task_id}", jobs.get_job, {200: s.JobView}, (404,), query=s.GetJob),
     Operation("GET", "/generate/v2/jobs/{task_id}/stream", jobs.follow_job, {200: EVENT_STREAM, 204: NO_BODY},
               (404, 410), query=s.Follow),
+    Operation("GET", "/generate/v2/jobs/{task_id}/permissions", permissions.list_job_permissions,
+              {200: s.PermissionList}, (404,)),
+    Operation("POST", "/generate/v2/jobs/{task_id}/permissions/{request_id}", permissions.answer_permission,
+              {200: s.PermissionAnswered}, (404, 409, 507), body=s.AnswerPermission),
+    Operation("GET", "/permissions", permissions.list_permissions, {200: s.PermissionList}),
+    Operation("GET", "/sessions/{session_id}/queue", queue.list_queue, {200: s.QueueList}, (404,)),
+    Operation("PUT", "/sessions/{session_id}/queue", queue.arrange_queue, {200: s.QueueList}, (404, 409, 507),
+              body=s.ArrangeQueue),
+    Operation("DELETE", "/sessions/{session_id}/queue", queue.clear_queue, {200: s.JobsCancelled}, (404, 507)),
+    Operation("DELETE", "/sessions/{session_id}/queue/{task_id}", queue.cancel_queued, {200: s.JobsCancelled},
+              (404, 507)),
     Operation("DELETE", "/generate/{session_id}/stop", generate.stop, {200: s.Stopped}, (404, 503),
               body=s.Stop, is_body_required=False),
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from agentsrv.model import MODEL_PATTERN, SESSION_ID_PATTERN, PermissionMode, TurnStatus
+from agentsrv.turns.service import IfBusy
 from agentsrv.workspace.grep import LineMatch
+from agentsrv.workspace.images import InlineImage
 from agentsrv.workspace.walk import Entry
 
 MESSAGE_ID_PATTERN = r"^[!-~]{1,200}\Z"
@@ -24,6 +26,8 @@ PathOrEmptyText = Annotated[str, Meta(max_length=4096)]
 RevisionText = Annotated[str, Meta(max_length=1024)]
 # Longer than a path may be: a `file:` URI needs three characters for a byte.
 FilePathText = Annotated[str, Meta(max_length=13_000)]
+# A path in the workspace, or a `data:` URL.
+ImageText = Annotated[str, Meta(min_length=1)]
 SearchText = Annotated[str, Meta(max_length=1000)]
 DepthNumber = Annotated[int, Meta(ge=1)]
 CursorText = Annotated[str, Meta(min_length=1, max_length=500)]
@@ -44,6 +48,12 @@ class CreateSession(Struct, kw_only=True, rename="camel"):
     name: NameText | UnsetType = UNSET
 
 
+class ForkSession(Struct, kw_only=True, rename="camel"):
+    session_id: SessionIdText | UnsetType = UNSET
+    name: NameText | UnsetType = UNSET
+    model: ModelText | UnsetType = UNSET
+
+
 class UpdateSession(Struct, kw_only=True):
     name: NameText | UnsetType = UNSET
     model: ModelText | UnsetType = UNSET
@@ -58,7 +68,7 @@ class Generate(Struct, kw_only=True):
     model: ModelText | UnsetType = UNSET
     background: bool = False
     use_worktree: bool = False
-    images: Annotated[list[Any], Meta(max_length=20)] | UnsetType = UNSET
+    images: Annotated[list[ImageText | InlineImage], Meta(max_length=20)] | UnsetType = UNSET
     message_id: MessageIdText | UnsetType = UNSET
     permission_mode: PermissionMode | UnsetType = UNSET
     effort: Literal["low", "medium", "high", "xhigh", "max"] | UnsetType = UNSET
@@ -67,9 +77,22 @@ class Generate(Struct, kw_only=True):
     max_budget_usd: Annotated[float, Meta(gt=0, le=1_000_000)] | UnsetType = UNSET
     mcp_servers: dict[str, dict[str, Any]] | UnsetType = UNSET
     output_schema: dict[str, Any] | UnsetType = UNSET
-    partial_messages: bool = False
+    # Its default depends on the format.
+    partial_messages: bool | UnsetType = UNSET
     format: Format = "native"
+    if_busy: IfBusy = IfBusy.REJECT
     on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class AnswerPermission(Struct, kw_only=True, rename="camel"):
+    decision: Literal["allow", "deny"]
+    remember: Literal["session"] | UnsetType = UNSET
+    message: Annotated[str, Meta(min_length=1, max_length=10_000)] | UnsetType = UNSET
+    updated_input: dict[str, Any] | UnsetType = UNSET
+
+
+class ArrangeQueue(Struct, kw_only=True, rename="camel"):
+    task_ids: Annotated[list[str], Meta(max_length=10_000)]
 
 
 class MakeDirectory(Struct, kw_only=True):
@@ -199,6 +222,11 @@ class DiffQuery(Struct, kw_only=True):
 # Answers
 
 
+class ForkedFrom(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    event_id: int
+
+
 class SessionView(Struct, kw_only=True, rename="camel"):
     id: str
     name: str | None
@@ -211,6 +239,7 @@ class SessionView(Struct, kw_only=True, rename="camel"):
     is_streaming: bool
     active_task_id: str | None
     worktree: str | None = None
+    forked_from: ForkedFrom | None = None
 
 
 class SessionList(Struct, kw_only=True, rename="camel"):
@@ -234,9 +263,64 @@ class MessageList(Struct, kw_only=True, rename="camel"):
 
 
 class JobAccepted(Struct, kw_only=True, rename="camel"):
+    """`status` is `running` when the prompt has joined a turn that runs."""
+
     task_id: str
     session_id: str
-    status: str = "queued"
+    status: Literal["queued", "running"] = "queued"
+
+
+class PermissionView(Struct, kw_only=True, rename="camel"):
+    """What an agent waits for. `expires_at` null: there is no time limit."""
+
+    request_id: str
+    task_id: str
+    session_id: str
+    kind: Literal["permission", "question"]
+    tool: str
+    title: str
+    input: dict[str, Any]
+    tool_call_id: str | None
+    options: list[dict[str, str]]
+    created_at: str
+    expires_at: str | None
+
+
+class PermissionList(Struct, kw_only=True):
+    permissions: list[PermissionView]
+    count: int
+    timestamp: str
+
+
+class PermissionAnswered(Struct, kw_only=True, rename="camel"):
+    request_id: str
+    task_id: str
+    decision: str
+    remember: str | UnsetType
+    timestamp: str
+
+
+class QueuedView(Struct, kw_only=True, rename="camel"):
+    """`position` counts from 1, which is next."""
+
+    task_id: str
+    position: int
+    prompt: str
+    created_at: str
+
+
+class QueueList(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    queue: list[QueuedView]
+    count: int
+    timestamp: str
+
+
+class JobsCancelled(Struct, kw_only=True, rename="camel"):
+    session_id: str
+    task_ids: list[str]
+    timestamp: str
+    cancelled: bool = True
 
 
 class JobView(Struct, kw_only=True, rename="camel"):

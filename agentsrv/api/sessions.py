@@ -9,18 +9,20 @@ from agentsrv.api.decode import (
     chosen_model,
     given,
     read_body,
+    read_optional_body,
     read_query,
-    require_native,
     require_usable_id,
     session_id_of,
     unsupported,
 )
 from agentsrv.api.encode import json_response, session_view, timestamp
-from agentsrv.api.keys import SESSIONS, TURNS
+from agentsrv.api.formats import followed_session
+from agentsrv.api.keys import SESSIONS
 from agentsrv.api.schemas import (
     CreateSession,
     DeleteSession,
     Follow,
+    ForkSession,
     ListMessages,
     ListSessions,
     MessageList,
@@ -29,7 +31,7 @@ from agentsrv.api.schemas import (
     UpdateSession,
 )
 from agentsrv.api.sse import require_reached, resume_point, stream
-from agentsrv.model import SessionId
+from agentsrv.model import Session, SessionId
 
 
 async def list_sessions(request: web.Request) -> web.Response:
@@ -56,8 +58,7 @@ async def create_session(request: web.Request) -> web.Response:
         model=chosen_model(body.model),
         name=given(body.name),
     )
-    location = str(request.app.router["get_session"].url_for(session_id=session.id))
-    return json_response(session_view(session), status=201, headers={"Location": location})
+    return _created(request, session)
 
 
 async def get_session(request: web.Request) -> web.Response:
@@ -69,12 +70,20 @@ async def update_session(request: web.Request) -> web.Response:
     """Change a session's name or the model that it uses from its next turn on."""
     session_id = session_id_of(request)
     body = await read_body(request, UpdateSession)
-    changes: dict[str, str | None] = {}
-    if not isinstance(body.name, msgspec.UnsetType):
-        changes["name"] = body.name
-    if not isinstance(body.model, msgspec.UnsetType):
-        changes["model"] = chosen_model(body.model)
-    return json_response(session_view(await request.app[SESSIONS].update(session_id, **changes)))
+    return json_response(session_view(await request.app[SESSIONS].update(session_id, **_changes(body))))
+
+
+async def fork_session(request: web.Request) -> web.Response:
+    """Make a session that goes on from what this one's agent knows now.
+
+    A turn that runs is not part of it.
+    """
+    source_id = session_id_of(request)
+    body = await read_optional_body(request, ForkSession)
+    session_id = given(body.session_id)
+    require_usable_id("sessionId", session_id)
+    session = await request.app[SESSIONS].fork(source_id, session_id=session_id, **_changes(body))
+    return _created(request, session)
 
 
 async def delete_session(request: web.Request) -> web.Response:
@@ -93,9 +102,10 @@ async def delete_session(request: web.Request) -> web.Response:
 async def list_messages(request: web.Request) -> web.Response:
     """The whole messages of a session, oldest first, without token deltas."""
     query = read_query(request, ListMessages)
-    require_native(query.format)
     session_id = session_id_of(request)
-    found = await request.app[SESSIONS].messages(session_id, limit=given(query.limit), after=query.after)
+    sessions = request.app[SESSIONS]
+    read = sessions.messages if query.format == "native" else sessions.acp_messages
+    found = await read(session_id, limit=given(query.limit), after=query.after)
     messages = [msgspec.Raw(data) for _, data in found]
     return json_response(
         MessageList(session_id=session_id, messages=messages, count=len(messages), timestamp=timestamp())
@@ -105,10 +115,24 @@ async def list_messages(request: web.Request) -> web.Response:
 async def follow_session(request: web.Request) -> web.StreamResponse:
     """The events of all turns of a session, past and to come, as an event stream that stays open."""
     query = read_query(request, Follow)
-    require_native(query.format)
     after = resume_point(request, query)
     session_id = session_id_of(request)
-    await request.app[SESSIONS].get(session_id)
+    session = await request.app[SESSIONS].get(session_id)
     require_reached(after, await request.app[SESSIONS].last_seq(session_id))
-    chunks = request.app[TURNS].follow_session(session_id, after)
-    return await stream(request, chunks, headers={"X-Session-Id": session_id})
+    followed = await followed_session(request, session, after, query.format)
+    return await stream(request, *followed, headers={"X-Session-Id": session_id})
+
+
+def _created(request: web.Request, session: Session) -> web.Response:
+    location = str(request.app.router["get_session"].url_for(session_id=session.id))
+    return json_response(session_view(session), status=201, headers={"Location": location})
+
+
+def _changes(body: UpdateSession | ForkSession) -> dict[str, str | None]:
+    """Those of name and model that the body holds."""
+    changes: dict[str, str | None] = {}
+    if not isinstance(body.name, msgspec.UnsetType):
+        changes["name"] = body.name
+    if not isinstance(body.model, msgspec.UnsetType):
+        changes["model"] = chosen_model(body.model)
+    return changes

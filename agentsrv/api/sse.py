@@ -29,6 +29,9 @@ from agentsrv.projections import native
 
 T = TypeVar("T")
 
+Render = Callable[[Chunk], bytes]
+"""What a projection makes of events: their frames."""
+
 logger = logging.getLogger(__name__)
 
 SLICE_BYTES = 64 * 1024
@@ -74,12 +77,13 @@ def require_reached(after: Seq, last_seq: Seq) -> None:
 async def stream(
     request: web.Request,
     chunks: AsyncGenerator[Chunk, None],
+    render: Render = native.render,
     *,
     headers: Mapping[str, str] | None = None,
     on_lost: Callable[[], Awaitable[None]] | None = None,
 ) -> web.StreamResponse:
     """Answer with the events of `chunks`, to their end, as `stream_frames` does."""
-    return await stream_frames(request, chunks, native.render, headers=headers, on_lost=on_lost)
+    return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost)
 
 
 async def stream_frames(
@@ -139,7 +143,8 @@ async def _send_all(
 ) -> None:
     with pulse:
         async for chunk in chunks:
-            data = render(chunk)
+            if not (data := render(chunk)):
+                continue
             pulse.is_writing = True
             if len(data) <= SLICE_BYTES:
                 await response.write(data)

@@ -102,6 +102,20 @@ async def page(db: Database, session_id: SessionId, after: Seq, max_bytes: int) 
     return [_chunk(*row) for row in rows]
 
 
+async def of_server(db: Database, session_id: SessionId, first: Seq, last: Seq) -> list[Chunk]:
+    """What the server added to the log in this range."""
+    rows = await db.read(
+        """
+        SELECT session_id, turn_id, source, created_at, first_seq, last_seq, data
+          FROM events
+         WHERE session_id = :session_id AND last_seq BETWEEN :first AND :last AND source = 'server'
+         ORDER BY last_seq
+        """,
+        {"session_id": session_id, "first": first, "last": last},
+    )
+    return [_chunk(*row) for row in rows]
+
+
 def _runs(appends: Sequence[Append]) -> list[list[Append]]:
     """Group appends that continue each other: same turn, next seq, and not too much for one row."""
     runs: list[list[Append]] = []

@@ -66,7 +66,7 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
             },
         )
     except sqlite3.IntegrityError as exc:
-        raise Conflict(f"session {session.id} exists already", code="session_exists") from exc
+        raise exists(session.id) from exc
 
 
 async def update(
@@ -99,6 +99,18 @@ async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, inter
     await db.execute(
         "UPDATE sessions SET internal_session_id = :internal_id WHERE id = :id",
         {"id": session_id, "internal_id": internal_id},
+    )
+
+
+async def add_grant(db: aiosqlite.Connection, session_id: SessionId, grant: str) -> None:
+    """Remember that the agent may do this without asking again."""
+    await db.execute(
+        """
+        UPDATE sessions
+           SET grants = json_insert(grants, '$[#]', :grant)
+         WHERE id = :id AND NOT EXISTS (SELECT 1 FROM json_each(grants) WHERE value = :grant)
+        """,
+        {"id": session_id, "grant": grant},
     )
 
 
@@ -162,6 +174,10 @@ async def delete(db: aiosqlite.Connection, session_id: SessionId) -> None:
     raise not_found(session_id)
 
 
+def exists(session_id: SessionId) -> Conflict:
+    return Conflict(f"session {session_id} exists already", code="session_exists")
+
+
 def not_found(session_id: SessionId) -> NotFound:
     return NotFound(f"there is no session {session_id}", code="session_not_found")
 
@@ -176,8 +192,4 @@ def busy(session_id: SessionId, turn_id: str) -> Conflict:
 
 def _session(row: sqlite3.Row) -> Session:
     *plain, fork, grants = row
-    return Session(
-        *plain,
-        fork=None if fork is None else Fork(**json.loads(fork)),
-        grants=tuple(json.loads(grants)),
-    )
+    return Session(*plain, None if fork is None else Fork(**json.loads(fork)), tuple(json.loads(grants)))

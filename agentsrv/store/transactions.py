@@ -8,7 +8,7 @@ from typing import Any
 import aiosqlite
 
 from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn
-from agentsrv.store import events, runners, sessions, turns
+from agentsrv.store import events, queue, runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
 
@@ -21,8 +21,11 @@ async def open_turn(
     is_new_session: bool,
     prompt: Chunk | None,
     runner: RunnerRecord | None,
+    was_queued: bool = False,
 ) -> Turn:
     """Create the session if it is new, take its lease, and store the turn, its prompt and its runner-to-be.
+
+    A turn that was queued leaves the queue.
 
     Returns the turn with its generation. Raises Conflict (`session_busy`, `session_exists`,
     `message_id_used`), NotFound, StorageFull; then nothing has happened. A turn without a prompt is work that
@@ -34,6 +37,8 @@ async def open_turn(
             await sessions.insert(connection, session)
         generation = await sessions.acquire_lease(connection, session, turn)
         opened = replace(turn, generation=generation)
+        if was_queued:
+            await queue.delete(connection, turn.id)
         await turns.insert(connection, opened)
         if prompt is not None:
             await events.insert(connection, prompt, Lease(session.id, generation))
@@ -60,3 +65,42 @@ async def close_turn(
             await runners.set_agent_state(connection, runner_id, agent_state)
 
     await db.write(write, must_happen=True)
+
+
+async def resolve_question(
+    db: Database, turn: Turn, event: Chunk, *, grant: str | None, must_happen: bool
+) -> None:
+    """Store the answer to a question of the agent, the turn's status after it, and what is allowed from now on.
+
+    Raises StaleLease, StorageFull unless it `must_happen`.
+    """
+
+    async def write(connection: aiosqlite.Connection) -> None:
+        await events.insert(connection, event, Lease(turn.session_id, turn.generation))
+        await turns.set_status(connection, turn.id, turn.status)
+        if grant is not None:
+            await sessions.add_grant(connection, turn.session_id, grant)
+
+    await db.write(write, must_happen=must_happen)
+
+
+async def add_to_turn(db: Database, turn: Turn, message: Chunk) -> None:
+    """Store a user message that joins a running turn. Raises StaleLease; waits for disk space."""
+
+    async def write(connection: aiosqlite.Connection) -> None:
+        await events.insert(connection, message, Lease(turn.session_id, turn.generation))
+
+    await db.write(write, must_happen=True)
+
+
+async def cancel_queued(db: Database, turn: Turn) -> bool:
+    """Turn a queued prompt into a job that was cancelled before it began; False when it has left the queue."""
+
+    async def write(connection: aiosqlite.Connection) -> bool:
+        if not await queue.delete(connection, turn.id):
+            return False
+        await turns.insert(connection, turn)
+        await turns.finish(connection, turn)
+        return True
+
+    return await db.write(write)

@@ -1,4 +1,4 @@
-"""Turns' rows."""
+"""Turns' rows, and queued prompts where both are jobs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agentsrv.model import (
     Millis,
     Outcome,
     PermissionMode,
+    Seq,
     SessionId,
     Turn,
     TurnId,
@@ -34,7 +35,7 @@ class MessageIdUsed(Conflict):
 
 async def get(db: Database, turn_id: TurnId) -> Turn:
     """Raises NotFound (`job_not_found`)."""
-    rows = await db.read(f"SELECT {COLUMNS} FROM turns WHERE id = :id", {"id": turn_id})
+    rows = await db.read(f"SELECT {COLUMNS} FROM jobs WHERE id = :id", {"id": turn_id})
     if not rows:
         raise NotFound(f"there is no job {turn_id}", code="job_not_found")
     return _turn(rows[0])
@@ -42,7 +43,7 @@ async def get(db: Database, turn_id: TurnId) -> Turn:
 
 async def find_by_message(db: Database, session_id: SessionId, message_id: str) -> Turn | None:
     rows = await db.read(
-        f"SELECT {COLUMNS} FROM turns WHERE session_id = :session_id AND message_id = :message_id",
+        f"SELECT {COLUMNS} FROM jobs WHERE session_id = :session_id AND message_id = :message_id",
         {"session_id": session_id, "message_id": message_id},
     )
     return _turn(rows[0]) if rows else None
@@ -61,7 +62,7 @@ async def page(
     rows = await db.read(
         f"""
         SELECT {COLUMNS}
-          FROM turns
+          FROM jobs
          WHERE (:session_id IS NULL OR session_id = :session_id)
            AND (:status IS NULL OR status = :status)
            AND (:created_at IS NULL OR (created_at, id) < (:created_at, :id))
@@ -71,6 +72,15 @@ async def page(
         {"session_id": session_id, "status": status, "created_at": created_at, "id": turn_id, "limit": limit},
     )
     return [_turn(row) for row in rows]
+
+
+async def start_of_turn(db: Database, session_id: SessionId, seq: Seq) -> Seq:
+    """The first event of the newest turn that had begun by `seq`; 1 when none had."""
+    rows = await db.read(
+        "SELECT max(first_seq) FROM turns WHERE session_id = :session_id AND first_seq <= :seq",
+        {"session_id": session_id, "seq": seq},
+    )
+    return rows[0][0] or 1
 
 
 async def list_open(db: Database) -> list[Turn]:
@@ -95,7 +105,7 @@ async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
                 "generation": turn.generation,
                 "status": turn.status,
                 "message_id": turn.message_id,
-                "options": _encode_options(turn.options),
+                "options": encode_options(turn.options),
                 "created_at": turn.created_at,
                 "started_at": turn.started_at,
                 "first_seq": turn.first_seq,
@@ -103,6 +113,14 @@ async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
         )
     except sqlite3.IntegrityError as exc:
         raise MessageIdUsed(f"message {turn.message_id} has a job in session {turn.session_id}") from exc
+
+
+async def set_status(db: aiosqlite.Connection, turn_id: TurnId, status: TurnStatus) -> None:
+    """Note what a turn that has not finished is doing."""
+    await db.execute(
+        "UPDATE turns SET status = :status WHERE id = :id AND finished_at IS NULL",
+        {"id": turn_id, "status": status},
+    )
 
 
 async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
@@ -158,7 +176,7 @@ def _turn(row: sqlite3.Row) -> Turn:
         first_seq=first_seq,
         last_seq=last_seq,
         message_id=message_id,
-        options=_decode_options(options),
+        options=decode_options(options),
         outcome=outcome,
     )
 
@@ -171,11 +189,11 @@ def _decode(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _encode_options(options: TurnOptions) -> str:
+def encode_options(options: TurnOptions) -> str:
     return json.dumps(dataclasses.asdict(options))
 
 
-def _decode_options(text: str) -> TurnOptions:
+def decode_options(text: str) -> TurnOptions:
     known = {field.name for field in dataclasses.fields(TurnOptions)}
     values = {key: value for key, value in json.loads(text).items() if key in known}
     if "permission_mode" in values:

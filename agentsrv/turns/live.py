@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from enum import Enum, auto
-from pathlib import Path
-from typing import Protocol
 
 from agentsrv.agents.base import Adapter, Effect, raw_event
 from agentsrv.eventlog import SessionLog
-from agentsrv.model import Lease, Outcome, RunnerId, Session, SessionId, Turn
+from agentsrv.model import Lease, RunnerId, SessionId
 from agentsrv.runner.handle import AgentExit
 from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.tasks import Tasks
+from agentsrv.turns.active import ActiveTurn, Runner, Verdict
+from agentsrv.turns.approvals import request_event
 
 log = logging.getLogger(__name__)
 
@@ -25,61 +24,6 @@ GIVE_BACK_BYTES = 4 * 1024 * 1024
 INTERRUPT_GRACE_S = 1.0
 SHRINK_AFTER_S = 1.0
 TERM_GRACE_S = 3.0
-
-
-class Verdict(Enum):
-    """Why a turn is to be closed."""
-
-    OVER = auto()
-    EXITED = auto()
-    GAVE_UP = auto()
-    STOPPED = auto()
-    TIMED_OUT = auto()
-    STALE = auto()
-
-
-class Runner(Protocol):
-    """The process behind a live agent: a RunnerHandle, or what a dead one has left."""
-
-    id: RunnerId
-    directory: Path
-
-    def send(self, message_id: str, data: bytes) -> None: ...
-    def set_linger(self, seconds: float) -> None: ...
-    async def kill(self, grace_s: float | None = None) -> AgentExit: ...
-    async def wait_exit(self) -> AgentExit: ...
-    def detach(self) -> None: ...
-
-
-class ActiveTurn:
-    """A turn that runs here. The first verdict counts; `finished` is set when its `done` is in the log."""
-
-    def __init__(self, session: Session, turn: Turn, user_event: bytes | None) -> None:
-        loop = asyncio.get_running_loop()
-        self.session = session
-        self.turn = turn
-        self.user_event = user_event
-        self.log: SessionLog | None = None
-        self.outcome: Outcome | None = None
-        self.last_output_at = loop.time()
-        self.verdict: asyncio.Future[Verdict] = loop.create_future()
-        self.started: asyncio.Future[None] = loop.create_future()
-        self.finished = asyncio.Event()
-        self.answerable = asyncio.Event()
-        """Whoever waits for the end gets an answer now: the turn has finished, or the server stops."""
-
-    @property
-    def lease(self) -> Lease:
-        return Lease(self.turn.session_id, self.turn.generation)
-
-    def end(self) -> None:
-        """Tell all who wait for the turn that it is over."""
-        self.finished.set()
-        self.answerable.set()
-
-    def settle(self, verdict: Verdict) -> None:
-        if not self.verdict.done():
-            self.verdict.set_result(verdict)
 
 
 class LiveAgent:
@@ -104,6 +48,7 @@ class LiveAgent:
         on_wake: Callable[[LiveAgent], None],
         on_exit: Callable[[LiveAgent], None],
         on_internal_id: Callable[[SessionId, str], None],
+        on_lost_steer: Callable[[SessionId, bytes], None],
     ) -> None:
         self.key = key
         self.runner = runner
@@ -127,6 +72,9 @@ class LiveAgent:
         self._on_wake = on_wake
         self._on_exit = on_exit
         self._on_internal_id = on_internal_id
+        self._on_lost_steer = on_lost_steer
+        self._steered: dict[str, bytes] = {}
+        self._unsent: list[str] = []
 
     @property
     def id(self) -> RunnerId:
@@ -150,12 +98,17 @@ class LiveAgent:
         """
         self.turn = turn
         self.lease = turn.lease
+        turn.adapter, turn.runner = self.adapter, self.runner
         self._quiet.clear()
+        self._steered.clear()
+        self._unsent.clear()
         self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id, turn.turn.options)
         if self.drained.is_set():
             # It was ended between its waking up and this.
             turn.settle(Verdict.EXITED)
         self._send_prompt()
+        for message_id, event in turn.steered.items():
+            self.steer(message_id, event)
         self._release()
 
     def replay(self, line: bytes) -> None:
@@ -163,6 +116,12 @@ class LiveAgent:
         effect = self._receive(line)
         if effect is not None and self._judge(effect):
             self._hold_at(self._offset)
+
+    def steer(self, message_id: str, event: bytes) -> None:
+        """Give the agent a user event that joins its turn, now or as soon as it takes it."""
+        self._steered[message_id] = event
+        self._unsent.append(message_id)
+        self._send_steered()
 
     @property
     def is_usable(self) -> bool:
@@ -180,6 +139,9 @@ class LiveAgent:
     def end_turn(self) -> None:
         """The turn's `done` is in the log; what the agent writes now belongs to no turn."""
         self.turn = None
+        for message_id in self._unsent:
+            self._lose_steer(message_id)
+        self._unsent.clear()
         self._release()
         # Followers have the last events by then; an idle agent needs no memory of them.
         asyncio.get_running_loop().call_later(SHRINK_AFTER_S, self._log.shrink)
@@ -251,7 +213,9 @@ class LiveAgent:
                 self._hold_at(start)
                 self._on_wake(self)
                 return
-            if effect.event is not None:
+            if effect.question is not None and self.turn is not None:
+                events.append(request_event(self.turn.turn, effect.question))
+            elif effect.event is not None:
                 events.append(effect.event)
             if self._heed(effect, offset):
                 self._append(events, offset)
@@ -281,6 +245,10 @@ class LiveAgent:
             self._send_prompt()
         if effect.internal_session_id is not None:
             self._on_internal_id(self.session_id, effect.internal_session_id)
+        if effect.lost_steer is not None:
+            self._lose_steer(effect.lost_steer)
+        if effect.begins:
+            self._send_steered()
         if effect.is_over:
             self._quiet.set()
         turn = self.turn
@@ -291,6 +259,8 @@ class LiveAgent:
         if effect.gave_up is not None:
             turn.outcome = effect.gave_up
             turn.settle(Verdict.GAVE_UP)
+        if effect.question is not None or effect.withdrawn is not None:
+            turn.on_effect(turn, effect)
         if effect.is_over:
             turn.settle(Verdict.OVER)
         return effect.is_over
@@ -301,6 +271,16 @@ class LiveAgent:
             return
         if (data := self.adapter.prompt(self.turn.user_event)) is not None:
             self.runner.send(self.turn.turn.id, data)
+
+    def _send_steered(self) -> None:
+        for message_id in list(self._unsent):
+            if (data := self.adapter.steer(message_id, self._steered[message_id])) is not None:
+                self.runner.send(message_id, data)
+                self._unsent.remove(message_id)
+
+    def _lose_steer(self, message_id: str) -> None:
+        if (event := self._steered.pop(message_id, None)) is not None and not self._is_halting:
+            self._on_lost_steer(self.session_id, event)
 
     def _append(self, events: list[bytes], offset: int) -> None:
         """Put `events` into the log; `offset` is where the spool was read to for them."""

@@ -20,7 +20,8 @@ from agentsrv.store import runners, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
-from agentsrv.turns.live import TERM_GRACE_S, LiveAgent, Runner
+from agentsrv.turns.active import Runner
+from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
 
 # An agent whose server went away in the middle of a turn goes on for so long.
 TURN_LINGER_S = 24 * 3600.0
@@ -37,7 +38,8 @@ class Starting:
 class AgentPool:
     """Starts agents, keeps them for their session's next turn, and ends them when they idle too long.
 
-    `on_wake` is called with an idle agent that has begun to work by itself.
+    `on_wake` is called with an idle agent that has begun to work by itself, `on_lost_steer` with a user event
+    that was added to a session's turn and that its agent will never read.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AgentPool:
         watcher: FileWatcher,
     ) -> None:
         self.on_wake: Callable[[LiveAgent], None] = LiveAgent.resume
+        self.on_lost_steer: Callable[[SessionId, bytes], None] = lambda session_id, event: None
         self._config = config
         self._db = db
         self._log = event_log
@@ -131,6 +134,7 @@ class AgentPool:
             on_wake=self._woke_up,
             on_exit=self._exited,
             on_internal_id=self._internal_id_changed,
+            on_lost_steer=self._steer_was_lost,
         )
         self._live[session.id] = agent
         agent.start(self._watcher, self._tasks)
@@ -235,6 +239,9 @@ class AgentPool:
         if self._live.get(agent.session_id) is agent:
             del self._live[agent.session_id]
         self._tasks.spawn(self.discard(agent.id), name=f"discard:{agent.id}")
+
+    def _steer_was_lost(self, session_id: SessionId, event: bytes) -> None:
+        self.on_lost_steer(session_id, event)
 
     def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
         write = self._db.write(

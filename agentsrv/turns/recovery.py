@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentsrv.eventlog import EventLog
-from agentsrv.model import Chunk, Lease, Outcome, RunnerId, SessionId, Source, Turn, TurnStatus
+from agentsrv.model import Chunk, Lease, Outcome, RunnerId, SessionId, Turn, TurnStatus
 from agentsrv.runner.handle import AgentExit, RunnerHandle, attach, boot_id, read_meta
 from agentsrv.store import runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
-from agentsrv.turns.live import ActiveTurn, LiveAgent, Runner
+from agentsrv.turns.active import ActiveTurn, Runner
+from agentsrv.turns.live import LiveAgent
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
 
@@ -128,19 +129,14 @@ async def _take_over(
         await runner.kill(0.0)
         await pool.discard(record.id)
         return None
+    session_log = await event_log.session(session.id)
     written = [] if turn is None else await _read_turn(event_log, turn)
     # After this nothing may be awaited: the first reading of the spool has to find the turn.
     agent = await pool.adopt(runner, record, session, Lease(session.id, session.generation))
     if turn is None:
         pool.rest(agent)
         return agent
-    active = ActiveTurn(session, turn, _prompt_of(written))
-    active.started.set_result(None)
-    service.resume_turn(active, agent)
-    for chunk in written:
-        if chunk.source is Source.AGENT and chunk.turn_id == turn.id:
-            for line in chunk.lines():
-                agent.replay(line)
+    service.resume_turn(session, turn, session_log, written, agent)
     return agent
 
 
@@ -158,11 +154,6 @@ async def _find(directory: Path) -> Runner:
 async def _read_turn(event_log: EventLog, turn: Turn) -> list[Chunk]:
     last = (await event_log.session(turn.session_id)).last_seq
     return [chunk async for chunk in event_log.follow(turn.session_id, turn.first_seq - 1, lambda: last)]
-
-
-def _prompt_of(written: list[Chunk]) -> bytes | None:
-    """The turn's user event; an unprompted turn has none."""
-    return written[0].lines()[0] if written and written[0].source is Source.USER else None
 
 
 async def _close_lost_turn(db: Database, service: TurnService, turn: Turn) -> None:

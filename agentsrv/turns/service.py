@@ -9,15 +9,19 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
 from agentsrv.agents import AgentRegistry
+from agentsrv.agents.base import Effect, dump, unsupported
 from agentsrv.config import Config
-from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
-from agentsrv.eventlog import EventLog, now_ms
+from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, StorageFull, Unavailable
+from agentsrv.eventlog import EventLog, SessionLog, now_ms
 from agentsrv.model import (
+    Answer,
     Chunk,
+    Image,
     Outcome,
     Seq,
     Session,
@@ -29,19 +33,34 @@ from agentsrv.model import (
     TurnStatus,
 )
 from agentsrv.runner.handle import AgentExit, RunnerError
-from agentsrv.store import events, sessions, transactions, turns
+from agentsrv.store import events, queue, sessions, transactions, turns
 from agentsrv.store.database import Database
+from agentsrv.store.queue import QueuedPrompt
 from agentsrv.tasks import Tasks
+from agentsrv.turns.active import ActiveTurn, Pending, Verdict
+from agentsrv.turns.approvals import Approvals, answered_before, closing_events
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
-from agentsrv.turns.live import TERM_GRACE_S, ActiveTurn, LiveAgent, Verdict
+from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
 from agentsrv.turns.pool import AgentPool, Starting
+from agentsrv.turns.queue import PromptQueue
 from agentsrv.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 15.0
 MACHINE_RESTARTED = "machine_restarted"
+STEERING = uuid.UUID("5b8d1c5e-3b0e-5c0a-9a44-6f1d7f0a2c11")
+"""The namespace of the ids of steering prompts."""
 CLOSE_TIMEOUT_S = 3.0
+QUEUE_RETRY_S = 5.0
+
+
+class IfBusy(StrEnum):
+    """What becomes of a prompt to a session in which a turn runs."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+    STEER = "steer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +73,21 @@ class StartTurn:
     cwd: str | None = None
     options: TurnOptions = field(default_factory=TurnOptions)
     message_id: str | None = None
+    images: tuple[Image, ...] = ()
+    if_busy: IfBusy = IfBusy.REJECT
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """`is_new` is False when the same `message_id` had started this turn before."""
+    """The turn that has the prompt; it may be `queued`.
+
+    `is_new` is False when the same `message_id` came before, or when the prompt has joined a turn that ran
+    already. Then its event is the first one after `after`.
+    """
 
     turn: Turn
     is_new: bool
+    after: Seq = 0
 
 
 class TurnService:
@@ -85,7 +111,10 @@ class TurnService:
         self._workspace = workspace
         self._pool = pool
         self._pool.on_wake = self._woke_up
+        self._pool.on_lost_steer = self._steer_was_lost
         self._tasks = Tasks("turns")
+        self._approvals = Approvals(db, self._tasks, config.permission_timeout_s)
+        self._queue = PromptQueue(db)
         self._active: dict[SessionId, ActiveTurn] = {}
 
     # What clients ask for
@@ -106,6 +135,8 @@ class TurnService:
         if running is not None and running.turn.message_id == request.message_id is not None:
             await asyncio.shield(running.started)
             return Started(running.turn, is_new=False)
+        if request.if_busy is not IfBusy.REJECT and self.is_active(session.id):
+            return await self._join(session, request)
         active = self._reserve(session, request)
         self._tasks.spawn(self._run(active, is_new), name=f"turn:{active.turn.id}")
         try:
@@ -114,6 +145,10 @@ class TurnService:
         except turns.MessageIdUsed:
             return await self._repeated(request)
         return Started(active.turn, is_new=True)
+
+    async def find_started(self, session_id: SessionId, message_id: str) -> Turn | None:
+        """The turn that this `message_id` has started; None when it is new."""
+        return await turns.find_by_message(self._db, session_id, message_id)
 
     async def get(self, turn_id: TurnId) -> Turn:
         """Raises NotFound (`job_not_found`)."""
@@ -137,14 +172,12 @@ class TurnService:
 
     async def wait(self, turn_id: TurnId, timeout_s: float) -> Turn:
         """The turn once it has ended, or as it is after `timeout_s` or when the server stops."""
-        if active := self._find_active(turn_id):
-            try:
-                async with asyncio.timeout(timeout_s):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                turn = await self._begun(turn_id)
+                if active := self._find_active(turn.id):
                     await active.answerable.wait()
-            except TimeoutError:
-                pass
-            return active.turn
-        return await turns.get(self._db, turn_id)
+        return await self.get(turn_id)
 
     async def stop(self, session_id: SessionId) -> Turn:
         """End the running turn. Returns when its process tree is dead and its `done` is in the log.
@@ -172,14 +205,27 @@ class TurnService:
         """The newest seq that a follower of `turn` may have seen."""
         if turn.last_seq is not None:
             return turn.last_seq
+        if turn.status is TurnStatus.QUEUED:
+            return 0
         session_log = self._log.open_session(turn.session_id)
         return session_log.last_seq if session_log else turn.first_seq
 
     async def follow_turn(self, turn: Turn, after: Seq) -> AsyncGenerator[Chunk, None]:
-        """The turn's events with seq > `after`, up to its `done`; live ones as they come."""
+        """The turn's events with seq > `after`, up to its `done`; live ones as they come.
+
+        A queued turn is waited for. One that is cancelled before it begins has no place in the log: its only
+        event is a `done` with seq 0.
+        """
+        if turn.status is TurnStatus.QUEUED:
+            turn = await self._begun(turn.id)
         active = self._find_active(turn.id)
         if active is None:
             turn = await turns.get(self._db, turn.id)
+        if turn.status is TurnStatus.QUEUED:
+            return  # The server stops.
+        if turn.last_seq == 0:
+            yield _server_chunk(turn, Source.SERVER, 0, _closing_events(turn.id, Outcome(turn.status), 0))
+            return
         first = max(after, turn.first_seq - 1)
 
         def end() -> Seq | None:
@@ -195,11 +241,85 @@ class TurnService:
             async for chunk in chunks:
                 yield chunk
 
+    async def cancel(self, turn_id: TurnId) -> Turn:
+        """End one turn, whether it runs or waits; one that has ended is left as it is.
+
+        Raises NotFound (`job_not_found`), StorageFull.
+        """
+        turn = await self.get(turn_id)
+        if turn.status is TurnStatus.QUEUED:
+            with contextlib.suppress(NotFound):
+                return await self._queue.cancel(turn)
+            turn = await self.get(turn_id)
+        if self._find_active(turn_id) is not None:
+            with contextlib.suppress(NotFound):
+                return await self.stop(turn.session_id)
+        return await self.get(turn_id)
+
+    # Questions of agents
+
+    def pending(self) -> list[tuple[Turn, Pending]]:
+        """All questions that wait for an answer, the oldest first."""
+        found = [
+            (active.turn, pending) for active in self._active.values() for pending in active.pending.values()
+        ]
+        return sorted(found, key=lambda entry: entry[1].created_at)
+
+    async def answer(self, turn_id: TurnId, question_id: str, answer: Answer) -> Answer:
+        """Answer a question of the turn's agent. The same answer again is fine.
+
+        Raises NotFound (`job_not_found`, `permission_not_found`), Conflict (`permission_answered`,
+        `job_ended`), InvalidInput for an answer that does not fit, StorageFull.
+        """
+        if active := self._find_active(turn_id):
+            return await self._approvals.answer(active, question_id, answer)
+        turn = await turns.get(self._db, turn_id)
+        for chunk in await events.of_server(self._db, turn.session_id, turn.first_seq, turn.last_seq or 0):
+            for event in map(json.loads, chunk.lines()):
+                if event.get("type") == "permission_resolved" and event["requestId"] == question_id:
+                    return answered_before(event, answer)
+        raise NotFound(f"job {turn_id} does not wait for {question_id}", code="permission_not_found")
+
+    # Prompts that wait
+
+    async def queued(self, session_id: SessionId) -> list[QueuedPrompt]:
+        """The prompts that wait in a session, the next one first. Raises NotFound (`session_not_found`)."""
+        if await sessions.find(self._db, session_id) is None:
+            raise sessions.not_found(session_id)
+        return await self._queue.list_prompts(session_id)
+
+    async def arrange_queue(self, session_id: SessionId, turn_ids: list[TurnId]) -> list[QueuedPrompt]:
+        """Change the order; `turn_ids` are all that wait. Raises NotFound, Conflict (`queue_changed`)."""
+        await self.queued(session_id)
+        await self._queue.arrange(session_id, turn_ids)
+        return await self.queued(session_id)
+
+    async def clear_queue(self, session_id: SessionId) -> list[TurnId]:
+        """Cancel all that waits in a session. Raises NotFound, StorageFull."""
+        cancelled = []
+        for prompt in await self.queued(session_id):
+            with contextlib.suppress(NotFound):
+                cancelled.append((await self._queue.cancel(await self.get(prompt.turn_id))).id)
+        return cancelled
+
+    async def cancel_queued(self, session_id: SessionId, turn_id: TurnId) -> Turn:
+        """Take a prompt out of its queue. Raises NotFound (`not_queued`)."""
+        for prompt in await self.queued(session_id):
+            if prompt.turn_id == turn_id:
+                return await self._queue.cancel(await self.get(turn_id))
+        raise NotFound(f"job {turn_id} does not wait in session {session_id}", code="not_queued")
+
     # Life of the server
+
+    async def begin_queued(self) -> None:
+        """Go on with the prompts that an earlier server left waiting."""
+        await self._queue.load()
+        self._start_queued()
 
     def drain(self) -> None:
         """Refuse new turns from now on, and answer those who wait for the end of one."""
         self.is_draining = True
+        self._queue.close()
         for active in self._active.values():
             active.answerable.set()
 
@@ -214,7 +334,12 @@ class TurnService:
         await self._tasks.close()
 
     def is_active(self, session_id: SessionId) -> bool:
-        return session_id in self._active
+        """Does a turn run in the session, or wait to run?"""
+        return session_id in self._active or self._queue.first(session_id) is not None
+
+    def forget(self, session_id: SessionId) -> None:
+        """The session was deleted, and its queue with it."""
+        self._queue.forget(session_id)
 
     # Before the turn
 
@@ -229,7 +354,7 @@ class TurnService:
         else:
             session = self._checked(session, request)
         agent = self._agents.get(session.agent)
-        agent.check(request.options)
+        await agent.check(request.options)
         if agent.find() is None:
             raise Unavailable(
                 f"the program of agent {session.agent} was not found on the server", code="agent_unavailable"
@@ -283,9 +408,11 @@ class TurnService:
     def _reserve(self, session: Session, request: StartTurn) -> ActiveTurn:
         """Make the session this server's only turn. No await between the checks and the reservation."""
         if self.is_draining:
-            raise Unavailable("the server is shutting down; try again", code="draining", retry_after_s=5)
+            raise _draining()
         if (running := self._active.get(session.id)) is not None:
             raise sessions.busy(session.id, running.turn.id)
+        if (waiting := self._queue.first(session.id)) is not None:
+            raise sessions.busy(session.id, waiting)
         if len(self._active) >= self._config.max_concurrent_turns:
             raise LimitReached(
                 f"{len(self._active)} turns are running, which is the limit; try again later",
@@ -294,8 +421,11 @@ class TurnService:
             )
         options = replace(request.options, model=request.options.model or session.model)
         turn = _new_turn(session.id, options, request.message_id)
-        event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt)
-        active = self._active[session.id] = ActiveTurn(session, turn, event)
+        event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
+        return self._activate(session, turn, event)
+
+    def _activate(self, session: Session, turn: Turn, user_event: bytes | None) -> ActiveTurn:
+        active = self._active[session.id] = ActiveTurn(session, turn, user_event, self._heed)
         return active
 
     async def _repeated(self, request: StartTurn) -> Started:
@@ -305,21 +435,134 @@ class TurnService:
             raise NotFound(f"there is no session {request.session_id}", code="session_not_found")
         return Started(known, is_new=False)
 
+    # A prompt to a busy session
+
+    async def _join(self, session: Session, request: StartTurn) -> Started:
+        """Add the prompt to the turn that runs, or to those that wait for its end."""
+        if self.is_draining:
+            raise _draining()
+        active = self._active.get(session.id)
+        if request.if_busy is IfBusy.STEER and active is not None and active.user_event is not None:
+            await asyncio.shield(active.started)
+            if (steered := await self._steer(active, request)) is not None:
+                return steered
+        return await self._enqueue(session, request)
+
+    async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | None:
+        """Put the prompt into the running turn; None when that is ending."""
+        _require_same_options(active.turn.options, request.options)
+        message_id = _message_uuid(request)
+        kind = self._agents.get(active.session.agent)
+        event = kind.user_event(active.session, TurnId(message_id), request.prompt, request.images)
+        assert active.log is not None
+        async with active.log.hold() as seq:
+            if active.verdict.done() or active.finished.is_set():
+                return None
+            if message_id in active.steered:
+                return Started(active.turn, is_new=False)
+            if self._db.is_full:
+                raise StorageFull("the server's disk is full; free some space and try again")
+            chunk = _server_chunk(active.turn, Source.USER, seq, [event])
+            await transactions.add_to_turn(self._db, active.turn, chunk)
+            active.steered[message_id] = event
+            active.log.publish(chunk)
+        if (agent := self._pool.of(active.session.id)) is not None and agent.turn is active:
+            agent.steer(message_id, event)
+        return Started(active.turn, is_new=False, after=seq - 1)
+
+    async def _enqueue(self, session: Session, request: StartTurn) -> Started:
+        turn = _new_turn(session.id, request.options, request.message_id)
+        event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
+        queued = replace(turn, status=TurnStatus.QUEUED, started_at=None)
+        prompt = QueuedPrompt(
+            turn.id, session.id, event, request.options, request.message_id, turn.created_at
+        )
+        try:
+            await self._queue.append(prompt)
+        except turns.MessageIdUsed:
+            return await self._repeated(request)
+        self._start_queued()
+        return Started(queued, is_new=True)
+
+    def _start_queued(self) -> None:
+        """Begin what waits where nothing runs any more."""
+        for session_id in self._queue.sessions():
+            if not self.is_draining and session_id not in self._active:
+                self._tasks.spawn(self._run_queued(session_id), name=f"queued:{session_id}")
+
+    async def _run_queued(self, session_id: SessionId) -> None:
+        while (turn_id := self._queue.first(session_id)) is not None:
+            session = await sessions.find(self._db, session_id)
+            prompt = await queue.find(self._db, turn_id)
+            if session is None:
+                self._queue.forget(session_id)
+                return
+            if self.is_draining or session_id in self._active:
+                return
+            if len(self._active) >= self._config.max_concurrent_turns:
+                return  # The end of any turn comes here again.
+            if prompt is not None and self._queue.first(session_id) == turn_id:
+                await self._run_prompt(session, prompt)
+                return
+
+    async def _run_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
+        options = replace(prompt.options, model=prompt.options.model or session.model)
+        turn = replace(
+            _new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
+        )
+        active = self._activate(self._usable(session), turn, prompt.user_event)
+        # Nobody else waits for it, so its failure must not be reported as never retrieved.
+        active.started.add_done_callback(lambda started: started.exception())
+        self._queue.take(session.id, turn.id)
+        await self._run(active, is_new=False, was_queued=True)
+        if active.started.exception() is not None:
+            self._queue.put_back(session.id, turn.id)
+            asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
+
+    def _usable(self, session: Session) -> Session:
+        """The session with its directory resolved, if it is there: otherwise its agent cannot be started."""
+        with contextlib.suppress(AgentsrvError):
+            return replace(session, cwd=str(self._workspace.directory(session.cwd or None)))
+        return session
+
+    def _steer_was_lost(self, session_id: SessionId, event: bytes) -> None:
+        """The turn ended before its agent had read a steering prompt: it becomes a turn of its own."""
+        self._tasks.spawn(self._enqueue_lost(session_id, event), name=f"lost-steer:{session_id}")
+
+    async def _enqueue_lost(self, session_id: SessionId, event: bytes) -> None:
+        turn = _new_turn(session_id, TurnOptions(), None)
+        renamed = dump({**json.loads(event), "uuid": turn.id})
+        prompt = QueuedPrompt(turn.id, session_id, renamed, turn.options, None, turn.created_at)
+        await self._queue.append(prompt)
+        self._start_queued()
+
+    async def _begun(self, turn_id: TurnId) -> Turn:
+        """The turn once it is not queued any more, or the server stops."""
+        turn = await self.get(turn_id)
+        while turn.status is TurnStatus.QUEUED and not self.is_draining:
+            await self._queue.leaves(turn.session_id, turn_id)
+            if active := self._active_turn(turn_id):
+                await asyncio.wait({active.started})
+            turn = await self.get(turn_id)
+        return turn
+
     # The turn
 
-    async def _run(self, active: ActiveTurn, is_new: bool) -> None:
+    async def _run(self, active: ActiveTurn, is_new: bool, *, was_queued: bool = False) -> None:
         """The life of a turn."""
         # The process starts while the turn is committed; it gets its prompt only afterwards.
         starting = self._pool.start(active.session, active.turn)
-        if await self._opened(active, starting, is_new=is_new):
+        if await self._opened(active, starting, is_new=is_new, was_queued=was_queued):
             await self._work_and_finish(active, None, starting)
         elif starting is not None:
             await self._pool.abandon(starting)
 
-    async def _opened(self, active: ActiveTurn, starting: Starting | None, *, is_new: bool) -> bool:
+    async def _opened(
+        self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool = False
+    ) -> bool:
         """Open the turn; when that fails tell those who wait for it, and leave everything as it was."""
         try:
-            await self._open(active, starting, is_new)
+            await self._open(active, starting, is_new=is_new, was_queued=was_queued)
         except Exception as exc:
             if not isinstance(exc, AgentsrvError):
                 log.exception("turn %s could not be opened", active.turn.id)
@@ -356,7 +599,9 @@ class TurnService:
             log.exception("the outcome of turn %s cannot be recorded", active.turn.id)
             await self.close_turn(active, _internal_error(), agent)
 
-    async def _open(self, active: ActiveTurn, starting: Starting | None, is_new: bool) -> None:
+    async def _open(
+        self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool
+    ) -> None:
         """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
         session = active.session
         # Kept, so that those who follow from now on find it in memory.
@@ -374,6 +619,7 @@ class TurnService:
                 is_new_session=is_new,
                 prompt=chunk,
                 runner=None if starting is None else starting.record,
+                was_queued=was_queued,
             )
             # What the session's process writes from here on, before its turn begins or as it is replaced,
             # comes behind the prompt: under the older lease it would be refused.
@@ -388,6 +634,9 @@ class TurnService:
         started_at = loop.time()
         while not active.verdict.done():
             limits = []
+            if active.pending:
+                # It is not the agent that keeps still.
+                active.last_output_at = loop.time()
             if self._config.turn_timeout_s:
                 limits.append(started_at + self._config.turn_timeout_s)
             if self._config.turn_idle_timeout_s:
@@ -426,7 +675,8 @@ class TurnService:
         session_id = active.session.id
         session_log = await self._log.session(session_id)
         async with session_log.hold() as seq:
-            lines = _closing_events(active.turn.id, outcome, seq)
+            unanswered = closing_events(active)
+            lines = [*unanswered, *_closing_events(active.turn.id, outcome, seq + len(unanswered))]
             turn = replace(
                 active.turn,
                 status=outcome.status,
@@ -455,12 +705,39 @@ class TurnService:
         if agent is not None:
             agent.end_turn()
             self._pool.rest(agent)
+        self._start_queued()
 
-    def resume_turn(self, active: ActiveTurn, agent: LiveAgent) -> None:
-        """Go on with a turn that an earlier server began."""
-        self._active[active.session.id] = active
+    def resume_turn(
+        self, session: Session, turn: Turn, session_log: SessionLog, written: list[Chunk], agent: LiveAgent
+    ) -> None:
+        """Go on with a turn that an earlier server began; `written` is what the log has of it."""
+        active = self._activate(session, turn, _prompt_of(written))
+        active.log = session_log
+        active.started.set_result(None)
         agent.begin(active)
         self._tasks.spawn(self._work_and_finish(active, agent), name=f"turn:{active.turn.id}")
+        for number, chunk in enumerate(written):
+            for line in chunk.lines() if chunk.turn_id == turn.id else ():
+                self._replay(active, agent, chunk, line, is_prompt=number == 0)
+
+    def _replay(
+        self, active: ActiveTurn, agent: LiveAgent, chunk: Chunk, line: bytes, *, is_prompt: bool
+    ) -> None:
+        if line.startswith(b'{"type":"permission_'):
+            self._approvals.recall(active, json.loads(line), chunk.created_at)
+        elif chunk.source is Source.AGENT:
+            agent.replay(line)
+        elif chunk.source is Source.USER and not is_prompt:
+            message_id = json.loads(line)["uuid"]
+            active.steered[message_id] = line
+            agent.steer(message_id, line)
+
+    def _heed(self, active: ActiveTurn, effect: Effect) -> None:
+        """The agent has asked something, or needs no answer any more."""
+        if effect.question is not None:
+            self._approvals.asked(active, effect.question)
+        if effect.withdrawn is not None:
+            self._approvals.withdrawn(active, effect.withdrawn)
 
     # Agents between turns
 
@@ -477,7 +754,7 @@ class TurnService:
             # A prompt came at the same moment. What the agent does is part of that turn, which reads on.
             return
         turn = _new_turn(session.id, TurnOptions(model=session.model), None)
-        active = self._active[session.id] = ActiveTurn(session, turn, None)
+        active = self._activate(session, turn, None)
         # Nobody else waits for it, so its failure must not be reported as never retrieved.
         active.started.add_done_callback(lambda started: started.exception())
         if await self._opened(active, None, is_new=False):
@@ -485,14 +762,42 @@ class TurnService:
             await self._work_and_finish(active, agent)
 
     def _find_active(self, turn_id: TurnId) -> ActiveTurn | None:
-        for active in self._active.values():
-            if active.turn.id == turn_id and active.started.done():
-                return active
-        return None
+        active = self._active_turn(turn_id)
+        return active if active is not None and active.started.done() else None
+
+    def _active_turn(self, turn_id: TurnId) -> ActiveTurn | None:
+        """Also one that is not in the database yet."""
+        return next((active for active in self._active.values() if active.turn.id == turn_id), None)
 
 
 def _not_running(session_id: SessionId) -> NotFound:
     return NotFound(f"nothing runs in session {session_id}", code="not_running")
+
+
+def _draining() -> Unavailable:
+    return Unavailable("the server is shutting down; try again", code="draining", retry_after_s=5)
+
+
+def _prompt_of(written: list[Chunk]) -> bytes | None:
+    """The turn's user event; an unprompted turn has none."""
+    return written[0].lines()[0] if written and written[0].source is Source.USER else None
+
+
+def _message_uuid(request: StartTurn) -> str:
+    """What a steering prompt is called: the same for the same `message_id`."""
+    if request.message_id is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(STEERING, f"{request.session_id} {request.message_id}"))
+
+
+def _require_same_options(running: TurnOptions, asked: TurnOptions) -> None:
+    """A turn that runs cannot be changed. Raises InvalidInput (`unsupported_option`)."""
+    for option in fields(TurnOptions):
+        if option.name in {"permission_mode", "partial_messages"}:
+            continue
+        value = getattr(asked, option.name)
+        if value is not None and value != getattr(running, option.name):
+            raise unsupported(option.name, "a prompt that steers a running turn cannot change this")
 
 
 def _new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.errors import NotFound
+from agentsrv.agents.base import Agent
+from agentsrv.errors import AgentsrvError, NotFound
 from agentsrv.eventlog import EventLog, now_ms
-from agentsrv.model import Seq, Session, SessionId
-from agentsrv.store import sessions
+from agentsrv.model import Fork, Seq, Session, SessionId, Source, Turn
+from agentsrv.projections.acp import Acp
+from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
+
+TURNS_AT_ONCE = 20
+
+PointOf = Callable[[bytes], tuple[str, str] | None]
 
 
 class SessionService:
@@ -33,6 +43,43 @@ class SessionService:
             SessionId(session_id or str(uuid.uuid4())), agent=agent, cwd=cwd, model=model, name=name
         )
         await self._db.write(lambda db: sessions.insert(db, session))
+        return session
+
+    async def fork(self, source_id: SessionId, *, session_id: str | None, **changes: str | None) -> Session:
+        """A new session in the same place, whose agent knows what the source's knew after its last turn.
+
+        A turn that runs is not part of it; what happens in the source from now on neither. It has the source's
+        `model` and no `name`, unless `changes` holds others. Raises NotFound (`session_not_found`), Conflict
+        (`session_exists`, `conversation_lost`), StorageFull.
+        """
+        source = await self.get(source_id)
+        new_id = SessionId(session_id or str(uuid.uuid4()))
+        if await sessions.find(self._db, new_id) is not None:
+            raise sessions.exists(new_id)
+        kind = self._agents.get(source.agent)
+        if (fork := await self._point_of(source)) is not None:
+            conversation = await asyncio.to_thread(kind.copy_conversation, fork, source.cwd)
+        else:
+            conversation = kind.new_internal_id(new_id)
+        now = now_ms()
+        session = replace(
+            source,
+            id=new_id,
+            name=changes.get("name"),
+            model=changes.get("model", source.model),
+            internal_session_id=conversation,
+            created_at=now,
+            updated_at=now,
+            generation=0,
+            active_turn_id=None,
+            fork=fork,
+            grants=(),
+        )
+        try:
+            await self._db.write(lambda db: sessions.insert(db, session))
+        except AgentsrvError:
+            await asyncio.to_thread(_remove_transcript, kind, session)
+            raise
         return session
 
     async def get(self, session_id: SessionId) -> Session:
@@ -65,10 +112,12 @@ class SessionService:
         if self._turns.is_active(session_id):
             if not force:
                 raise sessions.busy(session_id, session.active_turn_id or "unknown")
+            await self._turns.clear_queue(session_id)
             await self._stop(session_id)
         if (warm := self._pool.of(session_id)) is not None:
             await self._pool.retire(warm)
         await self._db.write(lambda db: sessions.delete(db, session_id))
+        self._turns.forget(session_id)
         self._log.forget(session_id)
 
     async def messages(
@@ -89,9 +138,61 @@ class SessionService:
                         return found
         return found
 
+    async def acp_messages(
+        self, session_id: SessionId, *, limit: int | None, after: Seq
+    ) -> list[tuple[Seq, bytes]]:
+        """(seq, JSON) of the conversation after `after` as ACP notifications, oldest first: no deltas.
+
+        An event may give several of them. Raises NotFound.
+        """
+        agent = self._agents.get((await self.get(session_id)).agent)
+        last = (await self._log.session(session_id)).last_seq
+        make_reader = partial(agent.updates, deltas=False)
+        acp = Acp(session_id, make_reader, after=after, messages_only=True)
+        first = await self.start_of_turn(session_id, after)
+        found: list[tuple[Seq, bytes]] = []
+        async for chunk in self._log.follow(session_id, first - 1, lambda: last):
+            found += [(seq, value) for seq, values in acp.read(chunk) for value in values]
+            if limit is not None and len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def start_of_turn(self, session_id: SessionId, seq: Seq) -> Seq:
+        """The first event of the newest turn that had begun by `seq`; 1 when none had."""
+        return await turns.start_of_turn(self._db, session_id, seq)
+
     async def last_seq(self, session_id: SessionId) -> Seq:
         """The newest seq of the session; 0 when its log is empty."""
         return (await self._log.session(session_id)).last_seq
+
+    async def _point_of(self, source: Session) -> Fork | None:
+        """What a fork of `source` goes on from; None when there is no conversation yet."""
+        point_of = self._agents.get(source.agent).point_of
+        newest = 0
+        before = None
+        while page := await turns.page(
+            self._db, session_id=source.id, status=None, before=before, limit=TURNS_AT_ONCE
+        ):
+            for turn in page:
+                if not turn.last_seq:
+                    continue  # It runs, or never began.
+                newest = max(newest, turn.last_seq)
+                if (found := await self._last_point(turn, point_of)) is not None:
+                    conversation, point = found
+                    is_same = conversation == source.internal_session_id
+                    # Another one: the conversation was cleared, and nothing has been said since.
+                    return Fork(source.id, newest, conversation, point) if is_same else None
+            before = (page[-1].created_at, page[-1].id)
+        # A fork that has not been used is forked where it was itself.
+        return source.fork and replace(source.fork, session_id=source.id, seq=newest)
+
+    async def _last_point(self, turn: Turn, point_of: PointOf) -> tuple[str, str] | None:
+        found = None
+        async for chunk in self._log.follow(turn.session_id, turn.first_seq - 1, lambda: turn.last_seq):
+            if chunk.source is Source.AGENT:
+                for line in chunk.lines():
+                    found = point_of(line) or found
+        return found
 
     async def _stop(self, session_id: SessionId) -> None:
         try:
@@ -99,3 +200,8 @@ class SessionService:
         except NotFound:
             # It ended by itself in this very moment.
             return
+
+
+def _remove_transcript(agent: Agent, session: Session) -> None:
+    if (transcript := agent.transcript_of(session)) is not None:
+        transcript.unlink()

@@ -24,7 +24,7 @@ from pygit2.enums import RepositoryOpenFlag
 
 from agentsrv.errors import AgentsrvError, Forbidden, InvalidInput, NotFound, Unprocessable
 from agentsrv.workspace.disk import explained
-from agentsrv.workspace.paths import Workspace, displayed
+from agentsrv.workspace.paths import WORKTREES, Workspace, displayed
 
 SKIPPED = frozenset({".git", "node_modules", ".venv"})
 """Not looked into: no repository of the user's own lies in them."""
@@ -134,14 +134,14 @@ def git_directory(root: Path) -> GitDirectory:
     try:
         path = root / ".git"
         if not path.is_dir():
-            pointer = _read_pointer(path)
+            pointer = read_pointer(path)
             if not pointer.startswith("gitdir: "):
                 raise unreadable(root)
             path = root / pointer.removeprefix("gitdir: ")
         path = Path(os.path.realpath(path))
         common = path
         if os.path.lexists(path / "commondir"):
-            common = Path(os.path.realpath(path / _read_pointer(path / "commondir")))
+            common = Path(os.path.realpath(path / read_pointer(path / "commondir")))
     except (OSError, ValueError) as exc:
         raise unreadable(root) from exc
     if not (path.is_dir() and common.is_dir()):
@@ -182,7 +182,7 @@ def _require_confined_objects(workspace: Workspace, objects: Path) -> None:
         alternates = directory / "info" / "alternates"
         _require_regular(workspace, alternates)
         with suppress(FileNotFoundError):
-            lines = _read_pointer(alternates).splitlines()
+            lines = read_pointer(alternates).splitlines()
             pending += [
                 Path(os.path.realpath(directory / line)) for line in lines if line[:1] not in ("", "#")
             ]
@@ -204,7 +204,7 @@ def _require_regular(workspace: Workspace, path: Path | str) -> None:
         raise unreadable(path)
 
 
-def _read_pointer(path: Path, max_bytes: int = MAX_POINTER_BYTES) -> str:
+def read_pointer(path: Path, max_bytes: int = MAX_POINTER_BYTES) -> str:
     """The text of a small regular file. Raises OSError, ValueError (too large, or holds a NUL)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
@@ -269,6 +269,7 @@ class _Scan:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         base = f"{workspace.base}/"
+        self._worktrees = f"{base}{WORKTREES}"
         self._mounts = frozenset(path for path in _mount_points() if path.startswith(base))
         self.is_cut = False
 
@@ -287,6 +288,8 @@ class _Scan:
             if has_git:
                 found += 1
                 yield directory
+            if os.path.dirname(os.path.dirname(directory)) == self._worktrees:
+                continue  # A session's. Looking through all of these takes as long as through all repositories.
             if names and depth >= MAX_DEPTH:
                 self.is_cut = True
             elif names:
@@ -339,7 +342,7 @@ def describe(workspace: Workspace, path: Path) -> Repository:
     except AgentsrvError as exc:
         problem = exc.message
     is_linked = git_dir is not None and git_dir.is_linked
-    root = _main_tree(git_dir.common) if git_dir is not None and is_linked else path
+    root = main_tree(git_dir.common) if git_dir is not None and is_linked else path
     return Repository(
         name=displayed(path.name),
         path=displayed(str(path)),
@@ -362,7 +365,7 @@ def _head(repo: pygit2.Repository, root: Path) -> tuple[str | None, str | None]:
     return None if branch is None else displayed(branch), commit
 
 
-def _main_tree(common: Path) -> Path:
+def main_tree(common: Path) -> Path:
     """The main working tree of a repository; a bare one has none, and stands for itself."""
     return common.parent if common.name == ".git" else common
 
@@ -373,7 +376,7 @@ def _is_listed_submodule(workspace: Workspace, path: Path) -> bool:
         return False
     try:
         around = _root_above(workspace, path.parent)
-        listed = _read_pointer(around / ".gitmodules", MAX_GITMODULES_BYTES)
+        listed = read_pointer(around / ".gitmodules", MAX_GITMODULES_BYTES)
     except (AgentsrvError, OSError, ValueError):
         return False
     paths = re.findall(r"^\s*path\s*=\s*(.*?)\s*$", listed, re.MULTILINE)
@@ -391,7 +394,7 @@ def _linked_elsewhere(workspace: Workspace, found: list[Repository]) -> Iterator
         ):
             for entry in entries:
                 with suppress(OSError, ValueError):
-                    path = Path(_read_pointer(Path(entry.path) / "gitdir"))
+                    path = Path(read_pointer(Path(entry.path) / "gitdir"))
                     path = Path(os.path.realpath(Path(entry.path) / path)).parent
                     if workspace.contains(str(path)) and os.path.lexists(path / ".git"):
                         yield path

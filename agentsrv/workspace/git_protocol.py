@@ -22,12 +22,13 @@ READY = b"\x00"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The first message: where the workspace is, and the limits."""
+    """The first message: where the workspace is, and the limits. Few workers may write files."""
 
     base: str
     private: list[str]
     private_files: list[str]
     memory_bytes: int
+    may_write: bool
 
 
 class FindRepositories(msgspec.Struct, frozen=True, tag="repositories"):
@@ -48,7 +49,70 @@ class DiffRequest(msgspec.Struct, frozen=True, kw_only=True, tag="diff"):
     copies: bool = False
 
 
-Request = FindRepositories | DiffRequest
+class FindWorktrees(msgspec.Struct, frozen=True, tag="worktrees"):
+    """All worktrees that were made for sessions."""
+
+
+class MakeWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="make_worktree"):
+    """A worktree of the repository around `cwd`, on a new branch, for one session. Answered by MadeWorktree.
+
+    What an attempt for the same session has left behind goes first, if nothing is lost with it.
+    """
+
+    cwd: str
+    session_id: str
+
+
+class DiscardWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="discard_worktree"):
+    """Undo a MakeWorktree, finished or not, if nothing is lost with it."""
+
+    cwd: str
+    session_id: str
+
+
+class RemoveWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="remove_worktree"):
+    """Remove the worktree at `path` and its branch; only with `force` if something is lost with them."""
+
+    path: str
+    force: bool = False
+
+
+WriteRequest = MakeWorktree | DiscardWorktree | RemoveWorktree
+Request = FindRepositories | FindWorktrees | DiffRequest | WriteRequest
+
+
+class MadeWorktree(msgspec.Struct, frozen=True, kw_only=True):
+    """`cwd` is where in the worktree the session works: the same subdirectory as before."""
+
+    path: str
+    cwd: str
+    branch: str
+
+
+class RemovedWorktree(msgspec.Struct, frozen=True, kw_only=True):
+    """`branch` was removed too; None: there was none left, or it was not the worktree's own."""
+
+    path: str
+    branch: str | None
+
+
+class Worktree(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
+    """A worktree that was made for a session. `is_dirty` None: there was no time to look, or no way.
+
+    `problem` says why nothing else is known of it.
+    """
+
+    path: str
+    relative_path: str
+    root: str
+    branch: str | None
+    head: str | None
+    is_dirty: bool | None
+    problem: str | None
+
+
+class FoundWorktrees(msgspec.Struct, frozen=True, kw_only=True):
+    worktrees: list[Worktree]
 
 
 class _Failure(msgspec.Struct):

@@ -1,8 +1,8 @@
 """The program that a git worker runs: reads requests from a socket, one after the other, until it is closed.
 
 It works on what agents made and what came from the network, so it keeps little to lose: no secrets in its
-environment, no right to write a file or to start a program, a limit on memory. The server kills it when a
-request takes too long. `worker.py` is the other end.
+environment, no right to write a file (but for the few that make worktrees) or to start a program, a limit on
+memory. The server kills it when a request takes too long. `worker.py` is the other end.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pygit2
 from pygit2.enums import ConfigLevel
 
 from agentsrv.errors import AgentsrvError, Unprocessable
+from agentsrv.workspace import worktrees
 from agentsrv.workspace.diff import diff
 from agentsrv.workspace.git import discover
 from agentsrv.workspace.git_protocol import (
@@ -32,7 +33,11 @@ from agentsrv.workspace.git_protocol import (
     OK,
     READY,
     DiffRequest,
+    DiscardWorktree,
     FindRepositories,
+    FindWorktrees,
+    MakeWorktree,
+    RemoveWorktree,
     Request,
     Settings,
     encode_error,
@@ -87,6 +92,15 @@ def handle(workspace: Workspace, request: Request) -> bytes:
             repositories, is_truncated = discover(workspace)
             body = {"repositories": repositories, "count": len(repositories), "truncated": is_truncated}
             return msgspec.json.encode(body)[:-1]
+        case FindWorktrees():
+            return msgspec.json.encode(worktrees.find_all(workspace))[:-1]
+        case MakeWorktree():
+            return msgspec.json.encode(worktrees.make(workspace, request))[:-1]
+        case DiscardWorktree():
+            worktrees.discard(workspace, request)
+            return b"{"
+        case RemoveWorktree():
+            return msgspec.json.encode(worktrees.remove(workspace, request))[:-1]
 
 
 def give_up_rights(settings: Settings) -> None:
@@ -95,11 +109,12 @@ def give_up_rights(settings: Settings) -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     limits = {
-        resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_DATA: settings.memory_bytes,
     }
+    if not settings.may_write:
+        limits[resource.RLIMIT_FSIZE] = 0
     for limit, value in limits.items():
         with suppress(ValueError):  # A lower one is set already.
             resource.setrlimit(limit, (value, value))

@@ -25,6 +25,9 @@ MAX_PATH_BYTES = 4096
 DEFAULT_DIRECTORY = "workspaces"
 """Where a session works that names no directory; below the base."""
 
+WORKTREES = ".worktrees"
+"""Where the git worktrees of sessions are; below the base."""
+
 FILE_URI = "file:///"
 
 # fmt: off
@@ -214,7 +217,8 @@ class Workspace:
         parts = self.relative(path).split("/")
         if not PROTECTED_NAMES.isdisjoint(part.casefold() for part in parts):
             raise Forbidden(f"{self.relative(path)} is not changed through here", code="protected_path")
-        if self._home and path.startswith(f"{self._home}/."):
+        is_setting = self._home is not None and path.startswith(f"{self._home}/.")
+        if is_setting and not path.startswith(f"{self._root.rstrip('/')}/{WORKTREES}/"):
             raise Forbidden("settings in the home directory are not changed here", code="protected_path")
         # Bare repositories and git directories by another name have hooks and settings too.
         directory = self._root

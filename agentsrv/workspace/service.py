@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsrv.errors import Forbidden, LimitReached
+from agentsrv.model import Image
 from agentsrv.workspace import files
 from agentsrv.workspace.archive import archive
 from agentsrv.workspace.checkouts import Checkout, checkout_around
 from agentsrv.workspace.disk import Disk
 from agentsrv.workspace.files import OpenFile
 from agentsrv.workspace.grep import Grep, LineMatch, find_ripgrep
+from agentsrv.workspace.images import InlineImage, read_images
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.search import NameSearch
 from agentsrv.workspace.upload import Condition, Delivery, Uploaded, Uploads, Written
@@ -125,6 +127,10 @@ class FileService:
     async def read(self, path: str) -> OpenFile:
         """A file, to be read piece by piece in threads and then closed."""
         return await self.disk.run(files.open_file, self.workspace, path)
+
+    async def read_images(self, sources: Sequence[str | InlineImage]) -> tuple[Image, ...]:
+        """The images of a prompt. Raises InvalidInput that names `images.N`, Forbidden."""
+        return await self.disk.run(read_images, self.workspace, sources)
 
     async def archive(self, path: str, *, include_ignored: bool) -> tuple[str, AsyncGenerator[bytes, None]]:
         """A name for it, and the pieces of a .tar.gz of the directory. Close the pieces."""

@@ -41,6 +41,7 @@ REQUEST_TIMEOUT_S = 9.0
 WAIT_TIMEOUT_S = 20.0
 """How long a request waits for a worker to be free."""
 IDLE_S = 300.0
+WRITE_TIMEOUT_S = 60.0
 MEMORY_BYTES = 1536 * 1024 * 1024
 
 PROGRAM = """\
@@ -58,7 +59,8 @@ ENVIRONMENT = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM
 class GitWorkers:
     """At most MAX_WORKERS processes, started when they are needed. Closing twice is fine.
 
-    `environment` is the server's; nothing but PASSED_VARIABLES is taken from it.
+    `environment` is the server's; nothing but PASSED_VARIABLES is taken from it. Workers that `may_write` serve
+    one request each: what a repository may have done to such a process ends with it.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class GitWorkers:
         workspace: Workspace,
         environment: Mapping[str, str],
         *,
+        may_write: bool = False,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         idle_s: float = IDLE_S,
     ) -> None:
@@ -74,6 +77,7 @@ class GitWorkers:
             private=list(workspace.private),
             private_files=list(workspace.private_files),
             memory_bytes=MEMORY_BYTES,
+            may_write=may_write,
         )
         passed = {name: environment[name] for name in PASSED_VARIABLES if name in environment}
         self._environment = ENVIRONMENT | passed
@@ -115,7 +119,7 @@ class GitWorkers:
             except TimeoutError as exc:
                 self._end(worker)
                 raise Unprocessable(
-                    f"the repository could not be read within {self._request_timeout_s:g} s",
+                    f"git had not done it within {self._request_timeout_s:g} s",
                     code="repository_too_slow",
                 ) from exc
             except (EOFError, ConnectionError) as exc:
@@ -134,6 +138,9 @@ class GitWorkers:
 
     async def _take(self) -> tuple[_Worker, bool]:
         """A worker, and whether it is new."""
+        if self._settings.may_write:
+            # What was killed may be in the middle of a write still.
+            await self._tasks.join(START_TIMEOUT_S)
         if self._idle:
             worker = self._idle.pop()
             worker.stop_timer()
@@ -152,7 +159,9 @@ class GitWorkers:
         return worker, True
 
     def _put_back(self, worker: _Worker) -> None:
-        if worker in self._workers:  # Not after `close`.
+        if self._settings.may_write:
+            self._end(worker)
+        elif worker in self._workers:  # Not after `close`.
             self._idle.append(worker)
             worker.start_timer(self._idle_s, lambda: self._end(worker))
 

@@ -264,7 +264,7 @@ WRONG_IN_GENERATE: dict[str, list[Any]] = {
     "use_worktree": [1, "true", [], {}, None],
     "images": [1, "a.png", {}, True, None, ["x"] * 21, ["a.png"], ["http://169.254.169.254/"]],
     "message_id": [*OF_NO_TYPE, "a b", "x" * 201, "ü"],
-    "permission_mode": [*OF_NO_TYPE, "root", "ask"],
+    "permission_mode": [*OF_NO_TYPE, "root", "Ask"],
     "effort": [*OF_NO_TYPE, "bogus"],
     "system_prompt": [*OF_NO_TYPE, "x" * 100_001],
     "max_turns": ["1", 1.5, [], {}, True, None, 0, -1, 10**9, 10**30],

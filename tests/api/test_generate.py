@@ -142,7 +142,6 @@ async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> 
         {"use_worktree": True},
         {"images": ["a.png"]},
         {"format": "acp"},
-        {"permission_mode": "ask"},
     ],
 )
 async def test_an_option_that_comes_later_is_refused(server: Server, fields: dict[str, object]) -> None:

@@ -20,6 +20,9 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: close-stdout              close stdout and go on
     SCRIPT: result {"is_error": true} fields that the result of this turn gets
     SCRIPT: later 0.2 Hello           after this turn, a turn that nobody prompted
+    SCRIPT: ask 2 Bash {"command": ""} ask leave for so many calls at once, wait, and tell each answer in a message
+    SCRIPT: withdraw                  ask for leave and need none any more
+    SCRIPT: await-steer               wait for another prompt and make its text a message of this turn
     SCRIPT: exit 3                    end at once;  `die 9`: by this signal
 
 Flags, for what must go wrong before a prompt can be read: `deaf` (never reads stdin), `exit 3`, `mute` (reads, never
@@ -66,6 +69,8 @@ class FakeAgent:
         self.hears_interrupts = True
         self.is_eof = False
         self.later: list[tuple[float, str]] = []
+        self.asked = 0
+        self.answers: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         """Turns until stdin ends."""
@@ -105,6 +110,9 @@ class FakeAgent:
             self.prompts.append(line)
         elif message["type"] == "control_request":
             self.control(message["request_id"], message["request"])
+        elif message["type"] == "control_response":
+            response = message["response"]
+            self.answers[response["request_id"]] = response.get("response", response)
 
     def control(self, request_id: str, request: dict[str, Any]) -> None:
         answer = {"subtype": "success", "request_id": request_id, "response": {}}
@@ -212,12 +220,51 @@ class FakeAgent:
             case "later":
                 delay_s, _, text = rest.partition(" ")
                 self.later.append((time.monotonic() + float(delay_s), text))
+            case "ask":
+                count, tool, given = rest.split(" ", 2)
+                self.ask(int(count), tool, json.loads(given))
+            case "withdraw":
+                request_id = self.request("Bash", {"command": "rm"})
+                self.emit({"type": "control_cancel_request", "request_id": request_id})
+            case "await-steer":
+                self.await_steer()
             case "exit":
                 os._exit(int(rest))
             case "die":
                 os.kill(os.getpid(), int(rest))
             case _:
                 self.say(f"unknown step: {verb}")
+
+    def request(self, tool: str, given: dict[str, Any]) -> str:
+        self.asked += 1
+        request_id = f"ask-{self.asked}"
+        request = {
+            "subtype": "can_use_tool",
+            "tool_name": tool,
+            "input": given,
+            "tool_use_id": f"t-{request_id}",
+        }
+        rules = [{"toolName": tool, "ruleContent": given.get("command", "")}]
+        suggestion = {"type": "addRules", "rules": rules, "behavior": "allow", "destination": "localSettings"}
+        request["permission_suggestions"] = [suggestion]
+        self.emit({"type": "control_request", "request_id": request_id, "request": request})
+        return request_id
+
+    def ask(self, count: int, tool: str, given: dict[str, Any]) -> None:
+        ids = [self.request(tool, given) for _ in range(count)]
+        while not self.answers.keys() >= set(ids):
+            self.listen(None)
+        for request_id in ids:
+            self.say(json.dumps({"id": request_id, **self.answers[request_id]}))
+
+    def await_steer(self) -> None:
+        while not self.prompts:
+            self.listen(None)
+        message = json.loads(self.prompts.pop(0))
+        self.seen.add(message["uuid"])
+        self.lifecycle(message["uuid"], "started")
+        self.say("steered: " + message["message"]["content"][0]["text"])
+        self.lifecycle(message["uuid"], "completed")
 
     def rate(self, per_second: float, count: int, size: int) -> None:
         start = time.monotonic()

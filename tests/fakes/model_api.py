@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,18 @@ class Recorded:
     @property
     def user_texts(self) -> list[str]:
         """Every text block of every user message, oldest first; a prompt is one of them, byte for byte."""
-        messages = [message for message in self.body["messages"] if message["role"] == "user"]
-        return [text for message in messages for text in texts(message["content"])]
+        return [text for content in self._user_contents for text in texts(content)]
+
+    @property
+    def images(self) -> list[tuple[str, bytes]]:
+        """(type, bytes) of every image of every user message, oldest first."""
+        blocks = [block for content in self._user_contents if isinstance(content, list) for block in content]
+        sources = [block["source"] for block in blocks if block["type"] == "image"]
+        return [(source["media_type"], b64decode(source["data"])) for source in sources]
+
+    @property
+    def _user_contents(self) -> list[str | list[dict[str, Any]]]:
+        return [message["content"] for message in self.body["messages"] if message["role"] == "user"]
 
 
 class ModelApi(ScriptedApi[Recorded]):

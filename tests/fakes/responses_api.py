@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,13 @@ class ResponsesCall:
     def user_texts(self) -> list[str]:
         """Every text of every user message, oldest first; a prompt is one of them, byte for byte."""
         return texts_of(self.body["input"], "user")
+
+    @property
+    def images(self) -> list[tuple[str, bytes]]:
+        """(type, bytes) of every image of every user message, oldest first."""
+        urls = parts_of(self.body["input"], "user", "image_url")
+        heads = [url.removeprefix("data:").partition(";base64,") for url in urls]
+        return [(media_type, b64decode(data)) for media_type, _, data in heads]
 
     @property
     def is_code_mode(self) -> bool:
@@ -157,8 +165,13 @@ def next_steps(conversation: list[dict[str, Any]]) -> list[Step]:
 
 
 def texts_of(items: list[dict[str, Any]], role: str) -> list[str]:
+    return parts_of(items, role, "text")
+
+
+def parts_of(items: list[dict[str, Any]], role: str, name: str) -> list[str]:
+    """What the parts of these messages have under `name`; those without it are left out."""
     messages = [item for item in items if item.get("type") == "message" and item.get("role") == role]
-    return [part["text"] for item in messages for part in item["content"] if "text" in part]
+    return [part[name] for item in messages for part in item["content"] if name in part]
 
 
 async def message(index: int, item_id: str, step: Step) -> AsyncIterator[dict[str, Any]]:

@@ -1,0 +1,113 @@
+"""How Claude Code asks people (`can_use_tool`), and how it wants to be answered.
+
+The shapes are those of claude 2.1.330, from live captures (tests/agents/transcripts/claude/ask_*). All three are
+one control request: leave to use a tool, leave to end plan mode (a tool as well), and a question to the user,
+whose tool does nothing but ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentsrv.agents.base import Question, as_object, dump
+from agentsrv.agents.questions import answers_to, refusal, title
+from agentsrv.model import Answer, Decision
+
+OWN_FIELDS = frozenset({"subtype", "tool_name", "tool_use_id", "input"})
+"""What of a request is told in fields of its own; the rest are the question's details."""
+
+TELLING = ("command", "file_path", "notebook_path", "url", "query", "path", "pattern")
+"""The input that says best what a tool is about to do, as far as the tool has it."""
+
+
+def read_question(request_id: str, request: Mapping[str, Any]) -> Question:
+    """The question in a `can_use_tool` request."""
+    tool = str(request.get("tool_name"))
+    input_ = as_object(request.get("input"))
+    call = request.get("tool_use_id")
+    call_id = call if isinstance(call, str) else None
+    details = {name: value for name, value in request.items() if name not in OWN_FIELDS}
+    if tool == "AskUserQuestion":
+        questions = _questions(input_)
+        asked = title(questions[0]["question"] if questions else "The agent has a question")
+        rest = {name: value for name, value in input_.items() if name != "questions"}
+        details |= {"input": rest} if rest else {}
+        return Question(request_id, "question", tool, {"questions": questions}, asked, call_id, None, details)
+    grant = ", ".join(_named(update) for update in _remembered(details)) or None
+    return Question(
+        request_id, "permission", tool, input_, _title(tool, input_, details), call_id, grant, details
+    )
+
+
+def response_to(question: Question, answer: Answer) -> dict[str, Any]:
+    """What the control response says. Raises InvalidInput."""
+    if answer.decision is not Decision.ALLOW:
+        return {"behavior": "deny", "message": refusal(answer)}
+    if question.kind == "question":
+        return {"behavior": "allow", "updatedInput": _answered(question, answer)}
+    changed = answer.updated_input
+    response: dict[str, Any] = {
+        "behavior": "allow",
+        "updatedInput": question.input if changed is None else changed,
+    }
+    if answer.remember and (updates := _remembered(question.details)):
+        response["updatedPermissions"] = updates
+    return response
+
+
+def _questions(input_: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The questions with ids, which they do not have of their own."""
+    asked = input_.get("questions")
+    entries = [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list) else []
+    return [
+        entry | {"id": f"q{number}", "question": str(entry.get("question"))}
+        for number, entry in enumerate(entries, 1)
+    ]
+
+
+def _answered(question: Question, answer: Answer) -> dict[str, Any]:
+    """The tool's input with the answers in it, each under the words of its question."""
+    given = answers_to(question, answer)
+    asked = question.input["questions"]
+    originals = [{name: value for name, value in entry.items() if name != "id"} for entry in asked]
+    answers = {entry["question"]: ", ".join(given[entry["id"]]) for entry in asked}
+    return as_object(question.details.get("input")) | {"questions": originals, "answers": answers}
+
+
+def _title(tool: str, input_: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    if tool == "ExitPlanMode":
+        return "The plan is ready: leave plan mode and carry it out?"
+    told = next((input_[name] for name in TELLING if input_.get(name)), details.get("description"))
+    name = details.get("display_name") or tool
+    return title(f"{name}: {told}" if told else f"{name}")
+
+
+def _remembered(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the CLI is to allow from now on, for as long as it lives.
+
+    It suggests rules for this very call and, along with them, to open whole directories or to allow all edits;
+    that is more than was asked for, and taken only where there is nothing narrower.
+    """
+    suggested = details.get("permission_suggestions")
+    updates = [as_object(update) for update in suggested] if isinstance(suggested, list) else []
+    rules = [update for update in updates if update.get("type") == "addRules"]
+    return [update | {"destination": "session"} for update in rules or updates]
+
+
+def _named(update: Mapping[str, Any]) -> str:
+    """What a permission update allows, in words that stay the same."""
+    match update:
+        case {"type": "addRules", "rules": [*rules]}:
+            return ", ".join(_rule(as_object(rule)) for rule in rules)
+        case {"type": "addDirectories", "directories": [*directories]}:
+            return ", ".join(f"directory {directory}" for directory in directories)
+        case {"type": "setMode", "mode": mode}:
+            return f"mode {mode}"
+        case _:
+            return dump(dict(update)).decode()
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    content = rule.get("ruleContent")
+    return f"{rule.get('toolName')}({content})" if content else str(rule.get("toolName"))

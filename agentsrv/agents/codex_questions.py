@@ -1,0 +1,318 @@
+"""How Codex asks people (requests of the app-server), and how it wants to be answered.
+
+The shapes are those of codex-cli 0.163.0, from live captures (tests/agents/transcripts/codex/ask_*) and, for the
+two older requests, from its JSON schema. A request has an `id`, which its answer repeats as it was: a number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agentsrv.agents.base import Question, as_object, dump, unsupported
+from agentsrv.agents.questions import answers_to, refusal, title, unfit_answer
+from agentsrv.model import Answer, Decision
+
+COMMAND = "item/commandExecution/requestApproval"
+CHANGES = "item/fileChange/requestApproval"
+PERMISSIONS = "item/permissions/requestApproval"
+USER_INPUT = "item/tool/requestUserInput"
+ELICITATION = "mcpServer/elicitation/request"
+OLD_COMMAND = "execCommandApproval"
+OLD_CHANGES = "applyPatchApproval"
+
+ACCEPTED = {"decision": "accept"}
+UNASKED: dict[str, dict[str, Any]] = {
+    COMMAND: ACCEPTED,
+    CHANGES: ACCEPTED,
+    USER_INPUT: {"answers": {}},
+    ELICITATION: {"action": "decline"},
+    OLD_COMMAND: {"decision": "approved"},
+    OLD_CHANGES: {"decision": "approved"},
+}
+"""What is said where nobody is asked: the agent may do everything, and gets no answers."""
+
+FORMS = frozenset({"form", "openai/form", "openaiForm"})
+
+TOLD = {
+    COMMAND: {"command", "cwd"},
+    PERMISSIONS: {"permissions", "cwd"},
+    USER_INPUT: {"questions"},
+    OLD_COMMAND: {"command", "cwd"},
+    OLD_CHANGES: {"fileChanges"},
+}
+"""Parameters that are in the question's input, and need not be in its details."""
+
+
+def request_name(id_: Any) -> str:
+    """A request's id as a question's: its JSON, which still tells a number from a text."""
+    return dump(id_).decode()
+
+
+def unasked_answer(method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that lets the agent go on without anybody; None: no such request is known."""
+    if method == PERMISSIONS:
+        return {"permissions": as_object(params.get("permissions")), "scope": "turn"}
+    return UNASKED.get(method)
+
+
+def read_question(
+    id_: Any, method: str, params: Mapping[str, Any], changes: list[Any] | None
+) -> Question | None:
+    """The question in a request of the app-server; None where no person could answer it.
+
+    `changes`: what the item that the request is about is going to change in files, as far as it is known.
+    """
+    details = {name: value for name, value in params.items() if name not in TOLD.get(method, ())}
+    details["method"] = method
+    call = params.get("itemId") or params.get("callId")
+    call_id = call if isinstance(call, str) else None
+    name = request_name(id_)
+    match method:
+        case "item/commandExecution/requestApproval" | "execCommandApproval":
+            return _about_command(name, call_id, params, details)
+        case "item/fileChange/requestApproval":
+            return _about_changes(name, call_id, {"changes": changes or []}, _paths(changes), details)
+        case "applyPatchApproval":
+            files = as_object(params.get("fileChanges"))
+            return _about_changes(name, call_id, {"changes": files}, sorted(files), details)
+        case "item/permissions/requestApproval":
+            return _about_permissions(name, call_id, params, details)
+        case "item/tool/requestUserInput":
+            questions = _questions(params.get("questions"))
+            return _to_people(name, "requestUserInput", questions, "", call_id, details)
+        case "mcpServer/elicitation/request":
+            return _elicitation(name, params, details)
+        case _:
+            return None
+
+
+def answer_lines(question: Question, answer: Answer) -> list[dict[str, Any]]:
+    """The messages that answer a question. Raises InvalidInput."""
+    result = _result(question, answer)
+    return [*_words(question, answer), {"id": json.loads(question.id), "result": result}]
+
+
+# What is asked
+
+
+def _about_command(
+    name: str, call_id: str | None, params: Mapping[str, Any], details: dict[str, Any]
+) -> Question:
+    command, cwd = params.get("command"), params.get("cwd")
+    text = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+    network = as_object(params.get("networkApprovalContext")).get("host")
+    is_plain = network is None and params.get("kind", "command") == "command" and bool(text)
+    said = (
+        f"Reach {network}" if network else f"Run {text}" if text else params.get("reason") or "Run a command"
+    )
+    return Question(
+        name,
+        "permission",
+        "commandExecution",
+        {"command": command, "cwd": cwd},
+        title(str(said)),
+        call_id,
+        f"run {text} in {cwd}" if is_plain else None,
+        details,
+    )
+
+
+def _about_changes(
+    name: str, call_id: str | None, input_: dict[str, Any], paths: list[str], details: dict[str, Any]
+) -> Question:
+    files = ", ".join(paths)
+    said = title(f"Change {files or details.get('grantRoot') or 'files'}")
+    grant = f"change {files}" if files else None
+    return Question(name, "permission", "fileChange", input_, said, call_id, grant, details)
+
+
+def _about_permissions(
+    name: str, call_id: str | None, params: Mapping[str, Any], details: dict[str, Any]
+) -> Question:
+    wanted = as_object(params.get("permissions"))
+    named = json.dumps(wanted, sort_keys=True)
+    said = title(f"Have more permissions: {params.get('reason') or named}")
+    input_ = {"permissions": wanted, "cwd": params.get("cwd")}
+    grant = f"permissions {named}" if wanted else None
+    return Question(name, "permission", "permissions", input_, said, call_id, grant, details)
+
+
+def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) -> Question | None:
+    """An MCP server wants something of the user; or the agent wants to use a tool of the server."""
+    meta, server = as_object(params.get("_meta")), str(params.get("serverName"))
+    message = str(params.get("message") or "")
+    if meta.get("codex_approval_kind") == "mcp_tool_call":
+        # The tool's name is in the message alone, which says it the same way each time.
+        input_ = as_object(meta.get("tool_params"))
+        return Question(name, "permission", f"mcp:{server}", input_, title(message), None, message, details)
+    match params.get("mode"):
+        case "url":
+            said = f"{message} {params.get('url')}"
+            return _to_people(name, f"mcp:{server}", [], said, None, details)
+        case mode if mode in FORMS:
+            questions = [_field(*field) for field in _fields(params).items()]
+            required = as_object(params.get("requestedSchema")).get("required")
+            names = required if isinstance(required, list) else []
+            marked = [entry | ({} if entry["id"] in names else {"optional": True}) for entry in questions]
+            return _to_people(name, f"mcp:{server}", marked, message, None, details)
+        case _:
+            return None
+
+
+def _to_people(
+    name: str,
+    tool: str,
+    questions: list[dict[str, Any]],
+    said: str,
+    call_id: str | None,
+    details: dict[str, Any],
+) -> Question:
+    first = questions[0]["question"] if questions else "The agent has a question"
+    return Question(
+        name, "question", tool, {"questions": questions}, title(said or first), call_id, None, details
+    )
+
+
+def _questions(asked: Any) -> list[dict[str, Any]]:
+    entries = [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list) else []
+    return [
+        {name: value for name, value in entry.items() if name != "options" or isinstance(value, list)}
+        | {"id": str(entry.get("id")), "question": str(entry.get("question"))}
+        for entry in entries
+    ]
+
+
+def _fields(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The properties of the object that an MCP server asks for."""
+    properties = as_object(as_object(params.get("requestedSchema")).get("properties"))
+    return {name: as_object(schema) for name, schema in properties.items()}
+
+
+def _field(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A property as a question."""
+    entry: dict[str, Any] = {
+        "id": name,
+        "question": str(schema.get("description") or schema.get("title") or name),
+    }
+    if schema.get("title"):
+        entry["header"] = str(schema["title"])
+    if choices := _choices(schema):
+        entry["options"] = [{"label": label} for label in choices]
+    if schema.get("type") == "array":
+        entry["multiSelect"] = True
+    return entry
+
+
+def _choices(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a property may have, by what people read; empty when it may have any."""
+    if schema.get("type") == "boolean":
+        return {"true": True, "false": False}
+    if schema.get("type") == "array":
+        return _choices({**as_object(schema.get("items")), "type": "string"})
+    titled = schema.get("oneOf") or schema.get("anyOf")
+    if isinstance(titled, list):
+        return {str(as_object(one).get("title")): as_object(one).get("const") for one in titled}
+    values, names = schema.get("enum"), schema.get("enumNames")
+    if not isinstance(values, list):
+        return {}
+    labels = names if isinstance(names, list) and len(names) == len(values) else values
+    return {str(label): value for label, value in zip(labels, values, strict=True)}
+
+
+def _paths(changes: list[Any] | None) -> list[str]:
+    paths = [as_object(change).get("path") for change in changes or []]
+    return sorted({path for path in paths if isinstance(path, str)})
+
+
+# What is answered
+
+
+def _result(question: Question, answer: Answer) -> dict[str, Any]:
+    method, is_allowed = question.details["method"], answer.decision is Decision.ALLOW
+    if is_allowed and question.kind == "permission" and answer.updated_input is not None:
+        raise unsupported("updatedInput", "codex asks for what it is going to do; allow it or deny it")
+    match method:
+        case "item/commandExecution/requestApproval" | "item/fileChange/requestApproval":
+            allowed = "acceptForSession" if answer.remember else "accept"
+            return {"decision": allowed if is_allowed else "decline"}
+        case "item/permissions/requestApproval":
+            granted = question.input["permissions"] if is_allowed else {}
+            return {"permissions": granted, "scope": "session" if answer.remember else "turn"}
+        case "item/tool/requestUserInput":
+            given = answers_to(question, answer) if is_allowed else {}
+            return {"answers": {id_: {"answers": texts} for id_, texts in given.items()}}
+        case "mcpServer/elicitation/request":
+            return _elicited(question, answer)
+        case _:
+            return {"decision": _old_decision(answer)}
+
+
+def _old_decision(answer: Answer) -> str | dict[str, Any]:
+    match answer.decision:
+        case Decision.ALLOW:
+            return "approved_for_session" if answer.remember else "approved"
+        case Decision.TIMED_OUT:
+            return "timed_out"
+        case _:
+            return {"denied": {"rejection": refusal(answer)}}
+
+
+def _elicited(question: Question, answer: Answer) -> dict[str, Any]:
+    if answer.decision is not Decision.ALLOW:
+        return {"action": "decline" if answer.decision is Decision.DENY else "cancel"}
+    if question.kind == "permission":
+        kept = {"_meta": {"persist": "session"}} if answer.remember else {}
+        return {"action": "accept", "content": {}, **kept}
+    if question.details.get("mode") == "url":
+        return {"action": "accept"}
+    fields = _fields(question.details)
+    given = answers_to(question, answer)
+    return {
+        "action": "accept",
+        "content": {id_: _value(id_, fields[id_], texts) for id_, texts in given.items()},
+    }
+
+
+def _value(name: str, schema: Mapping[str, Any], texts: list[str]) -> Any:
+    """Texts as a value of the property. Raises InvalidInput."""
+    choices = _choices(schema)
+    values = [choices.get(text, text) for text in texts]
+    if schema.get("type") == "array":
+        return values
+    value = values[0] if values else ""
+    if choices and value not in choices.values():
+        raise unfit_answer(name, f"must be one of {', '.join(choices)}")
+    if schema.get("type") in {"integer", "number"} and isinstance(value, str):
+        return _number(name, value, int if schema["type"] == "integer" else float)
+    return value
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise unfit_answer(name, "must be a number") from None
+
+
+def _words(question: Question, answer: Answer) -> list[dict[str, Any]]:
+    """A refusal in words. The answer itself has no room for them, so they come as words of the user's.
+
+    They are sent before the answer: with it the agent goes on, and it should know them by then.
+    """
+    turn_id, method = question.details.get("turnId"), question.details["method"]
+    is_said = answer.message is not None or answer.decision is Decision.TIMED_OUT
+    if (
+        answer.decision is Decision.ALLOW
+        or not is_said
+        or not turn_id
+        or method in {OLD_COMMAND, OLD_CHANGES}
+    ):
+        return []
+    params = {
+        "threadId": question.details.get("threadId"),
+        "expectedTurnId": turn_id,
+        "input": [{"type": "text", "text": refusal(answer)}],
+    }
+    return [{"method": "turn/steer", "id": f"refusal-{turn_id}-{question.id}", "params": params}]

@@ -1,0 +1,195 @@
+"""A session's log as ACP (Agent Client Protocol) notifications: the same for every agent.
+
+An event gives none, one or several of them. What the server itself says has no counterpart in ACP and passes on
+as it is, in our own shapes. The fold begins anew with each turn, so who comes in the middle of one needs its
+events from the first one on, and nothing that was before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from agentsrv.agents.base import load_object, raw_event
+from agentsrv.agents.updates import (
+    Recent,
+    StopReason,
+    Update,
+    UpdateReader,
+    as_object,
+    as_objects,
+    as_text,
+    image_block,
+    text_block,
+    tool_call_update,
+    user_message_chunk,
+)
+from agentsrv.model import Chunk, Seq, SessionId, Source, TurnId, TurnStatus
+
+log = logging.getLogger(__name__)
+
+OURS = frozenset({"error", "raw", "gap", "permission_request", "permission_resolved"})
+"""The types of events that the server makes, or makes of an agent's line."""
+
+MESSAGES = frozenset({"error", "raw", "system"})
+"""Those of them that belong to the conversation, and not to its course."""
+
+LIMITS: frozenset[StopReason] = frozenset({"max_tokens", "max_turn_requests", "refusal"})
+"""Why a turn may fail and ACP knows a word for it."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Acp:
+    """The fold for one follower. `messages_only`: whole messages alone, for a reader of history."""
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        make_reader: Callable[[], UpdateReader],
+        *,
+        after: Seq = 0,
+        messages_only: bool = False,
+    ) -> None:
+        """Events up to `after` are folded and not told of."""
+        self._session_id = session_id
+        self._make_reader = make_reader
+        self._after = after
+        self._messages_only = messages_only
+        self._turn_id: TurnId | None = None
+        self._begin(None)
+
+    def render(self, chunk: Chunk) -> bytes:
+        """The chunk as SSE frames. Of an event's frames the last one alone has an id.
+
+        So a client that has lost its connection between them gets all of them again, and misses none.
+        """
+        return b"".join([_frames(seq, values) for seq, values in self.read(chunk)])
+
+    def read(self, chunk: Chunk) -> Iterator[tuple[Seq, list[bytes]]]:
+        """(seq, JSON values) of each event that has something to tell."""
+        # What comes between two turns belongs to the one before.
+        if chunk.turn_id is not None and chunk.turn_id != self._turn_id:
+            self._begin(chunk.turn_id)
+        for seq, line in enumerate(chunk.lines(), chunk.first_seq):
+            values = self._values(chunk.source, line)
+            if values and seq > self._after:
+                yield seq, values
+
+    def _begin(self, turn_id: TurnId | None) -> None:
+        self._turn_id = turn_id
+        self._reader = self._make_reader()
+        self._open_calls: Recent[str] = Recent()
+
+    def _values(self, source: Source, line: bytes) -> list[bytes]:
+        try:
+            message = _load(line)
+            if message is None:
+                return [raw_event(line)]
+            if source is not Source.AGENT or message.get("type") in OURS:
+                return self._our_values(message, line)
+            return self._told(self._reader.read(message))
+        except Exception as exc:
+            # Not its message: that may quote the line. A hostile line must not end the stream for ever.
+            log.error("session %s has an event that is beyond us: %s", self._session_id, type(exc).__name__)
+            return []
+
+    def _our_values(self, message: dict[str, Any], line: bytes) -> list[bytes]:
+        match message.get("type"):
+            case "user":
+                return self._told(_user_chunks(message))
+            case _ if message.get("done"):
+                return self._done(message)
+            case type_ if self._messages_only:
+                return [line] if type_ in MESSAGES else []
+            case "permission_request" if message.get("kind") == "permission":
+                return [_encode(message | {"request": _permission_request(message)})]
+            case _:
+                return [line]
+
+    def _done(self, message: dict[str, Any]) -> list[bytes]:
+        """Calls that nobody will tell the end of have failed; a command in the background may go on."""
+        has_worked = message.get("status") == TurnStatus.COMPLETED
+        ended = [
+            tool_call_update(call_id, {"status": "failed"})
+            for call_id, status in self._open_calls.items()
+            if not has_worked or status == "pending"
+        ]
+        values = self._told(ended)
+        if not self._messages_only:
+            reason = _stop_reason(as_text(message.get("status")), self._reader.stop_reason)
+            values.append(_encode(message if reason is None else message | {"stopReason": reason}))
+        return values
+
+    def _told(self, updates: list[Update]) -> list[bytes]:
+        for update in updates:
+            self._note_call(update)
+        return [_encode({"sessionId": self._session_id, "update": update}) for update in updates]
+
+    def _note_call(self, update: Update) -> None:
+        if (call_id := update.get("toolCallId")) is None or (status := update.get("status")) is None:
+            return
+        if status in ("pending", "in_progress"):
+            self._open_calls[call_id] = status
+        else:
+            self._open_calls.pop(call_id)
+
+
+def _frames(seq: Seq, values: list[bytes]) -> bytes:
+    *others, last = values
+    return b"".join([b"data: %s\n\n" % value for value in others]) + b"id: %d\ndata: %s\n\n" % (seq, last)
+
+
+def _load(line: bytes) -> dict[str, Any] | None:
+    try:
+        message = _decode(line)
+    except (ValueError, RecursionError):
+        return load_object(line)
+    return message if isinstance(message, dict) else None
+
+
+def _user_chunks(message: dict[str, Any]) -> list[Update]:
+    """A prompt: its text and images, in the shape that they have for every agent."""
+    message_id = as_text(message.get("uuid")) or None
+    found: list[Update] = []
+    for block in as_objects(as_object(message.get("message")).get("content")):
+        source = as_object(block.get("source"))
+        if block.get("type") == "text":
+            found.append(user_message_chunk(text_block(as_text(block.get("text"))), message_id))
+        elif block.get("type") == "image" and source.get("type") == "base64":
+            image = image_block(as_text(source.get("data")), as_text(source.get("media_type")))
+            found.append(user_message_chunk(image, message_id))
+    return found
+
+
+def _permission_request(event: dict[str, Any]) -> dict[str, Any]:
+    """A question as ACP asks it (`session/request_permission`); the answer goes to our own route."""
+    options = [
+        {"optionId": "allow", "name": "Allow", "kind": "allow_once"},
+        {"optionId": "allow-session", "name": "Allow for this session", "kind": "allow_always"},
+        {"optionId": "deny", "name": "Deny", "kind": "reject_once"},
+    ]
+    call = {
+        "toolCallId": event.get("toolCallId") or event.get("requestId"),
+        "title": event.get("title"),
+        "status": "pending",
+        "rawInput": event.get("input"),
+    }
+    if event.get("grant") is None:
+        del options[1]
+    return {"sessionId": event.get("sessionId"), "toolCall": call, "options": options}
+
+
+def _stop_reason(status: str, said: StopReason | None) -> StopReason | None:
+    """Why a turn ended, in ACP's words; it has none for one that failed."""
+    match status:
+        case TurnStatus.COMPLETED:
+            return said or "end_turn"
+        case TurnStatus.CANCELLED:
+            return "cancelled"
+        case _:
+            return said if said in LIMITS else None

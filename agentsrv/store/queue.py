@@ -1,0 +1,102 @@
+"""Prompts that wait for their session's turn, in an order that their user may change."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiosqlite
+
+from agentsrv.model import Millis, SessionId, TurnId, TurnOptions
+from agentsrv.store.database import Database
+from agentsrv.store.sessions import not_found
+from agentsrv.store.turns import MessageIdUsed, decode_options, encode_options
+
+COLUMNS = "turn_id, session_id, user_event, options, message_id, created_at"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedPrompt:
+    """`user_event` is the prompt in the agent's own shape, which will be the first event of the turn `turn_id`."""
+
+    turn_id: TurnId
+    session_id: SessionId
+    user_event: bytes
+    options: TurnOptions
+    message_id: str | None
+    created_at: Millis
+
+    @property
+    def prompt(self) -> str:
+        """The text of it."""
+        content = json.loads(self.user_event)["message"]["content"]
+        return "".join(block["text"] for block in content if block["type"] == "text")
+
+
+async def all_in_order(db: Database) -> list[tuple[SessionId, TurnId]]:
+    """Which prompts wait, those of each session in order."""
+    rows = await db.read("SELECT session_id, turn_id FROM queued_prompts ORDER BY session_id, position")
+    return [(SessionId(session_id), TurnId(turn_id)) for session_id, turn_id in rows]
+
+
+async def of_session(db: Database, session_id: SessionId) -> list[QueuedPrompt]:
+    """The prompts that wait in a session, the next one first."""
+    rows = await db.read(
+        f"SELECT {COLUMNS} FROM queued_prompts WHERE session_id = :session_id ORDER BY position",
+        {"session_id": session_id},
+    )
+    return [_prompt(row) for row in rows]
+
+
+async def find(db: Database, turn_id: TurnId) -> QueuedPrompt | None:
+    rows = await db.read(f"SELECT {COLUMNS} FROM queued_prompts WHERE turn_id = :id", {"id": turn_id})
+    return _prompt(rows[0]) if rows else None
+
+
+async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
+    """Put a prompt at the end. Raises MessageIdUsed, NotFound when its session is gone."""
+    try:
+        await db.execute(
+            f"""
+            INSERT INTO queued_prompts ({COLUMNS}, position)
+            SELECT :turn_id, :session_id, :user_event, :options, :message_id, :created_at,
+                   coalesce(max(position), 0) + 1
+              FROM queued_prompts
+             WHERE session_id = :session_id
+            """,
+            {
+                "turn_id": prompt.turn_id,
+                "session_id": prompt.session_id,
+                "user_event": prompt.user_event,
+                "options": encode_options(prompt.options),
+                "message_id": prompt.message_id,
+                "created_at": prompt.created_at,
+            },
+        )
+    except sqlite3.IntegrityError as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+            raise not_found(prompt.session_id) from exc
+        raise MessageIdUsed(f"message {prompt.message_id} waits in session {prompt.session_id}") from exc
+
+
+async def arrange(db: aiosqlite.Connection, turn_ids: Sequence[TurnId]) -> None:
+    """Put a session's prompts into this order."""
+    await db.executemany(
+        "UPDATE queued_prompts SET position = :position WHERE turn_id = :turn_id",
+        [{"position": position, "turn_id": turn_id} for position, turn_id in enumerate(turn_ids, 1)],
+    )
+
+
+async def delete(db: aiosqlite.Connection, turn_id: TurnId) -> bool:
+    """Take a prompt out; False when it was not there."""
+    cursor = await db.execute("DELETE FROM queued_prompts WHERE turn_id = :turn_id", {"turn_id": turn_id})
+    return cursor.rowcount > 0
+
+
+def _prompt(row: sqlite3.Row) -> QueuedPrompt:
+    turn_id, session_id, user_event, options, message_id, created_at = row
+    return QueuedPrompt(
+        TurnId(turn_id), SessionId(session_id), user_event, decode_options(options), message_id, created_at
+    )

@@ -1,0 +1,104 @@
+"""Prompts that wait until their session is free. They are rows; in memory there are only their ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agentsrv.errors import Conflict, NotFound
+from agentsrv.eventlog import now_ms
+from agentsrv.model import SessionId, Turn, TurnId, TurnStatus
+from agentsrv.store import queue, transactions
+from agentsrv.store.database import Database
+from agentsrv.store.queue import QueuedPrompt
+
+
+class PromptQueue:
+    """The queues of all sessions, each in the order in which its prompts will run."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._waiting: dict[SessionId, list[TurnId]] = {}
+        self._left: dict[TurnId, asyncio.Event] = {}
+
+    async def load(self) -> None:
+        """Find what an earlier server left waiting."""
+        for session_id, turn_id in await queue.all_in_order(self._db):
+            self._add(session_id, turn_id)
+
+    def sessions(self) -> list[SessionId]:
+        """Those in which something waits."""
+        return list(self._waiting)
+
+    def first(self, session_id: SessionId) -> TurnId | None:
+        """The prompt that is next in a session."""
+        waiting = self._waiting.get(session_id)
+        return waiting[0] if waiting else None
+
+    async def list_prompts(self, session_id: SessionId) -> list[QueuedPrompt]:
+        """The waiting prompts of a session, the next one first."""
+        return await queue.of_session(self._db, session_id)
+
+    async def append(self, prompt: QueuedPrompt) -> None:
+        """Raises MessageIdUsed, NotFound (`session_not_found`), StorageFull."""
+        await self._db.write(lambda db: queue.append(db, prompt))
+        self._add(prompt.session_id, prompt.turn_id)
+
+    async def arrange(self, session_id: SessionId, turn_ids: Sequence[TurnId]) -> None:
+        """Run a session's prompts in this order. Raises Conflict (`queue_changed`) if these are not all of them."""
+        if sorted(turn_ids) != sorted(self._waiting.get(session_id, [])):
+            raise Conflict(
+                f"these are not exactly the jobs that wait in session {session_id}; read its queue again",
+                code="queue_changed",
+            )
+        await self._db.write(lambda db: queue.arrange(db, turn_ids))
+        now_waiting = self._waiting.get(session_id, [])
+        # What has begun meanwhile is gone; what has come is last.
+        now_waiting.sort(key=lambda turn_id: _place(turn_ids, turn_id))
+
+    async def cancel(self, turn: Turn) -> Turn:
+        """Take a queued prompt out: its job is cancelled. Raises NotFound (`not_queued`), StorageFull."""
+        now = now_ms()
+        cancelled = replace(turn, status=TurnStatus.CANCELLED, finished_at=now, last_seq=0)
+        is_out = turn.id in self._waiting.get(turn.session_id, [])
+        if not is_out or not await transactions.cancel_queued(self._db, cancelled):
+            raise NotFound(f"job {turn.id} does not wait in a queue", code="not_queued")
+        self.take(turn.session_id, turn.id)
+        return cancelled
+
+    def take(self, session_id: SessionId, turn_id: TurnId) -> None:
+        """The prompt waits no more: its turn begins, or it is cancelled."""
+        if turn_id in (waiting := self._waiting.get(session_id, [])):
+            waiting.remove(turn_id)
+            if not waiting:
+                del self._waiting[session_id]
+        if (left := self._left.pop(turn_id, None)) is not None:
+            left.set()
+
+    def put_back(self, session_id: SessionId, turn_id: TurnId) -> None:
+        """Its turn could not begin: it is next again."""
+        self._waiting.setdefault(session_id, []).insert(0, turn_id)
+
+    def forget(self, session_id: SessionId) -> None:
+        """The session is gone, and its prompts with it."""
+        for turn_id in list(self._waiting.get(session_id, [])):
+            self.take(session_id, turn_id)
+
+    async def leaves(self, session_id: SessionId, turn_id: TurnId) -> None:
+        """Wait until the prompt does not wait any more, or the server stops."""
+        if turn_id in self._waiting.get(session_id, []):
+            await self._left.setdefault(turn_id, asyncio.Event()).wait()
+
+    def close(self) -> None:
+        """Let go of those who wait for a prompt to begin; the prompts themselves stay."""
+        for left in self._left.values():
+            left.set()
+        self._left.clear()
+
+    def _add(self, session_id: SessionId, turn_id: TurnId) -> None:
+        self._waiting.setdefault(session_id, []).append(turn_id)
+
+
+def _place(order: Sequence[TurnId], turn_id: TurnId) -> int:
+    return order.index(turn_id) if turn_id in order else len(order)

@@ -1,0 +1,269 @@
+"""Prompts to a session that is busy: queued, or added to the turn that runs."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.conftest import ServerMaker
+from tests.kit import Answer, Event, Server, script, wait_until
+
+
+def queue(server: Server, prompt: str, session: str = "s", **options: Any) -> str:
+    return server.start_job(prompt, session, if_busy="queue", **options)
+
+
+def waiting(server: Server, session: str = "s") -> list[str]:
+    return [entry["taskId"] for entry in server.ask("GET", f"/sessions/{session}/queue").json["queue"]]
+
+
+def steer(server: Server, prompt: str, **options: Any) -> Answer:
+    return server.generate(prompt, if_busy="steer", **options)
+
+
+def busy(server: Server, *steps: str) -> str:
+    """A job that is at work until it is stopped."""
+    task_id = server.start_job(script(*(steps or ("hang",))))
+    server.follow(task_id).until(lambda event: event.json.get("subtype") == "init")
+    return task_id
+
+
+def texts(events: list[Event]) -> list[str]:
+    return [
+        event.json["message"]["content"][0]["text"]
+        for event in events
+        if event.type in {"assistant", "user"} and event.json.get("message")
+    ]
+
+
+def test_prompts_wait_for_their_turn(server: Server) -> None:
+    """Each is a job at once, listed in order with its text, and they run one after the other."""
+    first = busy(server)
+    jobs = [queue(server, name) for name in ("b", "c")]
+    listed = server.ask("GET", "/sessions/s/queue").json
+
+    assert [(entry["taskId"], entry["position"], entry["prompt"]) for entry in listed["queue"]] == [
+        (jobs[0], 1, "b"),
+        (jobs[1], 2, "c"),
+    ]
+    assert server.job(jobs[1])["status"] == "queued"
+    assert server.ask("GET", "/generate/v2/jobs?status=queued").json["count"] == 2
+    server.stop()
+    ended = [server.ended_job(task_id) for task_id in (first, *jobs)]
+    assert [job["status"] for job in ended] == ["cancelled", "completed", "completed"]
+    assert ended[0]["lastEventId"] < ended[1]["firstEventId"] < ended[2]["firstEventId"]
+    assert waiting(server) == []
+
+
+def test_foreground_prompt_is_streamed_when_its_turn_comes(server: Server) -> None:
+    """The stream is open from the start and begins with the prompt, with nothing of the turn before."""
+    busy(server)
+    stream = server.generate("second", if_busy="queue")
+    server.stop()
+    events = stream.rest()
+
+    assert (texts(events), events[-1].json["status"]) == (["second", "second"], "completed")
+    assert events[-1].json["taskId"] == stream.headers["X-Task-Id"]
+
+
+def test_idle_session_takes_a_prompt_at_once(server: Server) -> None:
+    """`if_busy` means nothing where nothing runs."""
+    for mode in ("reject", "queue", "steer"):
+        assert server.generate("hi", mode, if_busy=mode).rest()[-1].json["status"] == "completed"
+
+
+def test_queue_can_be_rearranged(server: Server) -> None:
+    """The order is the user's; a list that is not exactly the queue is refused."""
+    busy(server)
+    jobs = [queue(server, name) for name in ("b", "c", "d")]
+    wanted = [jobs[2], jobs[0], jobs[1]]
+
+    assert server.ask("PUT", "/sessions/s/queue", {"taskIds": wanted}).status == 200
+    assert waiting(server) == wanted
+    refused = server.ask("PUT", "/sessions/s/queue", {"taskIds": jobs[:2]})
+    assert (refused.status, refused.json["code"]) == (409, "queue_changed")
+    server.stop()
+    firsts = [server.ended_job(task_id)["firstEventId"] for task_id in wanted]
+    assert firsts == sorted(firsts)
+
+
+def test_queued_prompt_can_be_cancelled(server: Server) -> None:
+    """Its job is `cancelled`, its stream ends, and what waits behind it runs."""
+    busy(server)
+    stream = server.generate("never", if_busy="queue")
+    task_id, kept = stream.headers["X-Task-Id"], queue(server, "kept")
+
+    assert server.ask("DELETE", f"/sessions/s/queue/{task_id}").json["taskIds"] == [task_id]
+    assert [event.json["status"] for event in stream.rest()] == ["cancelled"]
+    assert server.job(task_id)["status"] == "cancelled"
+    assert server.follow(task_id, after=0).status == 204
+    assert server.ask("DELETE", f"/sessions/s/queue/{task_id}").json["code"] == "not_queued"
+    server.stop()
+    assert server.ended_job(kept)["status"] == "completed"
+
+
+def test_queue_can_be_cleared(server: Server) -> None:
+    """All that waits is cancelled; what runs goes on."""
+    running = busy(server)
+    jobs = [queue(server, name) for name in ("b", "c")]
+
+    assert server.ask("DELETE", "/sessions/s/queue").json["taskIds"] == jobs
+    assert [server.job(task_id)["status"] for task_id in (running, *jobs)] == [
+        "running",
+        "cancelled",
+        "cancelled",
+    ]
+
+
+def test_queue_survives_a_killed_server(server: Server) -> None:
+    """What waited waits on behind the turn that still runs, in its order, and runs once."""
+    busy(server)
+    jobs = [queue(server, name) for name in ("b", "c")]
+    server.ask("PUT", "/sessions/s/queue", {"taskIds": jobs[::-1]})
+    server.kill9()
+    server.start()
+
+    assert waiting(server) == jobs[::-1]
+    server.stop()
+    assert [server.ended_job(task_id)["status"] for task_id in jobs] == ["completed", "completed"]
+    assert texts(server.history()).count("b") == 2
+
+
+def test_queue_without_a_running_turn_goes_on_after_a_restart(server: Server) -> None:
+    """The turn ended while no server was there: the next one begins with what waits."""
+    busy(server, "sleep 1")
+    job = queue(server, "b")
+    server.kill9()
+    wait_until(lambda: b'"result"' in b"".join(path.read_bytes() for path in server.directory.rglob("out")))
+    server.start()
+
+    assert server.ended_job(job)["status"] == "completed"
+
+
+def test_same_message_is_queued_once(server: Server) -> None:
+    """A client that repeats its request gets the job that it has already."""
+    busy(server)
+    jobs = {queue(server, "again", message_id="m-1") for _ in range(3)}
+
+    assert waiting(server) == list(jobs)
+
+
+def test_others_do_not_overtake_the_queue(server: Server) -> None:
+    """Without `if_busy` a prompt is refused as long as something waits."""
+    busy(server)
+    job = queue(server, "b")
+
+    refused = server.generate("overtake")
+    assert (refused.status, refused.json["code"]) == (409, "session_busy")
+    server.stop()
+    assert server.ended_job(job)["status"] == "completed"
+
+
+def test_session_with_a_queue_is_deleted_by_force_only(server: Server) -> None:
+    """Nothing of it runs afterwards."""
+    busy(server)
+    queue(server, "b")
+
+    assert server.ask("DELETE", "/sessions/s").status == 409
+    assert server.ask("DELETE", "/sessions/s?force=true").status == 200
+    assert server.ask("GET", "/sessions/s/queue").json["code"] == "session_not_found"
+    assert server.ask("GET", "/generate/v2/jobs").json["count"] == 0
+
+
+def test_prompt_that_cannot_run_fails_and_the_next_one_runs(server: Server) -> None:
+    """The directory has gone meanwhile: the job says so, and holds up nobody."""
+    directory = server.workspace / "gone"
+    directory.mkdir()
+    server.start_job(script("hang"), cwd=str(directory))
+    jobs = [queue(server, name) for name in ("b", "c")]
+    shutil.rmtree(directory)
+    server.stop()
+
+    assert [server.ended_job(task_id)["status"] for task_id in jobs] == ["failed", "failed"]
+
+
+def test_queue_waits_for_the_limit_of_turns(make_server: ServerMaker) -> None:
+    """With one turn allowed at a time, a queue goes on when the turn of another session has ended."""
+    server = make_server(MAX_CONCURRENT_TURNS="1")
+    busy(server)
+    job = queue(server, "b")
+    server.kill9()
+    server.start()
+    server.stop()
+
+    assert server.ended_job(job)["status"] == "completed"
+
+
+def test_client_that_leaves_cancels_only_its_own_prompt(server: Server) -> None:
+    """`on_disconnect: cancel` of a prompt that waits takes it out of the queue, and stops nothing."""
+    running = busy(server)
+    stream = server.generate("leaving", if_busy="queue", on_disconnect="cancel")
+    task_id = stream.headers["X-Task-Id"]
+    stream.close()
+
+    wait_until(lambda: server.job(task_id)["status"] == "cancelled")
+    assert server.job(running)["status"] == "running"
+
+
+def test_steering_prompt_joins_the_turn(server: Server) -> None:
+    """It is a user message in the log of the running job, the agent reads it, and there is one `done`."""
+    running = busy(server, "await-steer", "say bye")
+    stream = steer(server, "go left")
+    events = stream.rest()
+
+    assert stream.headers["X-Task-Id"] == running
+    assert texts(events) == ["go left", "steered: go left", "bye"]
+    assert [event.json["status"] for event in server.follow(running).rest() if event.type == "done"] == [
+        "completed"
+    ]
+
+
+def test_steering_in_the_background_names_the_running_job(server: Server) -> None:
+    """The answer names the job that it joined, which runs."""
+    running = busy(server, "await-steer")
+    accepted = steer(server, "go left", background=True).json
+
+    assert (accepted["taskId"], accepted["status"]) == (running, "running")
+    assert "steered: go left" in texts(server.follow(running).rest())
+
+
+def test_same_message_steers_once(server: Server) -> None:
+    """A client that repeats its request does not say it twice."""
+    running = busy(server, "await-steer", "hang")
+    for _ in range(3):
+        assert steer(server, "go left", message_id="m-1", background=True).json["taskId"] == running
+    server.follow(running).until(lambda event: b"steered: go left" in event.data)
+    server.stop()
+
+    assert texts(server.history()).count("go left") == 1
+
+
+def test_steering_prompt_survives_a_killed_server(server: Server) -> None:
+    """What was accepted is read by the agent once, though the server is killed at that moment."""
+    running = busy(server, "sleep 0.5", "await-steer", "hang")
+    steer(server, "go left", background=True)
+    server.kill9()
+    server.start()
+    server.follow(running).until(lambda event: b"steered: go left" in event.data)
+    server.stop()
+
+    assert texts(server.history()).count("go left") == 1
+
+
+@pytest.mark.parametrize(("option", "value"), [("model", "other"), ("effort", "low"), ("max_turns", 3)])
+def test_steering_cannot_change_the_turn(server: Server, option: str, value: Any) -> None:
+    """An option that differs from the running turn's is refused by its name, never ignored."""
+    busy(server)
+    refused = steer(server, "go left", **{option: value}).json
+
+    assert (refused["code"], refused["details"][0]["path"]) == ("unsupported_option", option)
+
+
+@pytest.mark.parametrize("value", ["later", 1, None, True])
+def test_unknown_way_to_be_busy_is_refused(server: Server, value: Any) -> None:
+    """The field is named."""
+    refused = server.generate("hi", if_busy=value)
+
+    assert (refused.status, refused.json["details"][0]["path"]) == (400, "if_busy")

@@ -1,0 +1,645 @@
+"""Worktrees for sessions: as git itself would make them, and nothing lost when they go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from agentsrv.errors import AgentsrvError
+from agentsrv.workspace.git_protocol import (
+    DiffRequest,
+    DiscardWorktree,
+    FindRepositories,
+    FindWorktrees,
+    FoundWorktrees,
+    MadeWorktree,
+    MakeWorktree,
+    RemovedWorktree,
+    RemoveWorktree,
+    Worktree,
+)
+from agentsrv.workspace.paths import Workspace
+from agentsrv.workspace.worker import GitWorkers
+from tests.workspace.git_kit import commit, make_repository, run_git, write_files
+
+T = TypeVar("T")
+
+
+class Worktrees:
+    """What a server does with worktrees below `base`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.writers = GitWorkers(Workspace(base), {}, may_write=True)
+        self.readers = GitWorkers(Workspace(base), {})
+
+    async def make(self, cwd: str = "repo", session_id: str = "s") -> MadeWorktree:
+        request = MakeWorktree(cwd=str(self.base / cwd), session_id=session_id)
+        return msgspec.json.decode(await self.writers.ask(request) + b"}", type=MadeWorktree)
+
+    async def refused(self, cwd: str = "repo", session_id: str = "s") -> str:
+        """The code of the error."""
+        with pytest.raises(AgentsrvError) as caught:
+            await self.make(cwd, session_id)
+        return caught.value.code
+
+    async def discard(self, cwd: str = "repo", session_id: str = "s") -> None:
+        await self.writers.ask(DiscardWorktree(cwd=str(self.base / cwd), session_id=session_id))
+
+    async def remove(self, path: str | Path, *, force: bool = False) -> RemovedWorktree:
+        request = RemoveWorktree(path=str(path), force=force)
+        return msgspec.json.decode(await self.writers.ask(request) + b"}", type=RemovedWorktree)
+
+    async def kept(self, path: str | Path) -> str:
+        """Why it is not removed."""
+        with pytest.raises(AgentsrvError) as caught:
+            await self.remove(path)
+        assert Path(path).is_dir()
+        return "; ".join(problem.message for problem in caught.value.problems) or caught.value.code
+
+    async def listed(self) -> list[Worktree]:
+        answer = await self.readers.ask(FindWorktrees()) + b"}"
+        return msgspec.json.decode(answer, type=FoundWorktrees).worktrees
+
+    def branches(self, repo: str = "repo") -> list[str]:
+        return run_git(self.base / repo, "branch", "--format=%(refname:short)").decode().split("\n")[:-1]
+
+    def known(self, repo: str = "repo") -> list[str]:
+        """The linked worktrees that git knows, from the base on."""
+        lines = run_git(self.base / repo, "worktree", "list", "--porcelain").decode().splitlines()
+        paths = [Path(line.split(" ", 1)[1]) for line in lines if line.startswith("worktree ")]
+        return [str(path.relative_to(self.base)) for path in paths[1:]]
+
+    def is_clean(self) -> bool:
+        """Is there nothing but `main`?"""
+        shelves = self.base / ".worktrees"
+        rest = [path.name for path in shelves.iterdir()] if shelves.exists() else []
+        return (self.branches(), self.known(), set(rest) - {".gitignore"}) == (["main"], [], set())
+
+
+@pytest.fixture
+async def worktrees(tmp_path: Path) -> AsyncIterator[Worktrees]:
+    worktrees = Worktrees(tmp_path)
+    yield worktrees
+    await worktrees.writers.close()
+    await worktrees.readers.close()
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return make_repository(tmp_path / "repo", {"a": "a\n", "sub/b": "b\n", ".gitignore": "ignored\n"})
+
+
+# Making
+
+
+async def test_a_worktree_is_one_to_git_too(worktrees: Worktrees, repo: Path) -> None:
+    """Its own directory and branch, at the commit of HEAD, with all files and nothing to commit."""
+    made = await worktrees.make()
+    path = Path(made.path)
+
+    assert (str(worktrees.base / ".worktrees/repo/s"), "session/s") == (made.path, made.branch)
+    assert made.cwd == made.path
+    assert b"" == run_git(path, "status", "--porcelain", "--ignored")
+    assert run_git(repo, "rev-parse", "main") == run_git(path, "rev-parse", "HEAD")
+    assert b"session/s\n" == run_git(path, "branch", "--show-current")
+    assert [".worktrees/repo/s"] == worktrees.known()
+    assert b"" == run_git(repo, "worktree", "prune", "--dry-run", "--verbose")
+    assert b"" == run_git(repo, "fsck", "--no-progress", check=True)
+
+
+async def test_changes_in_one_are_not_in_the_other(worktrees: Worktrees, repo: Path) -> None:
+    """Git commits in the worktree, and the repository's own working tree stays as it was."""
+    made = await worktrees.make()
+    write_files(Path(made.path), {"a": "changed\n"})
+    tip = commit(Path(made.path))
+
+    assert "a\n" == (repo / "a").read_text()
+    assert b"" == run_git(repo, "status", "--porcelain")
+    assert tip == run_git(repo, "rev-parse", "session/s").decode().strip()
+
+
+async def test_a_subdirectory_stays_one(worktrees: Worktrees, repo: Path) -> None:
+    """Who worked in `sub` works in the worktree's `sub`; also when no commit has that directory."""
+    (repo / "new/deep").mkdir(parents=True)
+    first = await worktrees.make("repo/sub", "one")
+    second = await worktrees.make("repo/new/deep", "two")
+
+    assert (f"{first.path}/sub", f"{second.path}/new/deep") == (first.cwd, second.cwd)
+    assert Path(first.cwd, "b").exists()
+    assert Path(second.cwd).is_dir()
+
+
+async def test_a_link_in_the_commit_is_not_followed(worktrees: Worktrees, repo: Path) -> None:
+    """Where a directory of the working tree is a link in the commit, nobody is led away by it."""
+    (repo / "link").symlink_to("/tmp")
+    commit(repo)
+    (repo / "link").unlink()
+    (repo / "link").mkdir()
+
+    assert "not_a_directory" == await worktrees.refused("repo/link")
+    assert worktrees.is_clean()
+
+
+async def test_a_worktree_of_a_worktree(worktrees: Worktrees, repo: Path) -> None:
+    """It begins at that one's commit, and belongs to the same repository."""
+    first = await worktrees.make()
+    write_files(Path(first.path), {"a": "changed\n"})
+    tip = commit(Path(first.path))
+    main = run_git(repo, "rev-parse", "main")
+    second = await worktrees.make(".worktrees/repo/s/sub", "t")
+
+    assert str(worktrees.base / ".worktrees/repo/t/sub") == second.cwd
+    assert tip == run_git(Path(second.path), "rev-parse", "HEAD").decode().strip()
+    assert main == run_git(repo, "rev-parse", "main")
+
+
+async def test_a_submodule_has_worktrees_of_its_own(worktrees: Worktrees, repo: Path, tmp_path: Path) -> None:
+    """In the repository that it is, not in the one around it; and in that one submodules are empty."""
+    library = make_repository(tmp_path / "library", {"l": "l\n"})
+    run_git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "mod")
+    commit(repo)
+    inner = await worktrees.make("repo/mod")
+    outer = await worktrees.make("repo", "t")
+
+    assert (True, str(tmp_path / ".worktrees/mod/s")) == (Path(inner.path, "l").exists(), inner.path)
+    assert [] == os.listdir(Path(outer.path, "mod"))
+    assert b"" == run_git(Path(outer.path), "status", "--porcelain")
+
+
+async def test_line_ends_modes_links_and_names(worktrees: Worktrees, repo: Path) -> None:
+    """All that git itself would check out, the same."""
+    write_files(repo, {"crlf.txt": "a\nb\n", ".gitattributes": "*.txt text eol=crlf\n"})
+    os.makedirs(os.fsencode(repo) + b"/caf\xe9")
+    with open(os.fsencode(repo) + b"/caf\xe9/x\ny", "w") as file:
+        file.write("odd")
+    (repo / "run").write_text("#!/bin/sh\n")
+    (repo / "run").chmod(0o755)
+    (repo / "away").symlink_to("/etc/passwd")
+    commit(repo)
+    path = Path((await worktrees.make()).path)
+
+    assert b"" == run_git(path, "status", "--porcelain")
+    assert b"a\r\nb\r\n" == (path / "crlf.txt").read_bytes()
+    assert (0o755, "/etc/passwd") == ((path / "run").stat().st_mode & 0o755, os.readlink(path / "away"))
+
+
+async def test_a_detached_head_a_bare_main_and_packed_branches(worktrees: Worktrees, repo: Path) -> None:
+    """Whatever the repository looks like, HEAD is where the worktree begins."""
+    run_git(repo, "checkout", "--quiet", "--detach")
+    run_git(repo, "pack-refs", "--all")
+    detached = await worktrees.make()
+    run_git(worktrees.base, "clone", "--quiet", "--bare", "repo", "bare.git")
+    run_git(worktrees.base / "bare.git", "worktree", "add", "--quiet", "../linked", "main")
+    linked = await worktrees.make("linked", "t")
+
+    assert b"" == run_git(Path(detached.path), "status", "--porcelain")
+    assert str(worktrees.base / ".worktrees/bare.git/t") == linked.path
+    assert b"session/t\n" == run_git(Path(linked.path), "branch", "--show-current")
+    assert "session/s" == (await worktrees.remove(detached.path)).branch
+
+
+async def test_a_base_that_is_a_repository_itself(tmp_path: Path) -> None:
+    """It does not see its own worktrees as untracked files."""
+    base = make_repository(tmp_path / "base", {"a": "a\n"})
+    worktrees = Worktrees(base)
+    made = await worktrees.make(".")
+    diff = msgspec.json.decode(await worktrees.readers.ask(DiffRequest(path="")) + b"}")
+    await worktrees.writers.close()
+    await worktrees.readers.close()
+
+    assert str(base / ".worktrees/base/s") == made.path
+    assert (b"", []) == (run_git(base, "status", "--porcelain"), diff["files"])
+
+
+@pytest.mark.parametrize(
+    ("session_id", "branch"),
+    [
+        ("a..b", "session/a_.b"),
+        ("a...", "session/a___"),
+        ("x.lock", "session/x_lock"),
+        ("v1.", "session/v1_"),
+        ("v1.2-rc.lock.x", "session/v1.2-rc.lock.x"),
+        ("a" * 128, "session/" + "a" * 128),
+    ],
+)
+async def test_ids_that_are_no_names_of_branches(
+    worktrees: Worktrees, repo: Path, session_id: str, branch: str
+) -> None:
+    """Git would not take them; a name close to it is used."""
+    made = await worktrees.make(session_id=session_id)
+
+    assert branch == made.branch
+    assert f"{branch}\n".encode() == run_git(Path(made.path), "branch", "--show-current")
+
+
+@pytest.mark.parametrize(
+    ("existing", "branch"),
+    [
+        (["session/s"], "session/s-2"),
+        (["session/s", "session/s-2"], "session/s-3"),
+        (["session/s/below"], "session/s-2"),
+        (["session"], "session-s"),
+        (["session", "session-s"], "session-s-2"),
+    ],
+)
+async def test_a_branch_of_that_name_is_left_alone(
+    worktrees: Worktrees, repo: Path, existing: list[str], branch: str
+) -> None:
+    """It is somebody's. Another name is found, and theirs stays where it was."""
+    old = run_git(repo, "rev-parse", "HEAD")
+    for name in existing:
+        run_git(repo, "branch", name)
+    write_files(repo, {"a": "later\n"})
+    commit(repo)
+    made = await worktrees.make()
+
+    assert branch == made.branch
+    assert [old] * len(existing) == [run_git(repo, "rev-parse", name) for name in existing]
+    await worktrees.remove(made.path)
+    assert sorted(["main", *existing]) == sorted(worktrees.branches())
+
+
+async def test_a_branch_is_not_moved_through_a_linked_worktree(worktrees: Worktrees, repo: Path) -> None:
+    """Also where the session works in a worktree whose commit is another one."""
+    run_git(repo, "branch", "session/t")
+    first = await worktrees.make()
+    write_files(Path(first.path), {"a": "changed\n"})
+    commit(Path(first.path))
+    made = await worktrees.make(".worktrees/repo/s", "t")
+
+    assert "session/t-2" == made.branch
+    assert run_git(repo, "rev-parse", "main") == run_git(repo, "rev-parse", "session/t")
+
+
+async def test_a_place_that_is_taken(worktrees: Worktrees, repo: Path) -> None:
+    """Another session's worktree, and what somebody has put there, stay."""
+    (worktrees.base / ".worktrees/repo/s").mkdir(parents=True)
+    (worktrees.base / ".worktrees/repo/s/mine").write_text("mine")
+    await worktrees.make(session_id="s-2")
+    made = await worktrees.make()
+
+    assert str(worktrees.base / ".worktrees/repo/s-3") == made.path
+    assert "mine" == (worktrees.base / ".worktrees/repo/s/mine").read_text()
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("plain", "no_repository"),
+        ("repo/.git", "no_repository"),
+        ("repo/.git/refs", "no_repository"),
+        ("bare.git", "no_repository"),
+        ("hidden", "no_repository"),
+        ("empty", "no_commits"),
+        ("broken", "repository_unreadable"),
+        ("shallow", "repository_unreadable"),
+        ("gone", "path_not_found"),
+    ],
+)
+async def test_where_no_worktree_can_be_made(worktrees: Worktrees, repo: Path, path: str, code: str) -> None:
+    """The answer says why, and nothing has been made."""
+    base = worktrees.base
+    (base / "plain").mkdir()
+    run_git(base, "init", "--quiet", "--bare", "bare.git")
+    run_git(make_repository(base / "hidden", {"a": ""}), "config", "core.bare", "true")
+    make_repository(base / "empty")
+    (make_repository(base / "broken", {"a": ""}) / ".git/HEAD").write_text("nonsense")
+    shallow = make_repository(base / "shallow", {"a": "content\n"})
+    blob = run_git(shallow, "hash-object", "a").decode().strip()
+    (shallow / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    if path == "gone":
+        code = "no_repository"
+
+    assert code == await worktrees.refused(path)
+    assert worktrees.is_clean()
+    if path == "shallow":
+        assert (["main"], []) == (worktrees.branches(path), worktrees.known(path))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "worktrees",
+        "refs/heads",
+        "refs/heads/session",
+        "logs/refs/heads",
+        "../../.worktrees",
+        "../../.worktrees/repo",
+    ],
+)
+async def test_links_lead_no_write_away(worktrees: Worktrees, tmp_path: Path, planted: str) -> None:
+    """A repository, or a workspace, with a link where something is to be made: nothing is made behind it."""
+    base = tmp_path / "base"
+    inside, outside = Worktrees(base), tmp_path / "outside"
+    repo = make_repository(base / "repo", {"a": "a\n"})
+    link = repo / ".git" / planted
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists():
+        link.rename(outside)
+    else:
+        outside.mkdir()
+    before = sorted(outside.rglob("*"))
+    link.symlink_to(outside)
+    code = await inside.refused()
+    await inside.writers.close()
+
+    assert code in {"outside_workspace", "not_a_directory", "permission_denied"}
+    assert before == sorted(outside.rglob("*"))
+
+
+async def test_a_repository_that_may_not_be_written_to(unprivileged: Path) -> None:
+    """The answer says so; of what was begun nothing is left."""
+    repo = make_repository(unprivileged / "repo", {"a": "a\n"})
+    (repo / ".git/refs/heads").chmod(0o500)
+    worktrees = Worktrees(unprivileged)
+    code = await worktrees.refused()
+    (repo / ".git/refs/heads").chmod(0o700)
+    await worktrees.writers.close()
+
+    assert "permission_denied" == code
+    assert worktrees.is_clean()
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """It does not fit: the client is told that the disk is full, and all of it is gone again."""
+    base = tmp_path / "base"
+    base.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(base)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    worktrees = Worktrees(base)
+    try:
+        make_repository(base / "repo", {f"f{n}": b"x" * 400_000 for n in range(5)})
+        code = await worktrees.refused()
+
+        assert "storage_full" == code
+        assert worktrees.is_clean()
+    finally:
+        await worktrees.writers.close()
+        subprocess.run(["umount", "-l", str(base)], check=True)
+
+
+# What a crash leaves
+
+
+async def test_a_leftover_gives_way(worktrees: Worktrees, repo: Path) -> None:
+    """Made, and never heard of again: the next attempt begins at today's commit, under the same name."""
+    await worktrees.make()
+    write_files(repo, {"a": "later\n"})
+    tip = commit(repo)
+    made = await worktrees.make()
+
+    assert (".worktrees/repo/s", "session/s") == (
+        str(Path(made.path).relative_to(worktrees.base)),
+        made.branch,
+    )
+    assert tip == run_git(Path(made.path), "rev-parse", "HEAD").decode().strip()
+    assert [".worktrees/repo/s"] == worktrees.known()
+
+
+@pytest.mark.parametrize("stage", ["branch", "directory", "files"])
+async def test_half_a_worktree_gives_way(worktrees: Worktrees, repo: Path, stage: str) -> None:
+    """Killed in the middle: whatever was there already is taken for what it is."""
+    made = await worktrees.make()
+    git_dir = repo / ".git/worktrees/s"
+    (git_dir / "locked").write_text("initializing\n")
+    if stage == "files":
+        Path(made.path, "a").unlink()
+    else:
+        subprocess.run(["rm", "-r", made.path], check=True)
+    if stage == "branch":
+        run_git(repo, "update-ref", "-d", "refs/heads/session/s")
+    again = await worktrees.make()
+
+    assert made == again
+    assert b"" == run_git(Path(again.path), "status", "--porcelain")
+    assert not (git_dir / "locked").exists()
+
+
+@pytest.mark.parametrize("kept", ["a", "new", "ignored"])
+async def test_a_leftover_with_something_in_it_stays(worktrees: Worktrees, repo: Path, kept: str) -> None:
+    """It may be of an earlier session of that name, and hold work: the new one goes beside it."""
+    first = await worktrees.make()
+    write_files(Path(first.path), {kept: "work"})
+    second = await worktrees.make()
+
+    assert "session/s-2" == second.branch
+    assert "work" == Path(first.path, kept).read_text()
+
+
+async def test_undoing_is_for_what_was_made_for_that_session(worktrees: Worktrees, repo: Path) -> None:
+    """Others stay, also when they have nothing to lose; undoing twice is fine."""
+    await worktrees.make(session_id="s-2")
+    await worktrees.make()
+    await worktrees.discard()
+    await worktrees.discard()
+
+    assert [".worktrees/repo/s-2"] == worktrees.known()
+    assert ["main", "session/s-2"] == worktrees.branches()
+
+
+async def test_many_at_once(worktrees: Worktrees, repo: Path) -> None:
+    """Each session has its own, though names overlap and workers share a repository."""
+    ids = ["s", "s-2", "s-3", "t", "t..u", "t_.u"]
+    made = await asyncio.gather(*(worktrees.make(session_id=session_id) for session_id in ids))
+
+    assert len(ids) == len({one.path for one in made}) == len({one.branch for one in made})
+    assert sorted(str(Path(one.path).relative_to(worktrees.base)) for one in made) == sorted(
+        worktrees.known()
+    )
+    await asyncio.gather(*(worktrees.remove(one.path) for one in made))
+    assert worktrees.is_clean()
+
+
+# Removing
+
+
+async def test_nothing_is_left_of_one_that_is_removed(worktrees: Worktrees, repo: Path) -> None:
+    """Directory, branch, and what git knew of it; ignored files go with it."""
+    made = await worktrees.make()
+    write_files(Path(made.path), {"ignored": "x"})
+    removed = await worktrees.remove(made.path)
+
+    assert RemovedWorktree(path=made.path, branch="session/s") == removed
+    assert worktrees.is_clean()
+    assert not (repo / ".git/worktrees").exists()
+    assert not (repo / ".git/refs/heads/session").exists()
+
+
+async def test_what_has_changed_keeps_it(worktrees: Worktrees, repo: Path) -> None:
+    """Changed, staged, deleted and untracked files are named; force removes it all the same."""
+    made = await worktrees.make()
+    path = Path(made.path)
+    write_files(path, {"a": "changed\n", "new/x": "n", "staged": "s"})
+    run_git(path, "add", "staged")
+    (path / "sub/b").unlink()
+
+    assert "3 changed: a, staged, sub/b; 1 untracked: new/" == await worktrees.kept(path)
+    await worktrees.remove(path, force=True)
+    assert worktrees.is_clean()
+
+
+async def test_commits_of_its_own_keep_it(worktrees: Worktrees, repo: Path) -> None:
+    """Until they are on another branch, local or remote, or a tag."""
+    made = await worktrees.make()
+    write_files(Path(made.path), {"a": "changed\n"})
+    commit(Path(made.path))
+
+    assert "1 commits that are on no other branch" == await worktrees.kept(made.path)
+    run_git(repo, "update-ref", "refs/remotes/origin/x", "session/s")
+    assert "session/s" == (await worktrees.remove(made.path)).branch
+
+
+async def test_a_commit_on_no_branch_keeps_it(worktrees: Worktrees, repo: Path) -> None:
+    """Made with a detached head; its own branch has nothing new."""
+    made = await worktrees.make()
+    run_git(Path(made.path), "checkout", "--quiet", "--detach")
+    commit(Path(made.path))
+
+    assert "1 commits that are on no other branch" == await worktrees.kept(made.path)
+
+
+async def test_a_branch_that_somebody_else_uses_stays(worktrees: Worktrees, repo: Path) -> None:
+    """The worktree had moved on to another branch, and its own is checked out elsewhere."""
+    made = await worktrees.make()
+    run_git(Path(made.path), "checkout", "--quiet", "-b", "feature")
+    run_git(repo, "checkout", "--quiet", "session/s")
+    removed = await worktrees.remove(made.path)
+
+    assert removed.branch is None
+    assert ["feature", "main", "session/s"] == worktrees.branches()
+
+
+@pytest.mark.parametrize("state", ["merge", "locked", "unfinished"])
+async def test_what_is_in_the_middle_of_something_stays(worktrees: Worktrees, repo: Path, state: str) -> None:
+    """A merge that is not finished, git's own lock, and a worktree that is being made."""
+    made = await worktrees.make()
+    match state:
+        case "merge":
+            (repo / ".git/worktrees/s/MERGE_HEAD").write_bytes(run_git(repo, "rev-parse", "main"))
+            reason = "a merge, rebase or the like is not finished"
+        case "locked":
+            run_git(repo, "worktree", "lock", made.path)
+            reason = "it is locked (git worktree unlock)"
+        case _:
+            (repo / ".git/worktrees/s/locked").write_text("initializing\n")
+            reason = "it is not finished"
+
+    assert reason == await worktrees.kept(made.path)
+    await worktrees.remove(made.path, force=True)
+    assert worktrees.is_clean()
+
+
+async def test_folders_without_rights_are_removed(unprivileged: Path) -> None:
+    """Package managers make their caches read-only."""
+    make_repository(unprivileged / "repo", {".gitignore": "cache\n"})
+    worktrees = Worktrees(unprivileged)
+    made = await worktrees.make()
+    write_files(Path(made.path), {"cache/module/file": "x"})
+    (Path(made.path) / "cache/module").chmod(0o500)
+    await worktrees.remove(made.path)
+    await worktrees.writers.close()
+
+    assert worktrees.is_clean()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "repo",
+        ".worktrees",
+        ".worktrees/repo",
+        ".worktrees/repo/s/sub",
+        ".worktrees/repo/none",
+        "link",
+        "../x",
+        "",
+    ],
+)
+async def test_nothing_else_is_removed(worktrees: Worktrees, repo: Path, path: str) -> None:
+    """Only what stands where worktrees of sessions are made, whatever is asked for."""
+    await worktrees.make()
+    (worktrees.base / "link").symlink_to(repo)
+    with pytest.raises(AgentsrvError) as caught:
+        await worktrees.remove(path, force=True)
+
+    assert caught.value.code in {"worktree_not_found", "outside_workspace"}
+    assert (True, [".worktrees/repo/s"]) == ((repo / ".git").is_dir(), worktrees.known())
+
+
+@pytest.mark.parametrize("target", ["repo/.git", "repo/.git/worktrees/other", "/etc"])
+async def test_a_pointer_that_lies_harms_nobody(worktrees: Worktrees, repo: Path, target: str) -> None:
+    """The worktree claims another git directory: that one stays, and only the worktree's own files go."""
+    other = await worktrees.make(session_id="other")
+    made = await worktrees.make()
+    (Path(made.path) / ".git").write_text(f"gitdir: {worktrees.base / target}\n")
+
+    assert "it is no worktree to git any more" in await worktrees.kept(made.path)
+    await worktrees.remove(made.path, force=True)
+    assert (True, False) == ((repo / ".git/HEAD").exists(), Path(made.path).exists())
+    assert b"" == run_git(Path(other.path), "status", "--porcelain")
+
+
+async def test_an_owner_that_lies_harms_nobody(worktrees: Worktrees, repo: Path) -> None:
+    """What says whose it is names another branch: that is not removed, not even with force."""
+    made = await worktrees.make()
+    run_git(repo, "branch", "precious")
+    (repo / ".git/worktrees/s/agentsrv").write_text('{"session":"s","branch":"precious"}')
+    removed = await worktrees.remove(made.path, force=True)
+
+    assert removed.branch is None
+    assert "precious" in worktrees.branches()
+
+
+# Finding
+
+
+async def test_all_are_listed(worktrees: Worktrees, repo: Path) -> None:
+    """By path, with branch, commit, and whether something is not committed; also what git has forgotten."""
+    clean, dirty = await worktrees.make(), await worktrees.make(session_id="t")
+    write_files(Path(dirty.path), {"a": "changed\n"})
+    (worktrees.base / ".worktrees/repo/stray").mkdir()
+    head = run_git(repo, "rev-parse", "HEAD").decode().strip()
+    found = {item.relative_path.rpartition("/")[2]: item for item in await worktrees.listed()}
+
+    assert (clean.path, str(repo), "session/s", head, False, None) == (
+        found["s"].path,
+        found["s"].root,
+        found["s"].branch,
+        found["s"].head,
+        found["s"].is_dirty,
+        found["s"].problem,
+    )
+    assert (True, None) == (found["t"].is_dirty, found["stray"].is_dirty)
+    assert found["stray"].problem
+
+
+async def test_a_diff_of_a_worktree(worktrees: Worktrees, repo: Path) -> None:
+    """What has changed in it, against its own HEAD."""
+    made = await worktrees.make()
+    write_files(Path(made.path), {"a": "changed\n"})
+    diff = msgspec.json.decode(await worktrees.readers.ask(DiffRequest(path=made.path)) + b"}")
+
+    assert (made.path, ["a"]) == (diff["repoPath"], [file["newPath"] for file in diff["files"]])
+
+
+async def test_they_are_among_the_repositories(worktrees: Worktrees, repo: Path) -> None:
+    """As worktrees of their repository; what lies in them is not searched."""
+    made = await worktrees.make()
+    make_repository(Path(made.path) / "inner", {"x": "x"})
+    answer = msgspec.json.decode(await worktrees.readers.ask(FindRepositories()) + b"}")
+
+    assert [("repo", False, str(repo)), (".worktrees/repo/s", True, str(repo))] == [
+        (item["relativePath"], item["isWorktree"], item["root"]) for item in answer["repositories"]
+    ]
