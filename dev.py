@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +37,30 @@ TOOLS = {
 }
 """Debian's packages, and the programs that will do."""
 
+PAUSES_S = (3, 10, 30)
+"""Between attempts to download something."""
+
 
 def run(*command: str) -> None:
-    """Run a command with the environment's programs first in PATH; when it fails, so does this one."""
+    """Run a command; when it fails, so does this one."""
+    if code := exit_code(*command):
+        sys.exit(code)
+
+
+def download(*command: str) -> None:
+    """Run a command that needs the network, again when it fails; in the end as `run` does."""
+    for pause_s in PAUSES_S:
+        if not exit_code(*command):
+            return
+        print(f"{command[0]} failed; again in {pause_s} s", flush=True)
+        time.sleep(pause_s)
+    run(*command)
+
+
+def exit_code(*command: str) -> int:
+    """Run a command with the environment's programs first in PATH."""
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    finished = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
 
 
 def install(locks: tuple[str, ...]) -> None:
@@ -56,7 +74,7 @@ def install(locks: tuple[str, ...]) -> None:
     print(f"Installing {', '.join(path.name for path in files)} of requirements/ into .venv ...", flush=True)
     create_environment()
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-    run(*pip, "--require-hashes", *(word for path in files for word in ("-r", str(path))))
+    download(*pip, "--require-hashes", *(word for path in files for word in ("-r", str(path))))
     run(*pip, "--no-build-isolation", "--editable", ".")
     stamp.write_text(digest)
 
@@ -119,12 +137,13 @@ def install_tools() -> bool:
             return False
         print(f"Installing {' '.join(missing)} ...", flush=True)
         apt_get = (*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
-        run(*apt_get, "update")
-        run(*apt_get, "install", "-y", "--no-install-recommends", *missing)
+        apt_get += ("-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=5")
+        download(*apt_get, "update")
+        download(*apt_get, "install", "-y", "--no-install-recommends", *missing)
     lock = WEB_PAGE / "package-lock.json"
     installed = WEB_PAGE / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        run("npm", "ci", "--prefix", str(WEB_PAGE), "--ignore-scripts", "--no-audit", "--no-fund")
+        download("npm", "ci", "--prefix", str(WEB_PAGE), "--ignore-scripts", "--no-audit", "--no-fund")
     return True
 
 

@@ -15,7 +15,18 @@ from agentsrv.agents import AgentRegistry
 from agentsrv.agents.claude_code import ClaudeCode
 from agentsrv.agents.codex import Codex
 from agentsrv.api import routes
-from agentsrv.api.keys import AGENTS, CONFIG, FILES, GIT, HEALTH, SESSIONS, TERMINAL_TOKENS, TERMINALS, TURNS
+from agentsrv.api.keys import (
+    AGENTS,
+    CONFIG,
+    FILES,
+    GIT,
+    HEALTH,
+    SESSIONS,
+    TERMINAL_TOKENS,
+    TERMINALS,
+    TURNS,
+    WORKTREES,
+)
 from agentsrv.api.middleware import middlewares
 from agentsrv.config import Config
 from agentsrv.errors import StartupError
@@ -31,9 +42,10 @@ from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.recovery import recover
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
+from agentsrv.turns.worktrees import SessionWorktrees
 from agentsrv.workspace.paths import DEFAULT_DIRECTORY, Workspace
 from agentsrv.workspace.service import FileService
-from agentsrv.workspace.worker import GitWorkers
+from agentsrv.workspace.worker import WRITE_TIMEOUT_S, GitWorkers
 
 
 def make_app(config: Config) -> web.Application:
@@ -50,8 +62,17 @@ def make_app(config: Config) -> web.Application:
     watcher = FileWatcher()
     pool = AgentPool(config=config, db=db, event_log=event_log, agents=agents, zygote=zygote, watcher=watcher)
     workspace = make_workspace(config)
+    git = GitWorkers(workspace, config.environment)
+    git_writers = GitWorkers(workspace, config.environment, may_write=True, request_timeout_s=WRITE_TIMEOUT_S)
+    worktrees = SessionWorktrees(db, workspace, readers=git, writers=git_writers)
     turns = TurnService(
-        config=config, db=db, event_log=event_log, agents=agents, workspace=workspace, pool=pool
+        config=config,
+        db=db,
+        event_log=event_log,
+        agents=agents,
+        workspace=workspace,
+        worktrees=worktrees,
+        pool=pool,
     )
     terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
 
@@ -61,13 +82,13 @@ def make_app(config: Config) -> web.Application:
         max_upload_bytes=config.max_upload_bytes,
         search_path=config.environment.get("PATH", ""),
     )
-    git = GitWorkers(workspace, config.environment)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.enter_context(_only_server(config))
             stack.push_async_callback(zygote.close)
             stack.push_async_callback(git.close)
+            stack.push_async_callback(git_writers.close)
             # At the same time: one waits for an interpreter to start, the other for the disk.
             await asyncio.gather(zygote.start(), asyncio.to_thread(migrate, config.database_path))
             stack.push_async_callback(db.close)
@@ -93,11 +114,12 @@ def make_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[AGENTS] = agents
     app[TURNS] = turns
-    app[SESSIONS] = SessionService(db, event_log, agents, pool, turns)
+    app[SESSIONS] = SessionService(db, event_log, agents, pool, turns, worktrees)
     app[TERMINALS] = terminals
     app[TERMINAL_TOKENS] = TerminalTokens(config)
     app[FILES] = files
     app[GIT] = git
+    app[WORKTREES] = worktrees
     app[HEALTH] = HealthCheck(db, config.redis_url)
     routes.setup(app)
     app.cleanup_ctx.append(run)

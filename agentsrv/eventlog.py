@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, TurnId
+from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, Turn, TurnId
 from agentsrv.store import events
 from agentsrv.store.database import Database
 
@@ -37,6 +37,12 @@ End = Callable[[], Seq | None]
 
 def now_ms() -> Millis:
     return time.time_ns() // 1_000_000
+
+
+def server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Chunk:
+    """Events of the server's own, one a line, from `seq` on."""
+    data = b"\n".join(lines) + b"\n"
+    return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
 
 
 class SessionLog:

@@ -103,7 +103,7 @@ class Session:
     `internal_session_id` is the agent's own name for the conversation (a UUID for Claude Code).
     `generation` counts the leases ever taken; `active_turn_id` is the turn that holds the lease now.
     `worktree` is the root of the git worktree that was made for it, and `origin_cwd` where it was asked to
-    work before. `grants` name what the agent may do without asking again.
+    work before. `allowances` name what the agent may do without asking again.
     """
 
     id: SessionId
@@ -119,7 +119,7 @@ class Session:
     worktree: str | None = None
     origin_cwd: str | None = None
     fork: Fork | None = None
-    grants: tuple[str, ...] = ()
+    allowances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

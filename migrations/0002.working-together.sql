@@ -6,7 +6,7 @@ ALTER TABLE sessions ADD COLUMN origin_cwd TEXT;
 -- JSON: the session and the point of its conversation that this one goes on from.
 ALTER TABLE sessions ADD COLUMN fork TEXT;
 -- JSON: a list of what the agent was allowed to do without asking again.
-ALTER TABLE sessions ADD COLUMN grants TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE sessions ADD COLUMN allowances TEXT NOT NULL DEFAULT '[]';
 
 -- A prompt whose turn has not begun. When it does, the row gives way to one in `turns` with the same id.
 CREATE TABLE queued_prompts (

@@ -21,8 +21,7 @@ OPTIONS = (
     "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--window-size=800,600",
 )  # fmt: skip
-START_TIMEOUT_S = 30.0
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 LOOK_AGAIN_S = 0.02
 
 
@@ -46,6 +45,12 @@ class Page:
     async def go(self, url: str) -> None:
         await self.do("Page.navigate", url="about:blank")
         await self.do("Page.navigate", url=url)
+
+    async def reload(self) -> None:
+        """Return when the old page is gone; what is asked for until then is still answered by that."""
+        await self.value("window.isOld = true")
+        await self.do("Page.reload")
+        await self.until("!window.isOld", bool)
 
     async def value(self, expression: str) -> Any:
         """What a JavaScript expression is in the page; None when it fails, as it does while the page loads."""
@@ -108,7 +113,7 @@ async def browse(client: ClientSession, directory: Path) -> AsyncIterator[Page]:
 async def _find_page(client: ClientSession, directory: Path) -> str:
     """The address of the first tab, once the browser has written down which port it took."""
     file = directory / "DevToolsActivePort"
-    async with asyncio.timeout(START_TIMEOUT_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not (file.exists() and "\n" in file.read_text()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(LOOK_AGAIN_S)
     port = file.read_text().split("\n")[0]

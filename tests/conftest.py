@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bench.agent import compile_agent
 from tests.fakes.model_api import ModelApi
@@ -17,6 +18,15 @@ from tests.fakes.scripted import serve_in_thread
 from tests.kit import Server, write_fake_agent
 
 ServerMaker = Callable[..., Server]
+
+OPENAI_KEY = f"fake-openai-key-{os.getpid()}"
+"""Of this run alone: a test looks for it everywhere, and another run may be on the same machine."""
+
+# The same examples everywhere, and no limits of time: a busy machine is no reason to fail.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture
@@ -67,8 +77,8 @@ def real_claude() -> Path:
 
 
 @pytest.fixture
-def claude_server(make_server: ServerMaker, model: ModelApi, real_claude: Path) -> Server:
-    """A server whose agent is the real CLI, which talks to the scripted model."""
+def claude_server(model: ModelApi, make_server: ServerMaker, real_claude: Path) -> Server:
+    """A server whose agent is the real CLI, which talks to the scripted model, which outlives it."""
     return make_server(
         CLAUDE_PATH=str(real_claude),
         ANTHROPIC_BASE_URL=model.url,
@@ -89,12 +99,12 @@ def real_codex() -> Path:
 
 
 @pytest.fixture
-def codex_server(make_server: ServerMaker, responses: ResponsesApi, real_codex: Path) -> Server:
-    """A server with the real Codex, which talks to the scripted model."""
+def codex_server(responses: ResponsesApi, make_server: ServerMaker, real_codex: Path) -> Server:
+    """A server with the real Codex, which talks to the scripted model, which outlives it."""
     return make_server(
         CODEX_PATH=str(real_codex),
         OPENAI_BASE_URL=f"{responses.url}/v1",
-        OPENAI_API_KEY="fake-openai-key",
+        OPENAI_API_KEY=OPENAI_KEY,
     )
 
 

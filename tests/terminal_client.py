@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 LOOK_BACK = 10_000
 """What a test waits for is shorter."""
 

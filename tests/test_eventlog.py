@@ -15,6 +15,7 @@ from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Sour
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
+from tests.kit import TIMEOUT_S
 
 ANN = SessionId("ann")
 LEASE = Lease(ANN, 1)
@@ -49,7 +50,7 @@ async def append_and_save(log: SessionLog, *lines: bytes) -> bool:
 
 async def collect(log: EventLog, after: Seq, last: Seq) -> list[tuple[Seq, bytes]]:
     found: list[tuple[Seq, bytes]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT_S):
         async for chunk in log.follow(ANN, after, lambda: last):
             found += enumerate(chunk.lines(), chunk.first_seq)
     return found

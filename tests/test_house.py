@@ -24,7 +24,7 @@ SOURCES = sorted((ROOT / "agentsrv").rglob("*.py"))
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     directory = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=50)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=150)
     return zipfile.ZipFile(next(directory.glob("*.whl")))
 
 
@@ -134,7 +134,7 @@ def test_the_command_line_starts_without_the_http_stack() -> None:
     modules = "'aiohttp', 'sqlite3', 'yoyo', 'redis', 'asyncio'"
     code = f"import sys, agentsrv.__main__; print([m for m in ({modules}) if m in sys.modules])"
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
 
     assert answer.stdout == "[]\n"

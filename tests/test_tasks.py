@@ -19,7 +19,7 @@ async def test_failure_is_logged_with_the_name_of_its_task(caplog: pytest.LogCap
     tasks = Tasks("owner")
     with caplog.at_level(logging.ERROR):
         tasks.spawn(fail(), name="job")
-        assert await tasks.join(5)
+        assert await tasks.join(60)
 
     assert "owner:job failed" in caplog.text
     assert "ValueError: broken" in caplog.text

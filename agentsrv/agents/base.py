@@ -60,7 +60,7 @@ class Question:
         whatever the agent; its answer's `updated_input` is `{"answers": {id: text or list of texts}}`.
     title: one line for people.
     tool_call_id: the agent's name for the call, as its other messages have it.
-    grant: names what an allowance for the session covers; None when it cannot be remembered.
+    allowance: names what allowing it for the session covers; None when it cannot be remembered.
     details: what else the agent said, in its own words.
     """
 
@@ -70,7 +70,7 @@ class Question:
     input: dict[str, Any]
     title: str
     tool_call_id: str | None = None
-    grant: str | None = None
+    allowance: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,7 +106,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What is installed. `credentials` and `options` are names only."""
+    """What is installed, and what prompts for it may ask for. `credentials` are names only.
+
+    model_efforts: of the models whose agent tells; other models may have any of `efforts`, or none.
+    """
 
     name: str
     available: bool
@@ -115,7 +118,15 @@ class AgentInfo:
     problem: str | None = None
     credentials: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    options: tuple[str, ...] = field(default=())
+    efforts: tuple[str, ...] = ()
+    model_efforts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    permission_modes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_usable(self) -> bool:
+        """A prompt has a chance: whether its credentials are good only the model API knows."""
+        return self.available and bool(self.credentials)
 
 
 class Adapter(Protocol):

@@ -8,6 +8,9 @@ Not every `result` and `idle` belongs to the prompt. A finished background comma
 without a prompt, whose `result` has an `origin`. A prompt that comes meanwhile waits for its end or becomes
 part of it, and after a subagent there are two results. So the prompt has a uuid (the turn's id), and the turn
 is over at the first `idle` after a `result` that names it, or after the lifecycle's end.
+
+A message that is added while the turn runs has a uuid of its own and is waited for likewise. In the middle of a
+command it becomes part of the work; else the CLI answers it next, with a result, and perhaps an `idle`, between.
 """
 
 from __future__ import annotations
@@ -518,6 +521,8 @@ class ClaudeCode:
             problem=trouble,
             credentials=self.credentials(),
             models=MODELS,
+            efforts=EFFORTS,
+            permission_modes=tuple(PermissionMode),
             options=OPTIONS,
         )
 

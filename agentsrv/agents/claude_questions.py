@@ -34,9 +34,9 @@ def read_question(request_id: str, request: Mapping[str, Any]) -> Question:
         rest = {name: value for name, value in input_.items() if name != "questions"}
         details |= {"input": rest} if rest else {}
         return Question(request_id, "question", tool, {"questions": questions}, asked, call_id, None, details)
-    grant = ", ".join(_named(update) for update in _remembered(details)) or None
+    allowance = ", ".join(_named(update) for update in _remembered(details)) or None
     return Question(
-        request_id, "permission", tool, input_, _title(tool, input_, details), call_id, grant, details
+        request_id, "permission", tool, input_, _title(tool, input_, details), call_id, allowance, details
     )
 
 

@@ -31,6 +31,7 @@ from agentsrv.agents.updates import (
 
 PLAN_TOOL = "TodoWrite"
 
+TEXTS = frozenset({"text", "thinking"})
 TOOL_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
 KINDS: dict[str, ToolKind] = {
@@ -79,7 +80,7 @@ FAILED = re.compile(r"Exit code (\d{1,9})(?:\n(.*))?\Z", re.DOTALL)
 
 @dataclass(slots=True)
 class _Block:
-    """A block that is being streamed: "text", "thinking" or another type, and what was sent of it."""
+    """A text that is being streamed, and what was sent of it."""
 
     type: str
     sent: Sent = field(default_factory=Sent)
@@ -91,7 +92,7 @@ class _Streamed:
 
     id: str
     attempt: int = 1
-    blocks: dict[int, _Block] = field(default_factory=dict)
+    blocks: Recent[_Block] = field(default_factory=Recent)
 
     @property
     def message_id(self) -> str:
@@ -134,7 +135,7 @@ class ClaudeUpdates:
     # What is streamed
 
     def _stream_event(self, event: Mapping[str, Any]) -> list[Update]:
-        index = as_count(event.get("index"))
+        index = str(as_count(event.get("index")))
         match event.get("type"):
             case "message_start":
                 self._begin(as_text(as_object(event.get("message")).get("id")))
@@ -151,17 +152,19 @@ class ClaudeUpdates:
         again = id_ == self._streamed.id
         self._streamed = _Streamed(id_, self._streamed.attempt + 1 if again else 1)
 
-    def _block_starts(self, index: int, block: Mapping[str, Any]) -> list[Update]:
+    def _block_starts(self, index: str, block: Mapping[str, Any]) -> list[Update]:
         type_ = as_text(block.get("type"))
-        self._streamed.blocks[index] = _Block(type_)
+        if type_ in TEXTS:
+            self._streamed.blocks[index] = _Block(type_)
+            return self._piece(index, as_text(block.get(type_)))
         name, call_id = as_text(block.get("name")), as_text(block.get("id"))
         if type_ not in TOOL_USES or name == PLAN_TOOL or not call_id or call_id in self._calls:
-            return self._piece(index, as_text(block.get("text")) or as_text(block.get("thinking")))
-        self._calls[call_id] = name
+            return []
+        self._note_call(call_id, name)
         fields: CallFields = {"title": _title(name), "kind": _kind(name), "status": "pending"}
         return [acp.tool_call(call_id, fields)]
 
-    def _piece(self, index: int, words: str) -> list[Update]:
+    def _piece(self, index: str, words: str) -> list[Update]:
         block = self._streamed.blocks.get(index)
         if block is None or not words:
             return []
@@ -183,7 +186,7 @@ class ClaudeUpdates:
 
     def _block(self, block: Mapping[str, Any], message_id: str, inside: str | None) -> list[Update]:
         type_ = as_text(block.get("type"))
-        if type_ in ("text", "thinking"):
+        if type_ in TEXTS:
             return self._whole(type_, as_text(block.get(type_)), message_id, inside)
         if type_ in TOOL_USES:
             return self._call(block, inside)
@@ -218,7 +221,7 @@ class ClaudeUpdates:
         if not call_id:
             return []
         is_known = call_id in self._calls
-        self._calls[call_id] = name
+        self._note_call(call_id, name)
         if name == PLAN_TOOL:
             todos = as_objects(given.get("todos"))
             return [acp.plan([(as_text(todo.get("content")), as_text(todo.get("status"))) for todo in todos])]
@@ -229,6 +232,10 @@ class ClaudeUpdates:
             if is_known
             else acp.tool_call(call_id, fields, inside=inside)
         ]
+
+    def _note_call(self, call_id: str, name: str) -> None:
+        """Remember what tool a call uses, if that matters for its result."""
+        self._calls[call_id] = name if name in KINDS or name == PLAN_TOOL else ""
 
     def _results(self, line: Mapping[str, Any]) -> list[Update]:
         """The results of calls, which the CLI gives to the model as a user message. The rest of it is no user's."""

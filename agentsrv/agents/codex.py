@@ -7,8 +7,8 @@ thread is resumed or started, and only then can a prompt be taken. A turn is `tu
 `turn/completed`; a command that outlives it may still end later.
 
 Answers to our own requests are not events, so after a crash of the server they may never be read again. What
-must be known of the process therefore follows from notifications, and an answer that ends the turn, which is an
-error, is kept as an event.
+must be known of the process therefore follows from notifications, and two kinds of answers are kept as events:
+one that ends the turn, which is an error, and one to a message that was added to it, which the turn's end waits for.
 """
 
 from __future__ import annotations
@@ -655,7 +655,9 @@ class Codex:
         if program is None:
             problem = "codex was not found; install the `agents` extra or set CODEX_PATH"
             return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
-        version, trouble = await read_version(program, self.environment())
+        (version, trouble), models = await asyncio.gather(
+            read_version(program, self.environment()), self._models(program)
+        )
         return AgentInfo(
             self.name,
             available=version is not None,
@@ -663,7 +665,10 @@ class Codex:
             path=str(program),
             problem=trouble,
             credentials=self.credentials(),
-            models=await self._models(program),
+            models=tuple(models),
+            efforts=EFFORTS,
+            model_efforts=models,
+            permission_modes=tuple(PermissionMode),
             options=OPTIONS,
         )
 
@@ -674,12 +679,13 @@ class Codex:
             found.append("auth.json")
         return tuple(found)
 
-    async def _models(self, program: Path) -> tuple[str, ...]:
-        """The models that the program knows, the best first; none when it does not tell."""
+    async def _models(self, program: Path) -> dict[str, tuple[str, ...]]:
+        """The models that the program knows, the best first, with their efforts; none when it does not tell."""
         answer, _ = await ask(program, "debug", "models", "--bundled", env=self.environment())
         models = (load_object(answer or b"") or {}).get("models") or []
         listed = [model for model in models if model.get("visibility") == "list"]
-        return tuple(model["slug"] for model in sorted(listed, key=lambda model: model.get("priority", 0)))
+        listed.sort(key=lambda model: model.get("priority", 0))
+        return {model["slug"]: _efforts(model) for model in listed}
 
     def _arguments(self) -> tuple[str, ...]:
         settings = [
@@ -715,6 +721,12 @@ class Codex:
         if home := self._config.environment.get("CODEX_HOME"):
             return Path(home)
         return self._config.state_dir / "codex"
+
+
+def _efforts(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of a model's efforts that prompts can ask for."""
+    levels = [as_object(level).get("effort") for level in model.get("supported_reasoning_levels") or []]
+    return tuple(effort for effort in EFFORTS if effort in levels)
 
 
 def _mcp_server(server: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,8 +124,8 @@ def _about_changes(
 ) -> Question:
     files = ", ".join(paths)
     said = title(f"Change {files or details.get('grantRoot') or 'files'}")
-    grant = f"change {files}" if files else None
-    return Question(name, "permission", "fileChange", input_, said, call_id, grant, details)
+    allowance = f"change {files}" if files else None
+    return Question(name, "permission", "fileChange", input_, said, call_id, allowance, details)
 
 
 def _about_permissions(
@@ -135,8 +135,8 @@ def _about_permissions(
     named = json.dumps(wanted, sort_keys=True)
     said = title(f"Have more permissions: {params.get('reason') or named}")
     input_ = {"permissions": wanted, "cwd": params.get("cwd")}
-    grant = f"permissions {named}" if wanted else None
-    return Question(name, "permission", "permissions", input_, said, call_id, grant, details)
+    allowance = f"permissions {named}" if wanted else None
+    return Question(name, "permission", "permissions", input_, said, call_id, allowance, details)
 
 
 def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) -> Question | None:
@@ -147,7 +147,7 @@ def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) 
         # The tool's name is in the message alone, which says it the same way each time.
         input_ = as_object(meta.get("tool_params"))
         return Question(name, "permission", f"mcp:{server}", input_, title(message), None, message, details)
-    match params.get("mode"):
+    match str(params.get("mode")):
         case "url":
             said = f"{message} {params.get('url')}"
             return _to_people(name, f"mcp:{server}", [], said, None, details)
@@ -284,7 +284,7 @@ def _value(name: str, schema: Mapping[str, Any], texts: list[str]) -> Any:
     value = values[0] if values else ""
     if choices and value not in choices.values():
         raise unfit_answer(name, f"must be one of {', '.join(choices)}")
-    if schema.get("type") in {"integer", "number"} and isinstance(value, str):
+    if schema.get("type") in ("integer", "number") and isinstance(value, str):
         return _number(name, value, int if schema["type"] == "integer" else float)
     return value
 

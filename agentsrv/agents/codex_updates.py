@@ -221,8 +221,9 @@ class CodexUpdates:
         self._calls[call_id] = None
         status: ToolStatus = "completed" if kind == "completed" else "failed"
         if kind == "started":
-            self._helpers[thread] = call_id
             status = "in_progress"
+            if call_id in self._calls:
+                self._helpers[thread] = call_id
         elif started := self._helpers.get(thread):
             return [acp.tool_call_update(started, {"status": status})]
         title = as_text(item.get("agentPath")) or "helper"

@@ -119,7 +119,8 @@ async def _read(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
             await invite_body(request)
-            return await request.read()
+            # A request keeps what was read from it. The copy goes at once, the request when its stream ends.
+            return await request.clone().read()
     except TimeoutError as exc:
         raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send it faster or smaller") from exc
 

@@ -11,12 +11,21 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from agentsrv.agents.base import AgentInfo
-from agentsrv.api.schemas import AgentView, ForkedFrom, JobView, PermissionView, QueuedView, SessionView
+from agentsrv.api.schemas import (
+    AgentView,
+    ForkedFrom,
+    JobView,
+    PermissionView,
+    QueuedView,
+    SessionView,
+    WorktreeView,
+)
 from agentsrv.errors import AgentsrvError
 from agentsrv.model import Millis, Outcome, Seq, Session, Turn
 from agentsrv.store.queue import QueuedPrompt
 from agentsrv.turns.active import Pending
 from agentsrv.turns.approvals import answer_options
+from agentsrv.turns.worktrees import SessionWorktree
 
 T = TypeVar("T")
 
@@ -52,6 +61,7 @@ def session_view(session: Session) -> SessionView:
         updated_at=timestamp(session.updated_at),
         is_streaming=session.active_turn_id is not None,
         active_task_id=session.active_turn_id,
+        worktree=session.worktree,
         forked_from=None if fork is None else ForkedFrom(session_id=fork.session_id, event_id=fork.seq),
     )
 
@@ -101,15 +111,33 @@ def queued_view(prompt: QueuedPrompt, position: int) -> QueuedView:
     )
 
 
+def worktree_view(found: SessionWorktree) -> WorktreeView:
+    worktree = found.worktree
+    return WorktreeView(
+        path=worktree.path,
+        relative_path=worktree.relative_path,
+        root=worktree.root,
+        branch=worktree.branch,
+        head=worktree.head,
+        session_id=found.session_id,
+        is_dirty=worktree.is_dirty,
+        problem=worktree.problem,
+    )
+
+
 def agent_view(info: AgentInfo) -> AgentView:
     return AgentView(
         name=info.name,
         version=info.version,
         path=info.path,
         available=info.available,
+        usable=info.is_usable,
         problem=info.problem,
         credentials=list(info.credentials),
         models=list(info.models),
+        efforts=list(info.efforts),
+        model_efforts={model: list(efforts) for model, efforts in info.model_efforts.items()},
+        permission_modes=list(info.permission_modes),
         options=list(info.options),
     )
 

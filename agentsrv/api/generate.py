@@ -18,7 +18,6 @@ from agentsrv.api.decode import (
     read_optional_body,
     require_usable_id,
     session_id_of,
-    unsupported,
 )
 from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.formats import followed_turn
@@ -27,7 +26,8 @@ from agentsrv.api.schemas import MESSAGE_ID_PATTERN, Generate, JobAccepted, Stop
 from agentsrv.api.sse import stream
 from agentsrv.errors import TooLarge
 from agentsrv.model import SessionId, Turn, TurnOptions
-from agentsrv.turns.service import Started, StartTurn, TurnService
+from agentsrv.turns.requests import Started, StartTurn
+from agentsrv.turns.service import TurnService
 from agentsrv.workspace.images import InlineImage
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
@@ -86,9 +86,8 @@ async def cancel(turns: TurnService, turn: Turn) -> None:
 
 
 def start_turn(request: web.Request, body: Generate) -> StartTurn:
-    """What `body` asks for. Raises InvalidInput (`unsupported_option` for what comes later), TooLarge."""
+    """What `body` asks for. Raises InvalidInput, TooLarge."""
     require_usable_id("session_id", body.session_id)
-    require_supported(body)
     if len(body.prompt) > MAX_PROMPT_BYTES or len(body.prompt.encode()) > MAX_PROMPT_BYTES:
         raise TooLarge(f"the prompt is larger than {MAX_PROMPT_BYTES} bytes; put what is long into a file")
     return StartTurn(
@@ -109,6 +108,7 @@ def start_turn(request: web.Request, body: Generate) -> StartTurn:
         ),
         message_id=message_id(request, body),
         if_busy=body.if_busy,
+        use_worktree=body.use_worktree,
     )
 
 
@@ -130,12 +130,6 @@ def wants_deltas(body: Generate) -> bool:
     """Unless it says so, a client of the `acp` format gets text as it is written, and one of `native` whole."""
     chosen = given(body.partial_messages)
     return body.format == "acp" if chosen is None else chosen
-
-
-def require_supported(body: Generate) -> None:
-    """Refuse what this server knows of and cannot do yet: an option is never ignored silently."""
-    if body.use_worktree:
-        raise unsupported("use_worktree", "worktrees are not available yet")
 
 
 def message_id(request: web.Request, body: Generate) -> str | None:

@@ -7,10 +7,10 @@ import asyncio
 from aiohttp import hdrs, web
 
 from agentsrv.api.decode import read_query
-from agentsrv.api.encode import timestamp
-from agentsrv.api.keys import CONFIG, GIT
+from agentsrv.api.encode import json_response, timestamp, worktree_view
+from agentsrv.api.keys import CONFIG, GIT, WORKTREES
 from agentsrv.api.middleware import is_gone
-from agentsrv.api.schemas import DiffQuery
+from agentsrv.api.schemas import DiffQuery, RemoveWorktreeQuery, WorktreeList, WorktreeRemoved
 from agentsrv.workspace.git_protocol import DiffRequest, FindRepositories, Request
 
 SLICE_BYTES = 256 * 1024
@@ -42,6 +42,23 @@ async def get_diff(request: web.Request) -> web.StreamResponse:
         copies=query.copies,
     )
     return await _answer(request, question)
+
+
+async def list_worktrees(request: web.Request) -> web.Response:
+    """The git worktrees that were made for sessions, also those whose session is gone."""
+    found = await request.app[WORKTREES].list_all()
+    views = [worktree_view(item) for item in found]
+    return json_response(WorktreeList(worktrees=views, count=len(views), timestamp=timestamp()))
+
+
+async def remove_worktree(request: web.Request) -> web.Response:
+    """Remove a worktree whose session is gone, and its branch; 409 when something would be lost with them.
+
+    `force=true` removes them all the same.
+    """
+    query = read_query(request, RemoveWorktreeQuery)
+    removed = await request.app[WORKTREES].remove(query.path, force=query.force)
+    return json_response(WorktreeRemoved(path=removed.path, branch=removed.branch, timestamp=timestamp()))
 
 
 async def _answer(request: web.Request, question: Request) -> web.StreamResponse:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentsrv.terminals.tokens import TerminalTokens
     from agentsrv.turns.service import TurnService
     from agentsrv.turns.sessions import SessionService
+    from agentsrv.turns.worktrees import SessionWorktrees
     from agentsrv.workspace.service import FileService
     from agentsrv.workspace.worker import GitWorkers
 
@@ -27,6 +28,7 @@ AGENTS: web.AppKey[AgentRegistry] = web.AppKey("agents")
 TERMINALS: web.AppKey[TerminalManager] = web.AppKey("terminals")
 TERMINAL_TOKENS: web.AppKey[TerminalTokens] = web.AppKey("terminal_tokens")
 GIT: web.AppKey[GitWorkers] = web.AppKey("git")
+WORKTREES: web.AppKey[SessionWorktrees] = web.AppKey("worktrees")
 FILES: web.AppKey[FileService] = web.AppKey("files")
 HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
 OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")

@@ -39,7 +39,7 @@ ROUTES = (
     Operation("PUT", "/sessions/{session_id}", sessions.update_session, {200: s.SessionView}, (404, 507),
               body=s.UpdateSession),
     Operation("DELETE", "/sessions/{session_id}", sessions.delete_session, {200: s.SessionDeleted},
-              (404, 409, 507), query=s.DeleteSession),
+              (404, 409, 422, 503, 507), query=s.DeleteSession),
     Operation("POST", "/sessions/{session_id}/fork", sessions.fork_session, {201: s.SessionView},
               (404, 409, 507), body=s.ForkSession, is_body_required=False),
     Operation("GET", "/sessions/{session_id}/messages", sessions.list_messages, {200: s.MessageList}, (404,),
@@ -48,7 +48,7 @@ ROUTES = (
               (404, 410), query=s.Follow),
 
     Operation("POST", "/generate/v2", generate.generate, {200: EVENT_STREAM, 202: s.JobAccepted},
-              (409, 429, 503, 507), body=s.Generate),
+              (409, 422, 429, 503, 507), body=s.Generate),
     Operation("GET", "/generate/v2/jobs", jobs.list_jobs, {200: s.JobList}, query=s.ListJobs),
     Operation("GET", "/generate/v2/jobs/{task_id}", jobs.get_job, {200: s.JobView}, (404,), query=s.GetJob),
     Operation("GET", "/generate/v2/jobs/{task_id}/stream", jobs.follow_job, {200: EVENT_STREAM, 204: NO_BODY},
@@ -95,6 +95,9 @@ ROUTES = (
               query=s.DeleteEntry),
 
     Operation("GET", "/git/repositories", git.list_repositories, {200: s.RepositoryList}, (503,)),
+    Operation("GET", "/git/worktrees", git.list_worktrees, {200: s.WorktreeList}, (503,)),
+    Operation("DELETE", "/git/worktrees", git.remove_worktree, {200: s.WorktreeRemoved}, (404, 409, 422, 503, 507),
+              query=s.RemoveWorktreeQuery),
     Operation("GET", "/git/diff", git.get_diff, {200: s.DiffView}, (404, 422, 503), query=s.DiffQuery),
 
     Operation("GET", "/agents", agents.list_agents, {200: s.AgentList}),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from agentsrv.model import MODEL_PATTERN, SESSION_ID_PATTERN, PermissionMode, TurnStatus
-from agentsrv.turns.service import IfBusy
+from agentsrv.turns.requests import IfBusy
 from agentsrv.workspace.grep import LineMatch
 from agentsrv.workspace.images import InlineImage
 from agentsrv.workspace.walk import Entry
@@ -219,6 +219,11 @@ class DiffQuery(Struct, kw_only=True):
     copies: bool = False
 
 
+class RemoveWorktreeQuery(Struct, kw_only=True):
+    path: FilePathText
+    force: bool = False
+
+
 # Answers
 
 
@@ -353,16 +358,23 @@ class Stopped(Struct, kw_only=True, rename="camel"):
     stopped: bool = True
 
 
-class AgentView(Struct, kw_only=True):
-    """What is installed, or in `problem` why it cannot be used. `credentials` are names."""
+class AgentView(Struct, kw_only=True, rename="camel"):
+    """What is installed, or in `problem` why it cannot be used. `credentials` are names.
+
+    `usable`: available, and there are credentials. `modelEfforts` has the models whose agent tells.
+    """
 
     name: str
     version: str | None
     path: str | None
     available: bool
+    usable: bool
     problem: str | None
     credentials: list[str]
     models: list[str]
+    efforts: list[str]
+    model_efforts: dict[str, list[str]]
+    permission_modes: list[str]
     options: list[str]
 
 
@@ -496,6 +508,38 @@ class RepositoryList(Struct, kw_only=True):
     count: int
     truncated: bool
     timestamp: str
+
+
+class WorktreeView(Struct, kw_only=True, rename="camel"):
+    """A git worktree that was made for a session; `session_id` is null when that is gone.
+
+    `is_dirty`: it has something that is not committed; null when that could not be found out. `problem` says why
+    nothing else is known of one that cannot be read.
+    """
+
+    path: str
+    relative_path: str
+    root: str
+    branch: str | None
+    head: str | None
+    session_id: str | None
+    is_dirty: bool | None
+    problem: str | None
+
+
+class WorktreeList(Struct, kw_only=True):
+    worktrees: list[WorktreeView]
+    count: int
+    timestamp: str
+
+
+class WorktreeRemoved(Struct, kw_only=True):
+    """`branch` went with it; null when it is kept, for somebody else uses it or it was another one."""
+
+    path: str
+    branch: str | None
+    timestamp: str
+    deleted: bool = True
 
 
 class DiffLineView(Struct, kw_only=True, rename="camel"):

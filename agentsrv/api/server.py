@@ -14,6 +14,12 @@ from agentsrv.errors import AgentsrvError, InvalidInput
 
 logger = logging.getLogger(__name__)
 
+ACCEPT_STEPS = 10
+"""Turns of the loop until a connection that was just accepted waits for its first request.
+
+Before that, aiohttp would wait for it at the end as for a request that is being answered.
+"""
+
 CONNECTION: dict[str, Any] = {
     # A compressed body is refused (`middleware.limit_body`): do not unpack it to throw it away.
     "auto_decompress": False,
@@ -48,6 +54,10 @@ class Runner(web.ServerRunner):
         await self._app.shutdown()
 
     async def cleanup(self) -> None:
+        for site in list(self.sites):
+            await site.stop()
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         await super().cleanup()
         await self._app.cleanup()
 

@@ -13,7 +13,6 @@ from agentsrv.api.decode import (
     read_query,
     require_usable_id,
     session_id_of,
-    unsupported,
 )
 from agentsrv.api.encode import json_response, session_view, timestamp
 from agentsrv.api.formats import followed_session
@@ -89,13 +88,13 @@ async def fork_session(request: web.Request) -> web.Response:
 async def delete_session(request: web.Request) -> web.Response:
     """Delete a session with its jobs and events; 409 while a turn runs.
 
-    `force=true` stops the turn first.
+    `force=true` stops the turn first. `worktree=remove` removes the session's git worktree and its branch too:
+    409 when something would be lost with them, unless `force=true`.
     """
     query = read_query(request, DeleteSession)
-    if query.worktree:
-        raise unsupported("worktree", "worktrees are not available yet")
     session_id = session_id_of(request)
-    await request.app[SESSIONS].delete(session_id, force=query.force)
+    with_worktree = given(query.worktree) is not None
+    await request.app[SESSIONS].delete(session_id, force=query.force, with_worktree=with_worktree)
     return json_response(SessionDeleted(session_id=session_id, timestamp=timestamp()))
 
 

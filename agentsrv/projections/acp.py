@@ -77,7 +77,8 @@ class Acp:
             self._begin(chunk.turn_id)
         for seq, line in enumerate(chunk.lines(), chunk.first_seq):
             values = self._values(chunk.source, line)
-            if values and seq > self._after:
+            # What has no place in the log has the seq 0, and is news to everybody.
+            if values and not 0 < seq <= self._after:
                 yield seq, values
 
     def _begin(self, turn_id: TurnId | None) -> None:
@@ -90,7 +91,7 @@ class Acp:
             message = _load(line)
             if message is None:
                 return [raw_event(line)]
-            if source is not Source.AGENT or message.get("type") in OURS:
+            if source is not Source.AGENT or as_text(message.get("type")) in OURS:
                 return self._our_values(message, line)
             return self._told(self._reader.read(message))
         except Exception as exc:
@@ -105,7 +106,7 @@ class Acp:
             case _ if message.get("done"):
                 return self._done(message)
             case type_ if self._messages_only:
-                return [line] if type_ in MESSAGES else []
+                return [line] if as_text(type_) in MESSAGES else []
             case "permission_request" if message.get("kind") == "permission":
                 return [_encode(message | {"request": _permission_request(message)})]
             case _:
@@ -179,7 +180,7 @@ def _permission_request(event: dict[str, Any]) -> dict[str, Any]:
         "status": "pending",
         "rawInput": event.get("input"),
     }
-    if event.get("grant") is None:
+    if event.get("allowance") is None:
         del options[1]
     return {"sessionId": event.get("sessionId"), "toolCall": call, "options": options}
 

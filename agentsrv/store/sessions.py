@@ -13,7 +13,7 @@ from agentsrv.model import Fork, Millis, Session, SessionId, Turn
 from agentsrv.store.database import Database
 
 COLUMNS = """id, name, agent, cwd, model, internal_session_id, created_at, updated_at, generation,
-    active_turn_id, worktree, origin_cwd, fork, grants"""
+    active_turn_id, worktree, origin_cwd, fork, allowances"""
 
 
 async def find(db: Database, session_id: SessionId) -> Session | None:
@@ -40,15 +40,36 @@ async def page(
     return [_session(row) for row in rows]
 
 
+async def worktrees(db: Database) -> dict[str, SessionId]:
+    """The worktrees of sessions, by path; of several that share one the oldest."""
+    rows = await db.read(
+        "SELECT worktree, id FROM sessions WHERE worktree IS NOT NULL ORDER BY created_at DESC, id DESC"
+    )
+    return dict(map(tuple, rows))
+
+
+async def working_in(db: Database, directory: str) -> list[SessionId]:
+    """The sessions that work in an absolute directory, or below it."""
+    rows = await db.read(
+        """
+        SELECT id
+          FROM sessions
+         WHERE worktree = :directory OR cwd = :directory OR substr(cwd, 1, length(:directory) + 1) = :directory || '/'
+        """,
+        {"directory": directory},
+    )
+    return [SessionId(session_id) for (session_id,) in rows]
+
+
 async def insert(db: aiosqlite.Connection, session: Session) -> None:
     """Raises Conflict (`session_exists`)."""
     try:
         await db.execute(
             """
             INSERT INTO sessions (id, name, agent, cwd, model, internal_session_id, created_at, updated_at,
-                                  worktree, origin_cwd, fork, grants)
+                                  worktree, origin_cwd, fork, allowances)
             VALUES (:id, :name, :agent, :cwd, :model, :internal_session_id, :created_at, :updated_at,
-                    :worktree, :origin_cwd, :fork, :grants)
+                    :worktree, :origin_cwd, :fork, :allowances)
             """,
             {
                 "id": session.id,
@@ -62,7 +83,7 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
                 "worktree": session.worktree,
                 "origin_cwd": session.origin_cwd,
                 "fork": None if session.fork is None else json.dumps(dataclasses.asdict(session.fork)),
-                "grants": json.dumps(session.grants),
+                "allowances": json.dumps(session.allowances),
             },
         )
     except sqlite3.IntegrityError as exc:
@@ -102,20 +123,20 @@ async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, inter
     )
 
 
-async def add_grant(db: aiosqlite.Connection, session_id: SessionId, grant: str) -> None:
+async def add_allowance(db: aiosqlite.Connection, session_id: SessionId, allowance: str) -> None:
     """Remember that the agent may do this without asking again."""
     await db.execute(
         """
         UPDATE sessions
-           SET grants = json_insert(grants, '$[#]', :grant)
-         WHERE id = :id AND NOT EXISTS (SELECT 1 FROM json_each(grants) WHERE value = :grant)
+           SET allowances = json_insert(allowances, '$[#]', :allowance)
+         WHERE id = :id AND NOT EXISTS (SELECT 1 FROM json_each(allowances) WHERE value = :allowance)
         """,
-        {"id": session_id, "grant": grant},
+        {"id": session_id, "allowance": allowance},
     )
 
 
 async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) -> int:
-    """Give the session to `turn`, which brings its model and the agent's conversation along.
+    """Give the session to `turn`, which brings its model, directory and the agent's conversation along.
 
     Returns the new generation. Raises Conflict (`session_busy`), NotFound.
     """
@@ -126,6 +147,9 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
                active_turn_id = :turn_id,
                model = :model,
                internal_session_id = :internal_session_id,
+               cwd = :cwd,
+               worktree = :worktree,
+               origin_cwd = :origin_cwd,
                updated_at = :now
          WHERE id = :id AND active_turn_id IS NULL
         RETURNING generation
@@ -135,6 +159,9 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
             "turn_id": turn.id,
             "model": turn.options.model,
             "internal_session_id": session.internal_session_id,
+            "cwd": session.cwd,
+            "worktree": session.worktree,
+            "origin_cwd": session.origin_cwd,
             "now": turn.created_at,
         },
     )
@@ -191,5 +218,6 @@ def busy(session_id: SessionId, turn_id: str) -> Conflict:
 
 
 def _session(row: sqlite3.Row) -> Session:
-    *plain, fork, grants = row
-    return Session(*plain, None if fork is None else Fork(**json.loads(fork)), tuple(json.loads(grants)))
+    *plain, fork, allowances = row
+    came_from = None if fork is None else Fork(**json.loads(fork))
+    return Session(*plain, fork=came_from, allowances=tuple(json.loads(allowances)))

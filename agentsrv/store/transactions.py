@@ -68,7 +68,7 @@ async def close_turn(
 
 
 async def resolve_question(
-    db: Database, turn: Turn, event: Chunk, *, grant: str | None, must_happen: bool
+    db: Database, turn: Turn, event: Chunk, *, allowance: str | None, must_happen: bool
 ) -> None:
     """Store the answer to a question of the agent, the turn's status after it, and what is allowed from now on.
 
@@ -78,8 +78,8 @@ async def resolve_question(
     async def write(connection: aiosqlite.Connection) -> None:
         await events.insert(connection, event, Lease(turn.session_id, turn.generation))
         await turns.set_status(connection, turn.id, turn.status)
-        if grant is not None:
-            await sessions.add_grant(connection, turn.session_id, grant)
+        if allowance is not None:
+            await sessions.add_allowance(connection, turn.session_id, allowance)
 
     await db.write(write, must_happen=must_happen)
 

@@ -68,6 +68,7 @@ class ActiveTurn:
         self.turn = turn
         self.user_event = user_event
         self.on_effect = on_effect
+        self.is_in_new_worktree = False
         self.log: SessionLog | None = None
         self.outcome: Outcome | None = None
         self.last_output_at = loop.time()

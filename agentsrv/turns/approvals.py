@@ -14,7 +14,7 @@ from typing import Any
 
 from agentsrv.agents.base import Question, dump
 from agentsrv.errors import AgentsrvError, Conflict, InvalidInput, NotFound, Problem
-from agentsrv.eventlog import now_ms
+from agentsrv.eventlog import now_ms, server_chunk
 from agentsrv.model import Answer, Chunk, Decision, Millis, Source, Turn, TurnStatus
 from agentsrv.store import transactions, turns
 from agentsrv.store.database import Database
@@ -45,7 +45,7 @@ class Approvals:
             timer = loop.call_later(self._timeout_s, self._settle, active, question.id, NO_ANSWER)
         active.pending[question.id] = Pending(question, at or now_ms(), expires_at, timer)
         self._show_status(active)
-        if question.grant is not None and question.grant in active.session.grants:
+        if question.allowance is not None and question.allowance in active.session.allowances:
             self._settle(active, question.id, ALLOWED_BEFORE)
 
     def withdrawn(self, active: ActiveTurn, question_id: str) -> None:
@@ -101,16 +101,16 @@ class Approvals:
                 pending = _waiting(active, question_id)
                 # It has to fit before it is recorded.
                 _message_for_agent(active, pending.question, answer)
-                grant = pending.question.grant if answer.remember else None
-                if answer.remember and grant is None:
+                allowance = pending.question.allowance if answer.remember else None
+                if answer.remember and allowance is None:
                     raise _not_rememberable()
-                chunk = await self._record(active, question_id, answer, grant, seq, must_happen)
+                chunk = await self._record(active, question_id, answer, allowance, seq, must_happen)
                 active.log.publish(chunk)
         except AgentsrvError as exc:
             return exc
         self._tell(active, pending.question, answer)
-        if grant is not None:
-            self._allow_others(active, grant)
+        if allowance is not None:
+            self._allow_others(active, allowance)
         return answer
 
     async def _record(
@@ -118,7 +118,7 @@ class Approvals:
         active: ActiveTurn,
         question_id: str,
         answer: Answer,
-        grant: str | None,
+        allowance: str | None,
         seq: int,
         must_happen: bool,
     ) -> Chunk:
@@ -126,24 +126,25 @@ class Approvals:
         turn = replace(
             active.turn, status=TurnStatus.WAITING_FOR_APPROVAL if still_waiting else TurnStatus.RUNNING
         )
-        line = resolved_event(turn, question_id, answer) + b"\n"
-        chunk = Chunk(turn.session_id, turn.id, Source.SERVER, now_ms(), seq, seq, line)
-        await transactions.resolve_question(self._db, turn, chunk, grant=grant, must_happen=must_happen)
+        chunk = server_chunk(turn, Source.SERVER, seq, [resolved_event(turn, question_id, answer)])
+        await transactions.resolve_question(
+            self._db, turn, chunk, allowance=allowance, must_happen=must_happen
+        )
         _forget(active, question_id)
         active.answers[question_id] = answer
         active.turn = replace(active.turn, status=turn.status)
-        if grant is not None:
-            active.session = replace(active.session, grants=(*active.session.grants, grant))
+        if allowance is not None:
+            active.session = replace(active.session, allowances=(*active.session.allowances, allowance))
         return chunk
 
     def _tell(self, active: ActiveTurn, question: Question, answer: Answer) -> None:
         if (data := _message_for_agent(active, question, answer)) is not None and active.runner is not None:
             active.runner.send(f"permission-{question.id}", data)
 
-    def _allow_others(self, active: ActiveTurn, grant: str) -> None:
+    def _allow_others(self, active: ActiveTurn, allowance: str) -> None:
         """What was just allowed for the session may be what other questions wait for."""
         for pending in active.pending.values():
-            if pending.question.grant == grant:
+            if pending.question.allowance == allowance:
                 self._settle(active, pending.question.id, ALLOWED_BEFORE)
 
     def _show_status(self, active: ActiveTurn) -> None:
@@ -170,7 +171,7 @@ def request_event(turn: Turn, question: Question) -> bytes:
             "input": question.input,
             "toolCallId": question.tool_call_id,
             "options": answer_options(question),
-            "grant": question.grant,
+            "allowance": question.allowance,
             "details": question.details,
         }
     )
@@ -179,7 +180,7 @@ def request_event(turn: Turn, question: Question) -> bytes:
 def answer_options(question: Question) -> list[dict[str, str]]:
     """What may be answered, in the fields of an answer."""
     always = {"decision": "allow", "remember": "session"}
-    return [{"decision": "allow"}, *([always] if question.grant else []), {"decision": "deny"}]
+    return [{"decision": "allow"}, *([always] if question.allowance else []), {"decision": "deny"}]
 
 
 def resolved_event(turn: Turn, question_id: str, answer: Answer) -> bytes:
@@ -211,7 +212,7 @@ def _question_of(event: dict[str, Any]) -> Question:
         input=event["input"],
         title=event["title"],
         tool_call_id=event["toolCallId"],
-        grant=event["grant"],
+        allowance=event["allowance"],
         details=event["details"],
     )
 

@@ -6,22 +6,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
-from typing import Any
+from dataclasses import replace
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.agents.base import Effect, dump, unsupported
+from agentsrv.agents.base import Effect, dump
 from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, StorageFull, Unavailable
-from agentsrv.eventlog import EventLog, SessionLog, now_ms
+from agentsrv.eventlog import EventLog, SessionLog, now_ms, server_chunk
 from agentsrv.model import (
     Answer,
     Chunk,
-    Image,
     Outcome,
     Seq,
     Session,
@@ -32,7 +28,7 @@ from agentsrv.model import (
     TurnOptions,
     TurnStatus,
 )
-from agentsrv.runner.handle import AgentExit, RunnerError
+from agentsrv.runner.handle import RunnerError
 from agentsrv.store import events, queue, sessions, transactions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.queue import QueuedPrompt
@@ -41,53 +37,25 @@ from agentsrv.turns.active import ActiveTurn, Pending, Verdict
 from agentsrv.turns.approvals import Approvals, answered_before, closing_events
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
 from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
+from agentsrv.turns.outcomes import explain, final_events, internal_error
 from agentsrv.turns.pool import AgentPool, Starting
 from agentsrv.turns.queue import PromptQueue
+from agentsrv.turns.requests import (
+    IfBusy,
+    Started,
+    StartTurn,
+    message_uuid,
+    new_turn,
+    require_same_options,
+)
+from agentsrv.turns.worktrees import SessionWorktrees, worktree_event
 from agentsrv.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 15.0
-MACHINE_RESTARTED = "machine_restarted"
-STEERING = uuid.UUID("5b8d1c5e-3b0e-5c0a-9a44-6f1d7f0a2c11")
-"""The namespace of the ids of steering prompts."""
 CLOSE_TIMEOUT_S = 3.0
 QUEUE_RETRY_S = 5.0
-
-
-class IfBusy(StrEnum):
-    """What becomes of a prompt to a session in which a turn runs."""
-
-    REJECT = "reject"
-    QUEUE = "queue"
-    STEER = "steer"
-
-
-@dataclass(frozen=True, slots=True)
-class StartTurn:
-    """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one."""
-
-    session_id: SessionId
-    prompt: str
-    agent: str | None = None
-    cwd: str | None = None
-    options: TurnOptions = field(default_factory=TurnOptions)
-    message_id: str | None = None
-    images: tuple[Image, ...] = ()
-    if_busy: IfBusy = IfBusy.REJECT
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The turn that has the prompt; it may be `queued`.
-
-    `is_new` is False when the same `message_id` came before, or when the prompt has joined a turn that ran
-    already. Then its event is the first one after `after`.
-    """
-
-    turn: Turn
-    is_new: bool
-    after: Seq = 0
 
 
 class TurnService:
@@ -101,6 +69,7 @@ class TurnService:
         event_log: EventLog,
         agents: AgentRegistry,
         workspace: Workspace,
+        worktrees: SessionWorktrees,
         pool: AgentPool,
     ) -> None:
         self.is_draining = False
@@ -109,6 +78,7 @@ class TurnService:
         self._log = event_log
         self._agents = agents
         self._workspace = workspace
+        self._worktrees = worktrees
         self._pool = pool
         self._pool.on_wake = self._woke_up
         self._pool.on_lost_steer = self._steer_was_lost
@@ -123,8 +93,9 @@ class TurnService:
         """Take the session's lease, log the prompt and set the agent to work.
 
         All that a client may be told is wrong is raised here, before anything has happened: InvalidInput,
-        Forbidden, Conflict (`session_busy`, `agent_mismatch`, `cwd_mismatch`), LimitReached
-        (`too_many_turns`), Unavailable (`draining`, `agent_unavailable`), StorageFull.
+        Forbidden, Conflict (`session_busy`, `agent_mismatch`, `cwd_mismatch`, `worktree_mismatch`),
+        Unprocessable (a repository that cannot have a worktree), LimitReached (`too_many_turns`), Unavailable
+        (`draining`, `agent_unavailable`), StorageFull.
         """
         if request.message_id is not None:
             known = await turns.find_by_message(self._db, request.session_id, request.message_id)
@@ -137,8 +108,11 @@ class TurnService:
             return Started(running.turn, is_new=False)
         if request.if_busy is not IfBusy.REJECT and self.is_active(session.id):
             return await self._join(session, request)
+        needs_worktree = request.use_worktree and self._worktrees.is_missing(session)
         active = self._reserve(session, request)
-        self._tasks.spawn(self._run(active, is_new), name=f"turn:{active.turn.id}")
+        self._tasks.spawn(
+            self._run(active, is_new, needs_worktree=needs_worktree), name=f"turn:{active.turn.id}"
+        )
         try:
             # The turn belongs to the server from here on: a client that goes away takes nothing with it.
             await asyncio.shield(active.started)
@@ -224,7 +198,7 @@ class TurnService:
         if turn.status is TurnStatus.QUEUED:
             return  # The server stops.
         if turn.last_seq == 0:
-            yield _server_chunk(turn, Source.SERVER, 0, _closing_events(turn.id, Outcome(turn.status), 0))
+            yield server_chunk(turn, Source.SERVER, 0, final_events(turn.id, Outcome(turn.status), 0))
             return
         first = max(after, turn.first_seq - 1)
 
@@ -395,7 +369,8 @@ class TurnService:
         # Also finds out, before the stream has begun, that the directory is gone.
         # Sessions of the earlier server may have none, or a relative one, and no conversation either.
         directory = str(self._workspace.directory(session.cwd or None))
-        if request.cwd is not None and str(self._workspace.directory(request.cwd)) != directory:
+        known = (directory, session.origin_cwd)
+        if request.cwd is not None and str(self._workspace.directory(request.cwd)) not in known:
             raise Conflict(
                 f"session {session.id} works in {session.cwd}; leave out cwd, or use another session",
                 code="cwd_mismatch",
@@ -420,7 +395,7 @@ class TurnService:
                 retry_after_s=5,
             )
         options = replace(request.options, model=request.options.model or session.model)
-        turn = _new_turn(session.id, options, request.message_id)
+        turn = new_turn(session.id, options, request.message_id)
         event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
         return self._activate(session, turn, event)
 
@@ -450,8 +425,8 @@ class TurnService:
 
     async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | None:
         """Put the prompt into the running turn; None when that is ending."""
-        _require_same_options(active.turn.options, request.options)
-        message_id = _message_uuid(request)
+        require_same_options(active.turn.options, request.options)
+        message_id = message_uuid(request)
         kind = self._agents.get(active.session.agent)
         event = kind.user_event(active.session, TurnId(message_id), request.prompt, request.images)
         assert active.log is not None
@@ -462,7 +437,7 @@ class TurnService:
                 return Started(active.turn, is_new=False)
             if self._db.is_full:
                 raise StorageFull("the server's disk is full; free some space and try again")
-            chunk = _server_chunk(active.turn, Source.USER, seq, [event])
+            chunk = server_chunk(active.turn, Source.USER, seq, [event])
             await transactions.add_to_turn(self._db, active.turn, chunk)
             active.steered[message_id] = event
             active.log.publish(chunk)
@@ -471,7 +446,7 @@ class TurnService:
         return Started(active.turn, is_new=False, after=seq - 1)
 
     async def _enqueue(self, session: Session, request: StartTurn) -> Started:
-        turn = _new_turn(session.id, request.options, request.message_id)
+        turn = new_turn(session.id, request.options, request.message_id)
         event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
         queued = replace(turn, status=TurnStatus.QUEUED, started_at=None)
         prompt = QueuedPrompt(
@@ -508,7 +483,7 @@ class TurnService:
     async def _run_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
         options = replace(prompt.options, model=prompt.options.model or session.model)
         turn = replace(
-            _new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
+            new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
         )
         active = self._activate(self._usable(session), turn, prompt.user_event)
         # Nobody else waits for it, so its failure must not be reported as never retrieved.
@@ -530,7 +505,7 @@ class TurnService:
         self._tasks.spawn(self._enqueue_lost(session_id, event), name=f"lost-steer:{session_id}")
 
     async def _enqueue_lost(self, session_id: SessionId, event: bytes) -> None:
-        turn = _new_turn(session_id, TurnOptions(), None)
+        turn = new_turn(session_id, TurnOptions(), None)
         renamed = dump({**json.loads(event), "uuid": turn.id})
         prompt = QueuedPrompt(turn.id, session_id, renamed, turn.options, None, turn.created_at)
         await self._queue.append(prompt)
@@ -548,32 +523,52 @@ class TurnService:
 
     # The turn
 
-    async def _run(self, active: ActiveTurn, is_new: bool, *, was_queued: bool = False) -> None:
+    async def _run(
+        self, active: ActiveTurn, is_new: bool, *, was_queued: bool = False, needs_worktree: bool = False
+    ) -> None:
         """The life of a turn."""
+        if needs_worktree and not await self._moved_to_worktree(active, is_new=is_new):
+            return
         # The process starts while the turn is committed; it gets its prompt only afterwards.
         starting = self._pool.start(active.session, active.turn)
         if await self._opened(active, starting, is_new=is_new, was_queued=was_queued):
             await self._work_and_finish(active, None, starting)
-        elif starting is not None:
-            await self._pool.abandon(starting)
+
+    async def _moved_to_worktree(self, active: ActiveTurn, *, is_new: bool) -> bool:
+        """Give the session its worktree, before its agent is started there; False when that failed."""
+        try:
+            active.session = await self._worktrees.make(active.session, is_new=is_new)
+        except Exception as exc:
+            self._refuse(active, exc)
+            return False
+        active.is_in_new_worktree = True
+        return True
 
     async def _opened(
         self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool = False
     ) -> bool:
-        """Open the turn; when that fails tell those who wait for it, and leave everything as it was."""
+        """Open the turn; when that fails leave everything as it was, and tell those who wait for it."""
         try:
             await self._open(active, starting, is_new=is_new, was_queued=was_queued)
         except Exception as exc:
-            if not isinstance(exc, AgentsrvError):
-                log.exception("turn %s could not be opened", active.turn.id)
-            del self._active[active.session.id]
-            active.started.set_exception(exc)
-            active.end()
-            if (agent := self._pool.of(active.session.id)) is not None:
-                agent.resume()
+            if starting is not None:
+                await self._pool.abandon(starting)
+            if active.is_in_new_worktree:
+                await self._worktrees.undo(active.session)
+            self._refuse(active, exc)
             return False
         active.started.set_result(None)
         return True
+
+    def _refuse(self, active: ActiveTurn, exc: Exception) -> None:
+        """The turn does not take place."""
+        if not isinstance(exc, AgentsrvError):
+            log.error("turn %s could not be opened", active.turn.id, exc_info=exc)
+        del self._active[active.session.id]
+        active.started.set_exception(exc)
+        active.end()
+        if (agent := self._pool.of(active.session.id)) is not None:
+            agent.resume()
 
     async def _work_and_finish(
         self, active: ActiveTurn, agent: LiveAgent | None, starting: Starting | None = None
@@ -589,7 +584,7 @@ class TurnService:
             outcome = Outcome(TurnStatus.FAILED, str(exc), code)
         except Exception:
             log.exception("turn %s failed", active.turn.id)
-            outcome = _internal_error()
+            outcome = internal_error()
         try:
             await self.close_turn(active, outcome, agent)
         except AgentsrvError:
@@ -597,7 +592,7 @@ class TurnService:
         except Exception:
             # What the agent said cannot be stored. The session must not stay busy for ever for its sake.
             log.exception("the outcome of turn %s cannot be recorded", active.turn.id)
-            await self.close_turn(active, _internal_error(), agent)
+            await self.close_turn(active, internal_error(), agent)
 
     async def _open(
         self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool
@@ -610,7 +605,11 @@ class TurnService:
             opened = replace(active.turn, first_seq=seq)
             chunk = None
             if active.user_event is not None:
-                chunk = _server_chunk(opened, Source.USER, seq, [active.user_event])
+                lines = [
+                    active.user_event,
+                    *([worktree_event(session)] if active.is_in_new_worktree else []),
+                ]
+                chunk = server_chunk(opened, Source.USER, seq, lines)
 
             active.turn = await transactions.open_turn(
                 self._db,
@@ -653,7 +652,7 @@ class TurnService:
                 return active.outcome or Outcome(TurnStatus.COMPLETED)
             case Verdict.EXITED:
                 assert agent.exit is not None
-                return active.outcome or _explain(agent.exit, agent)
+                return active.outcome or explain(agent.exit, agent.adapter)
             case Verdict.GAVE_UP:
                 await agent.halt()
                 assert active.outcome is not None
@@ -676,7 +675,7 @@ class TurnService:
         session_log = await self._log.session(session_id)
         async with session_log.hold() as seq:
             unanswered = closing_events(active)
-            lines = [*unanswered, *_closing_events(active.turn.id, outcome, seq + len(unanswered))]
+            lines = [*unanswered, *final_events(active.turn.id, outcome, seq + len(unanswered))]
             turn = replace(
                 active.turn,
                 status=outcome.status,
@@ -684,7 +683,7 @@ class TurnService:
                 finished_at=now_ms(),
                 last_seq=seq + len(lines) - 1,
             )
-            chunk = _server_chunk(turn, Source.SERVER, seq, lines)
+            chunk = server_chunk(turn, Source.SERVER, seq, lines)
 
             try:
                 await transactions.close_turn(
@@ -753,7 +752,7 @@ class TurnService:
         if session.id in self._active:
             # A prompt came at the same moment. What the agent does is part of that turn, which reads on.
             return
-        turn = _new_turn(session.id, TurnOptions(model=session.model), None)
+        turn = new_turn(session.id, TurnOptions(model=session.model), None)
         active = self._activate(session, turn, None)
         # Nobody else waits for it, so its failure must not be reported as never retrieved.
         active.started.add_done_callback(lambda started: started.exception())
@@ -781,75 +780,3 @@ def _draining() -> Unavailable:
 def _prompt_of(written: list[Chunk]) -> bytes | None:
     """The turn's user event; an unprompted turn has none."""
     return written[0].lines()[0] if written and written[0].source is Source.USER else None
-
-
-def _message_uuid(request: StartTurn) -> str:
-    """What a steering prompt is called: the same for the same `message_id`."""
-    if request.message_id is None:
-        return str(uuid.uuid4())
-    return str(uuid.uuid5(STEERING, f"{request.session_id} {request.message_id}"))
-
-
-def _require_same_options(running: TurnOptions, asked: TurnOptions) -> None:
-    """A turn that runs cannot be changed. Raises InvalidInput (`unsupported_option`)."""
-    for option in fields(TurnOptions):
-        if option.name in {"permission_mode", "partial_messages"}:
-            continue
-        value = getattr(asked, option.name)
-        if value is not None and value != getattr(running, option.name):
-            raise unsupported(option.name, "a prompt that steers a running turn cannot change this")
-
-
-def _new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:
-    now = now_ms()
-    return Turn(
-        id=TurnId(str(uuid.uuid4())),
-        session_id=session_id,
-        generation=0,
-        status=TurnStatus.RUNNING,
-        created_at=now,
-        started_at=now,
-        message_id=message_id,
-        options=options,
-    )
-
-
-def _server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Chunk:
-    data = b"\n".join(lines) + b"\n"
-    return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
-
-
-def _closing_events(turn_id: TurnId, outcome: Outcome, seq: Seq) -> list[bytes]:
-    """What the server says at the end, from `seq` on: `error` when something went wrong, always `done`."""
-    closing: list[dict[str, Any]] = []
-    if outcome.error_code == MACHINE_RESTARTED:
-        # Events that were sent may not have reached the disk: their ids are about to be used again.
-        closing.append({"type": "gap", "after": seq - 1})
-    done: dict[str, Any] = {"done": True, "taskId": turn_id, "status": outcome.status}
-    if outcome.error is not None:
-        closing.append({"type": "error", "error": outcome.error, "code": outcome.error_code})
-        done["error"] = outcome.error
-    return [json.dumps(event).encode() for event in (*closing, done)]
-
-
-def _internal_error() -> Outcome:
-    return Outcome(TurnStatus.FAILED, "internal error; see the server's log", "internal_error")
-
-
-def _explain(ended: AgentExit, agent: LiveAgent) -> Outcome:
-    """The outcome of a turn whose process ended before the agent said how the turn did."""
-    if ended.reason == "runner_lost":
-        return Outcome(TurnStatus.INTERRUPTED, "the agent's runner was lost", "runner_lost")
-    if ended.reason == MACHINE_RESTARTED:
-        return Outcome(TurnStatus.INTERRUPTED, "the machine was restarted", MACHINE_RESTARTED)
-    if ended.reason in {"killed", "orphaned"}:
-        # Not by us: whoever shuts the machine down ends the runners as well.
-        return Outcome(TurnStatus.INTERRUPTED, "the agent was ended from outside", "agent_interrupted")
-    if ended.reason == "quota":
-        error = "the agent wrote more than the server could take; it was stopped"
-        return Outcome(TurnStatus.FAILED, error, "spool_quota_exceeded")
-    if (explained := agent.adapter.explain_exit(ended.stderr_tail)) is not None:
-        error, code = explained
-        return Outcome(TurnStatus.FAILED, error, code)
-    how = f"signal {ended.signal}" if ended.signal else f"exit code {ended.code}"
-    return Outcome(TurnStatus.FAILED, f"the agent ended in the middle of the turn ({how})", "agent_exited")

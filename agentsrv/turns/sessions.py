@@ -19,6 +19,7 @@ from agentsrv.store.database import Database
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
+from agentsrv.turns.worktrees import SessionWorktrees
 
 TURNS_AT_ONCE = 20
 
@@ -27,13 +28,20 @@ PointOf = Callable[[bytes], tuple[str, str] | None]
 
 class SessionService:
     def __init__(
-        self, db: Database, event_log: EventLog, agents: AgentRegistry, pool: AgentPool, turns: TurnService
+        self,
+        db: Database,
+        event_log: EventLog,
+        agents: AgentRegistry,
+        pool: AgentPool,
+        turns: TurnService,
+        worktrees: SessionWorktrees,
     ) -> None:
         self._db = db
         self._log = event_log
         self._agents = agents
         self._pool = pool
         self._turns = turns
+        self._worktrees = worktrees
 
     async def create(
         self, *, session_id: str | None, agent: str, cwd: str | None, model: str | None, name: str | None
@@ -73,7 +81,7 @@ class SessionService:
             generation=0,
             active_turn_id=None,
             fork=fork,
-            grants=(),
+            allowances=(),
         )
         try:
             await self._db.write(lambda db: sessions.insert(db, session))
@@ -103,10 +111,11 @@ class SessionService:
         await self._db.write(lambda db: sessions.update(db, session_id, changes, now_ms()))
         return await self.get(session_id)
 
-    async def delete(self, session_id: SessionId, *, force: bool) -> None:
+    async def delete(self, session_id: SessionId, *, force: bool, with_worktree: bool = False) -> None:
         """Delete the session with all its turns and events. A running turn is stopped first when `force`.
 
-        Raises NotFound, Conflict (`session_busy`).
+        Its worktree stays, or goes first: with `force` whatever is lost with it. Raises NotFound, Conflict
+        (`session_busy`, `worktree_has_changes`, `worktree_in_use`); then the session is there as before.
         """
         session = await self.get(session_id)
         if self._turns.is_active(session_id):
@@ -116,6 +125,8 @@ class SessionService:
             await self._stop(session_id)
         if (warm := self._pool.of(session_id)) is not None:
             await self._pool.retire(warm)
+        if with_worktree:
+            await self._worktrees.remove_of(session, force=force)
         await self._db.write(lambda db: sessions.delete(db, session_id))
         self._turns.forget(session_id)
         self._log.forget(session_id)

@@ -11,6 +11,7 @@ import base64
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -205,8 +206,10 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    # Not `process.kill()`: of a process that has just ended it takes the exit code, which asyncio then misses.
     with suppress(ProcessLookupError):
-        process.kill()
+        if process.returncode is None:
+            os.kill(process.pid, signal.SIGKILL)
     # It may be stuck in a system call; then its end is noticed whenever it comes.
     with suppress(TimeoutError):
         async with asyncio.timeout(1):

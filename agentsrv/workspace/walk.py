@@ -22,12 +22,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from agentsrv.errors import AgentsrvError, Conflict
 from agentsrv.workspace.checkouts import checkout_around, is_checkout, shown
-from agentsrv.workspace.paths import Workspace, displayed, file_uri, is_text
+from agentsrv.workspace.paths import WORKTREES, Workspace, displayed, file_uri, is_text
 
 # fmt: off
 IGNORED = frozenset(
     {
-        ".git", ".hg", ".svn", ".jj",
+        ".git", ".hg", ".svn", ".jj", WORKTREES,
         "node_modules", "bower_components", ".next", ".nuxt", ".parcel-cache",
         ".venv", "venv", "__pycache__", ".tox", ".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache",
         ".cache", ".gradle", ".terraform",

@@ -124,7 +124,7 @@ def remove(workspace: Workspace, request: RemoveWorktree) -> RemovedWorktree:
             raise _has_changes(
                 path, ["it is no worktree to git any more, so nobody knows what has changed in it"]
             )
-        with _open_shelf(workspace, path) as directory, _writing(path):
+        with _open_shelf(workspace, path.parent) as directory, _writing(path):
             _remove_tree(path.name, directory)
         return RemovedWorktree(path=str(path), branch=None)
     owner = _owner_of(git_dir.path)
@@ -454,7 +454,7 @@ def _commits_only_on(repo: pygit2.Repository, tips: list[str]) -> list[str]:
     if repo.head_is_detached:
         walker.hide(repo.head.target)
     number = sum(1 for _ in islice(walker, MAX_COMMITS))
-    return [f"{number} commits that are on no other branch"] if number else []
+    return [f"commits on no other branch: {number}"] if number else []
 
 
 def _has_changes(path: Path, losses: list[str]) -> Conflict:

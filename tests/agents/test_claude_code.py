@@ -203,6 +203,59 @@ def test_odd_but_readable_lines_pass_as_they_are(line: bytes) -> None:
     assert adapter.receive(b"  ") == Effect(event=None)
 
 
+STEERED = [TurnId(f"00000000-0000-4000-8000-0000000000{number}") for number in (90, 91)]
+
+
+def play_steered(name: str) -> tuple[ClaudeAdapter, list[Effect], int]:
+    """The first turn of a transcript, with messages added from its start on."""
+    lines = transcript(name)
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(prompt_of(lines, 0), TurnOptions())
+    for message_id in STEERED:
+        if message_id.encode() in b"".join(lines):
+            assert adapter.steer(message_id, b"{}") == b"{}\n"
+    effects: list[Effect] = []
+    for count, line in enumerate(lines, 1):
+        effects += [effect] if (effect := adapter.receive(line)) is not None else []
+        if effects and effects[-1].is_over:
+            return adapter, effects, count
+    raise AssertionError("the turn is never over")
+
+
+@pytest.mark.parametrize("name", ["steer_text", "steer_tool", "steer_at_result"])
+def test_turn_lasts_until_added_messages_are_answered(name: str) -> None:
+    """I add a message while it writes, runs a command, or has just finished: it is answered in the same turn,
+    whose cost and usage are those of all its parts.
+    """
+    _, effects, count = play_steered(name)
+    lines = [json.loads(line) for line in transcript(name)[:count]]
+    totals = [line["total_cost_usd"] for line in lines if line["type"] == "result"]
+    outcome = effects[-1].outcome
+
+    assert outcome is not None
+    assert outcome.status == TurnStatus.COMPLETED
+    assert outcome.cost_usd == pytest.approx(totals[-1])
+    assert outcome.usage is not None
+    assert outcome.usage["output_tokens"] == 10
+    assert sum(line["type"] == "assistant" for line in lines) == 2
+
+
+def test_interrupt_takes_back_what_was_not_read() -> None:
+    """A message that was added and not read would be a turn of its own, right after I stopped the agent."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(STEERED[0], TurnOptions())
+    adapter.steer(STEERED[1], b"{}")
+    requests = [json.loads(line)["request"] for line in adapter.interrupt(STEERED[0]).splitlines()]
+    _, effects, _ = play_steered("steer_interrupt")
+
+    assert requests == [
+        {"subtype": "cancel_async_message", "message_uuid": STEERED[1]},
+        {"subtype": "interrupt"},
+    ]
+    assert effects[-1].outcome is not None
+    assert effects[-1].outcome.error_code == "agent_interrupted"
+
+
 def test_unexpected_question_of_the_cli_is_answered() -> None:
     """A control request that nobody expects gets an error at once, so that the agent never waits for ever."""
     line = b'{"type":"control_request","request_id":"r1","request":{"subtype":"can_use_tool"}}'
@@ -309,29 +362,57 @@ def test_stored_login_is_used_when_asked_for(tmp_path: Path) -> None:
     assert "ANTHROPIC_API_KEY" not in make_agent(tmp_path, use_claude_credentials=True).environment()
 
 
+@pytest.mark.parametrize(
+    ("mode", "word"),
+    [
+        (PermissionMode.BYPASS, "bypassPermissions"),
+        (PermissionMode.ACCEPT_EDITS, "acceptEdits"),
+        (PermissionMode.ASK, "default"),
+        (PermissionMode.PLAN, "plan"),
+    ],
+)
+def test_mode_is_an_argument(tmp_path: Path, mode: PermissionMode, word: str) -> None:
+    """The CLI starts in its mode, and asks us in all but one of them."""
+    options = TurnOptions(permission_mode=mode)
+    argv = make_agent(tmp_path).launch(make_session(), options, resume=False, directory=tmp_path).argv
+
+    assert f"--permission-mode={word}" in argv
+    assert ("--permission-prompt-tool=stdio" in argv) == (mode is not PermissionMode.BYPASS)
+
+
+def test_each_prompt_begins_in_its_mode() -> None:
+    """The agent may have left plan mode, or entered it, in the turn before."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(STEERED[0], TurnOptions(permission_mode=PermissionMode.PLAN))
+    request, prompt = adapter.prompt(b"{}").splitlines()
+
+    assert json.loads(request)["request"] == {"subtype": "set_permission_mode", "mode": "plan"}
+    assert prompt == b"{}"
+
+
 def test_only_options_that_fit_share_a_process(tmp_path: Path) -> None:
     """Another model needs another process; a budget is for one turn, so its process takes no other."""
     agent = make_agent(tmp_path)
     keys = [agent.process_key(TurnOptions(model=model)) for model in ("opus", "opus", "haiku")]
 
     assert keys[0] == keys[1] != keys[2]
+    assert len({agent.process_key(TurnOptions(permission_mode=mode)) for mode in PermissionMode}) == 4
     assert agent.process_key(TurnOptions(max_budget_usd=1.0)) is None
 
 
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (TurnOptions(permission_mode=PermissionMode.ASK), "permission_mode"),
         (TurnOptions(effort="extreme"), "effort"),
         (TurnOptions(output_schema={"x": "y" * 70_000}), "output_schema"),
     ],
 )
-def test_option_that_it_does_not_have_is_refused_by_name(
+async def test_option_that_it_does_not_have_is_refused_by_name(
     tmp_path: Path, options: TurnOptions, field: str
 ) -> None:
     """Nothing is ignored silently."""
     with pytest.raises(InvalidInput) as caught:
-        make_agent(tmp_path).check(options)
+        await make_agent(tmp_path).check(options)
 
     assert (caught.value.code, caught.value.problems[0].path) == ("unsupported_option", field)
 

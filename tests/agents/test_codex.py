@@ -109,7 +109,9 @@ def test_no_line_is_lost_or_changed(path: Path) -> None:
     adapter.begin_turn(PROMPT, TurnOptions())
     for line in path.read_bytes().splitlines():
         effect = adapter.receive(line)
-        if "result" in (message := json.loads(line)) or "no rollout" in str(message.get("error")):
+        message = json.loads(line)
+        is_kept = str(message.get("id")).startswith("steer-")
+        if ("result" in message and not is_kept) or "no rollout" in str(message.get("error")):
             assert effect is not None
             assert effect.event is None
         else:
@@ -324,6 +326,79 @@ def test_turn_that_nobody_prompted_is_noticed() -> None:
     assert [effect.begins for effect in effects if effect.event].count(True) == 1
 
 
+STEER = "00000000-0000-4000-8000-000000000091"
+
+
+def play_steered(adapter: CodexAdapter, name: str, at: bytes) -> tuple[list[Effect], list[bytes]]:
+    """The first turn of a transcript, with a message added at the first line with `at`; and the rest."""
+    lines = iter(transcript(name))
+    event = make_agent(Path("/")).user_event(make_session(), TurnId(STEER), "more")
+    effects: list[Effect] = []
+    adapter.begin_turn(PROMPT, TurnOptions())
+    is_steered = False
+    for line in lines:
+        if not is_steered and at in line:
+            is_steered = adapter.steer(STEER, event) is not None
+        if (effect := adapter.receive(line)) is not None:
+            effects.append(effect)
+            if effect.is_over:
+                break
+    return effects, list(lines)
+
+
+def test_message_is_added_to_the_running_turn() -> None:
+    """It names the turn that it joins; before there is one it cannot be taken."""
+    adapter = make_adapter(state={"thread_id": "t"})
+    event = make_agent(Path("/")).user_event(make_session(), TurnId(STEER), "more")
+    adapter.begin_turn(PROMPT, TurnOptions())
+    early = adapter.steer(STEER, event)
+    adapter.receive(b'{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}}}')
+    request = json.loads(adapter.steer(STEER, event) or b"")
+
+    assert early is None
+    assert (request["id"], request["method"]) == (f"steer-{STEER}", "turn/steer")
+    assert request["params"] == {
+        "threadId": "t",
+        "expectedTurnId": "u",
+        "clientUserMessageId": STEER,
+        "input": [{"type": "text", "text": "more"}],
+    }
+
+
+@pytest.mark.parametrize("name", ["steer_text", "steer_command"])
+def test_steered_turn_has_one_end(name: str) -> None:
+    """My second message joins the turn, in the middle of a text or of a command: one answer, one end."""
+    effects, _ = play_steered(make_adapter(), name, f'"id":"steer-{STEER}"'.encode())
+
+    assert [effect.is_over for effect in effects].count(True) == 1
+    assert not any(effect.lost_steer for effect in effects)
+    assert effects[-1].outcome is not None
+
+
+def test_message_that_comes_too_late_is_lost_by_name() -> None:
+    """The turn had ended when my message came: its end waits for this to be known, and says so."""
+    effects, _ = play_steered(make_adapter(), "steer_late", b'"turn/completed"')
+    ends = [effect for effect in effects if effect.outcome is not None]
+
+    assert [(end.is_over, end.lost_steer) for end in ends] == [(False, None), (True, STEER)]
+    assert ends[0].outcome == ends[1].outcome
+
+
+def test_restarted_server_does_not_wait_for_a_message_again() -> None:
+    """The answer was read before the crash: wherever the message is told of again, the turn still ends."""
+    lines = transcript("steer_text")
+    adapter = make_adapter()
+    adapter.begin_turn(PROMPT, TurnOptions())
+    event = make_agent(Path("/")).user_event(make_session(), TurnId(STEER), "more")
+    effects = []
+    for line in lines:
+        effects.append(adapter.receive(line))
+        if b'"id":"steer-' in line:
+            adapter.steer(STEER, event)
+
+    assert any(effect.is_over for effect in effects if effect is not None)
+
+
 def asked(method: str, **params: Any) -> dict[str, Any]:
     line = json.dumps({"method": method, "id": 0, "params": params}).encode()
     effect = make_adapter().receive(line)
@@ -491,6 +566,70 @@ def test_thread_may_do_everything_in_its_directory() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "sandbox", "policy", "approvals"),
+    [
+        (PermissionMode.BYPASS, "danger-full-access", "dangerFullAccess", "never"),
+        (PermissionMode.ACCEPT_EDITS, "workspace-write", "workspaceWrite", "on-request"),
+        (PermissionMode.ASK, "read-only", "readOnly", "on-request"),
+    ],
+)
+def test_mode_says_what_it_may_do_and_ask(
+    mode: PermissionMode, sandbox: str, policy: str, approvals: str
+) -> None:
+    """The sandbox and what it may ask for follow from the mode, for the thread and again for each turn."""
+    thread, turn = first_turn("two_turns", options=TurnOptions(permission_mode=mode)).requests
+
+    assert (thread["params"]["sandbox"], thread["params"]["approvalPolicy"]) == (sandbox, approvals)
+    assert turn["params"]["sandboxPolicy"] == {"type": policy}
+    assert turn["params"]["approvalPolicy"] == approvals
+
+
+def test_plan_is_made_without_writing() -> None:
+    """In plan mode it cannot even ask to write; what its MCP servers do and ask is still put to people."""
+    options = TurnOptions(permission_mode=PermissionMode.PLAN)
+    params = first_turn("two_turns", options=options).requests[1]["params"]
+
+    allowed = [name for name, is_asked in params["approvalPolicy"]["granular"].items() if is_asked]
+    assert (params["sandboxPolicy"], allowed) == ({"type": "readOnly"}, ["mcp_elicitations"])
+
+
+def test_a_mode_needs_no_process_of_its_own(tmp_path: Path) -> None:
+    """A warm agent changes its mode from one turn to the next."""
+    agent = make_agent(tmp_path)
+
+    assert len({agent.process_key(TurnOptions(permission_mode=mode)) for mode in PermissionMode}) == 1
+
+
+def codex_with_sandbox(path: Path, command: str) -> Path:
+    """A program whose `sandbox` is `command`."""
+    path.write_text(f'#!/bin/sh\ntest "$1" != sandbox && exit 0\necho x >> {path}.asked\n{command}\n')
+    path.chmod(0o755)
+    return path
+
+
+async def test_machine_without_sandbox_is_found_out_before_the_turn(tmp_path: Path) -> None:
+    """Where commands cannot be confined I am told so, and what to do; not by each command that fails."""
+    program = codex_with_sandbox(tmp_path / "codex", "echo 'bwrap: No permissions' >&2; exit 1")
+    agent = make_agent(tmp_path, config={"codex_path": program})
+    with pytest.raises(InvalidInput) as caught:
+        await agent.check(TurnOptions(permission_mode=PermissionMode.ASK))
+    await agent.check(TurnOptions())
+
+    assert (caught.value.code, caught.value.problems[0].path) == ("sandbox_unavailable", "permission_mode")
+    assert "bypass" in str(caught.value)
+
+
+async def test_sandbox_is_tried_once(tmp_path: Path) -> None:
+    """Once it is known that commands can be confined, it costs nothing."""
+    program = codex_with_sandbox(tmp_path / "codex", "exit 0")
+    agent = make_agent(tmp_path, config={"codex_path": program})
+    for mode in PermissionMode:
+        await agent.check(TurnOptions(permission_mode=mode))
+
+    assert (tmp_path / "codex.asked").read_text() == "x\n"
+
+
 def test_options_go_with_the_turn() -> None:
     """Model, effort, schema and instructions are those of my prompt, and nothing is said of what I left out."""
     schema = {"type": "object"}
@@ -500,7 +639,7 @@ def test_options_go_with_the_turn() -> None:
 
     assert (full["model"], full["effort"], full["outputSchema"]) == ("m", "high", schema)
     assert full["additionalContext"] == {"instructions": {"kind": "application", "value": "In verse."}}
-    assert set(plain) == {"threadId", "clientUserMessageId", "input"}
+    assert set(plain) == {"threadId", "clientUserMessageId", "input", "approvalPolicy", "sandboxPolicy"}
 
 
 def test_mcp_servers_are_said_in_its_words() -> None:
@@ -541,7 +680,6 @@ def test_deltas_are_left_out_unless_wanted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (TurnOptions(permission_mode=PermissionMode.ASK), "permission_mode"),
         (TurnOptions(effort="extreme"), "effort"),
         (TurnOptions(max_turns=3), "max_turns"),
         (TurnOptions(max_budget_usd=1.0), "max_budget_usd"),
@@ -550,12 +688,12 @@ def test_deltas_are_left_out_unless_wanted(tmp_path: Path) -> None:
         (TurnOptions(mcp_servers={"m": 5}), "mcp_servers"),
     ],
 )
-def test_option_that_it_does_not_have_is_refused_by_name(
+async def test_option_that_it_does_not_have_is_refused_by_name(
     tmp_path: Path, options: TurnOptions, field: str
 ) -> None:
     """Nothing is ignored silently."""
     with pytest.raises(InvalidInput) as caught:
-        make_agent(tmp_path).check(options)
+        await make_agent(tmp_path).check(options)
 
     assert (caught.value.code, caught.value.problems[0].path) == ("unsupported_option", field)
 

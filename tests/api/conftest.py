@@ -18,7 +18,6 @@ def config(tmp_path: Path) -> Config:
         tmp_path,
         allowed_origins=frozenset({"https://app.example"}),
         max_body_bytes=10 * 1024 * 1024,
-        body_timeout_s=0.3,
     )
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, web
 
-from agentsrv.api.server import Runner
+from agentsrv.api.server import ACCEPT_STEPS, Runner
 from agentsrv.config import Config
 
 KEY = "test-key-0123456789"
 FAKE_AGENT = Path(__file__).parents[1] / "fakes" / "fake_agent.py"
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 
 
 def make_config(directory: Path, **settings: Any) -> Config:
@@ -84,7 +84,7 @@ class Server:
 
     async def end_of(self, task_id: str) -> Any:
         """The job, once it has ended."""
-        return (await self.ask("GET", f"/generate/v2/jobs/{task_id}?wait=10")).json
+        return (await self.ask("GET", f"/generate/v2/jobs/{task_id}?wait=50")).json
 
     async def send(self, data: bytes) -> bytes:
         """The answer to these bytes: a head, and the body whose length it says."""
@@ -114,6 +114,8 @@ async def serve(app: web.Application) -> AsyncIterator[Server]:
         async with ClientSession(timeout=timeout, requote_redirect_url=False) as client:
             yield Server(app, runner.addresses[0][1], client)
     finally:
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         await runner.cleanup()
 
 

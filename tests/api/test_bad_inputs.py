@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +20,7 @@ import pytest_asyncio
 
 from agentsrv.app import make_app
 from tests.api.kit import KEY, Server, make_config, serve
+from tests.pictures import PNG
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,13 +35,19 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         directory,
         allowed_origins=frozenset({"https://app.example"}),
         max_body_bytes=BODY_LIMIT,
-        body_timeout_s=0.3,
+        body_timeout_s=1.0,
     )
     (config.workspace_base / "out").symlink_to("/")
     (config.workspace_base / "loop").symlink_to("loop")
     (config.workspace_base / "file").write_text("")
     (config.workspace_base / "inside").mkdir()
     (config.workspace_base / "own").symlink_to(config.state_dir)
+    os.mkfifo(config.workspace_base / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(config.workspace_base / "socket"))
+    with (config.workspace_base / "huge.png").open("wb") as huge:
+        huge.write(PNG)
+        huge.truncate(1 << 40)
     async with serve(make_app(config)) as running:
         assert (await running.generate(session_id="there")).status == 200
         yield running
@@ -254,6 +264,21 @@ WRONG_IN_SESSION: dict[str, list[Any]] = {
     "name": [*OF_NO_TYPE, "x" * 201, "a\0b", "\ud83d"],
 }  # fmt: skip
 
+PICTURE = b64encode(PNG).decode()
+
+# fmt: off
+NO_IMAGES: list[Any] = [
+    1, None, True, [], {}, "",
+    "missing.png", "inside", "pipe", "socket", "file", "loop", "huge.png", "a\0", "\ud800",
+    "http://169.254.169.254/", "HTTPS://host/a.png", "file:///etc/passwd", "ftp://x", "javascript:1",
+    "data:", "data:,x", "data:image/png;base64,", "data:image/png;base64,eA==", f"data:image/jpeg;base64,{PICTURE}",
+    {"data": PICTURE}, {"data": 1, "mediaType": "image/png"}, {"data": PICTURE, "mediaType": None},
+    {"data": PICTURE, "mediaType": "image/gif"}, {"data": PICTURE[:-1], "mediaType": "image/png"},
+]
+# fmt: on
+
+OUTSIDE_IMAGES = ["/etc/shadow", "/proc/self/environ", "/dev/zero", "out/dev/zero", "own/agentsrv.db"]
+
 WRONG_IN_GENERATE: dict[str, list[Any]] = {
     "session_id": WRONG_IN_SESSION["sessionId"],
     "agent": WRONG_IN_SESSION["agent"],
@@ -262,7 +287,7 @@ WRONG_IN_GENERATE: dict[str, list[Any]] = {
     "prompt": [*OF_NO_TYPE, "   ", "\n\t ", "a\0b", "\udfff"],
     "background": [1, 0, "true", [], {}, None],
     "use_worktree": [1, "true", [], {}, None],
-    "images": [1, "a.png", {}, True, None, ["x"] * 21, ["a.png"], ["http://169.254.169.254/"]],
+    "images": [1, "a.png", {}, True, None, ["x"] * 21, *[[image] for image in NO_IMAGES]],
     "message_id": [*OF_NO_TYPE, "a b", "x" * 201, "ü"],
     "permission_mode": [*OF_NO_TYPE, "root", "Ask"],
     "effort": [*OF_NO_TYPE, "bogus"],
@@ -272,7 +297,7 @@ WRONG_IN_GENERATE: dict[str, list[Any]] = {
     "mcp_servers": [1, "x", [], True, None, {"a": 1}, {"a": {"b": "\0"}}],
     "output_schema": [1, "x", [], True, None],
     "partial_messages": [1, "true", [], {}, None],
-    "format": [*OF_NO_TYPE, "xml", "acp"],
+    "format": [*OF_NO_TYPE, "xml"],
     "on_disconnect": [*OF_NO_TYPE, "stop"],
 }
 
@@ -318,6 +343,9 @@ def places() -> Iterator[Row]:
     for cwd in OUTSIDE:
         yield Row(f"POST cwd {cwd}", create(cwd=cwd), (403,), "outside_workspace")
         yield Row(f"generate cwd {cwd}", generate(cwd=cwd), (403,), "outside_workspace")
+    for image in [*OUTSIDE, *OUTSIDE_IMAGES]:
+        if image != "/":  # The workspace itself, which is a directory.
+            yield Row(f"generate image {image}", generate(images=[image]), (403,), "outside_workspace")
 
 
 IDS = [
@@ -369,7 +397,7 @@ QUERIES = [
     ("GET", "/generate/v2/jobs/x?wait=301", "wait"),
     ("GET", "/sessions/there/events?after=x", "after"),
     ("GET", "/sessions/there/events?after=999999", "Last-Event-ID"),
-    ("GET", "/sessions/there/events?format=acp", "format"),
+    ("GET", "/sessions/there/events?format=ACP", "format"),
     ("GET", "/sessions/there/messages?format=xml", "format"),
     ("DELETE", "/sessions/there?force=yes", "force"),
     ("DELETE", "/sessions/there?force=1", "force"),

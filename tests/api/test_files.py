@@ -16,7 +16,7 @@ import pytest
 
 from agentsrv.app import make_app
 from agentsrv.config import Config
-from tests.api.kit import KEY, Answer, Server, make_config, serve
+from tests.api.kit import KEY, TIMEOUT_S, Answer, Server, make_config, serve
 
 CONTENT = "/filesystem/content?path="
 LIMIT = 3 * 1024 * 1024
@@ -24,7 +24,7 @@ LIMIT = 3 * 1024 * 1024
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return make_config(tmp_path, max_upload_bytes=LIMIT, body_timeout_s=0.3, keepalive_s=0.2)
+    return make_config(tmp_path, max_upload_bytes=LIMIT, body_timeout_s=1.0, keepalive_s=0.2)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ async def test_a_body_that_stops_is_given_up(server: Server, base: Path, method:
     async with server.connection() as (_, writer):
         writer.write(head.encode() + part)
         await writer.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT_S):
         while os.listdir(base.parent / "state/uploads"):  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.01)
 
@@ -399,12 +399,12 @@ async def test_changes_come_as_they_happen(server: Server, base: Path) -> None:
 
 
 async def test_a_watch_ends_with_the_server(config: Config) -> None:
-    """At once, and cleanly."""
+    """Cleanly, and without waiting for a change."""
     async with serve(make_app(config)) as server:
         url = f"http://127.0.0.1:{server.port}/filesystem/watch"
         answer = await server.client.get(url, headers={"Authorization": f"Bearer {KEY}"})
         await answer.content.readuntil(b"ready")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(TIMEOUT_S):
             await server.app.shutdown()
             rest = await answer.read()
 

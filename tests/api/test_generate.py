@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.api.kit import KEY, Server, events_of
+from tests.api.kit import KEY, TIMEOUT_S, Server, events_of
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
@@ -36,7 +36,7 @@ async def test_stream_headers_keep_proxies_from_buffering(server: Server) -> Non
 async def test_background_answers_with_the_place_of_the_job(server: Server) -> None:
     """202, the job's id, and `Location` leads to the job."""
     answer = await server.generate(background=True)
-    job = (await server.ask("GET", answer.headers["Location"] + "?wait=10")).json
+    job = (await server.ask("GET", answer.headers["Location"] + "?wait=50")).json
 
     assert answer.status == 202
     assert answer.json == {"taskId": job["taskId"], "sessionId": "s", "status": "queued"}
@@ -95,7 +95,7 @@ async def test_a_session_stream_goes_over_all_turns_and_stays_open(server: Serve
     """GET /sessions/{id}/events gives the first turn's events, and a second turn's when it comes."""
     await server.generate("one")
     url = f"http://127.0.0.1:{server.port}/sessions/s/events"
-    async with asyncio.timeout(10), server.client.get(url, headers=AUTHORIZED) as stream:
+    async with asyncio.timeout(TIMEOUT_S), server.client.get(url, headers=AUTHORIZED) as stream:
         await stream.content.readuntil(b'"done": true')
         await server.start("two")
         seen = await stream.content.readuntil(b'"done": true')
@@ -140,8 +140,6 @@ async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> 
     "fields",
     [
         {"use_worktree": True},
-        {"images": ["a.png"]},
-        {"format": "acp"},
     ],
 )
 async def test_an_option_that_comes_later_is_refused(server: Server, fields: dict[str, object]) -> None:
@@ -177,7 +175,7 @@ async def test_a_server_that_stops_ends_streams_cleanly(server: Server) -> None:
     """The stream of a running job ends with its last chunk, so that the client knows to come back."""
     task_id = await server.start("SCRIPT: hang")
     url = f"http://127.0.0.1:{server.port}/generate/v2/jobs/{task_id}/stream"
-    async with asyncio.timeout(5), server.client.get(url, headers=AUTHORIZED) as stream:
+    async with asyncio.timeout(TIMEOUT_S), server.client.get(url, headers=AUTHORIZED) as stream:
         await stream.content.readuntil(b"\n\n")
         await server.app.shutdown()
         rest = await stream.text()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
+import socket
+from contextlib import suppress
 
 import pytest
+from aiohttp import web
 
-from tests.api.kit import Server
+from agentsrv.api.server import Runner
+from agentsrv.app import make_app
+from agentsrv.config import Config
+from tests.api.kit import TIMEOUT_S, Server
 
 TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n"
 
@@ -24,6 +32,24 @@ async def test_noise_gets_the_one_error_shape_and_one_log_line(
     assert b"\r\nX-Request-Id: " in head
     assert json.loads(body)["code"] == "bad_request"
     assert [record.getMessage() for record in caplog.records] == ["not an HTTP request"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("steps", range(8))
+async def test_who_comes_at_the_very_end_holds_up_nothing(config: Config, steps: int) -> None:
+    """A connection that is accepted while the server stops is closed, at once, with all others."""
+    runner = Runner(make_app(config), shutdown_timeout=TIMEOUT_S)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    with socket.create_connection(runner.addresses[0]) as client:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(TIMEOUT_S / 2):
+            await runner.cleanup()
+        gc.collect()  # Python 3.11 forgets to close one that comes in the very last moment.
+        client.settimeout(TIMEOUT_S)
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 async def test_what_could_not_be_read_is_not_repeated(server: Server) -> None:

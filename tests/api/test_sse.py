@@ -16,7 +16,7 @@ from agentsrv.api.keys import CONFIG
 from agentsrv.api.sse import stream
 from agentsrv.errors import StorageFull
 from agentsrv.model import Chunk, SessionId, Source
-from tests.api.kit import Server, events_of, make_config, serve
+from tests.api.kit import TIMEOUT_S, Server, events_of, make_config, serve
 
 GET = b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n"
 SPILL = b'{"data":"%s"}\n' % (b"x" * 200_000)
@@ -118,7 +118,7 @@ async def test_silence_is_kept_alive(tmp_path: Path) -> None:
         server.connection() as (reader, writer),
     ):
         writer.write(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             await reader.readuntil(b"d\r\n: keepalive\n\n\r\n")
             again = await reader.readuntil(b"d\r\n: keepalive\n\n\r\n")
 
@@ -134,7 +134,7 @@ async def test_a_client_that_does_not_read_costs_little_and_is_cut(tmp_path: Pat
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", server.port))
             client.sendall(GET)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(TIMEOUT_S):
                 await feed.ended.wait()
 
     assert feed.taken_bytes < 1_000_000
@@ -148,7 +148,7 @@ async def test_a_client_that_reads_slowly_is_served(tmp_path: Path) -> None:
             yield chunk(seq, SPILL[:-1])
 
     async with (
-        serving(tmp_path, Feed(some), stall_timeout_s=0.6) as server,
+        serving(tmp_path, Feed(some), stall_timeout_s=2.0) as server,
         server.connection() as (reader, writer),
     ):
         writer.write(GET)
@@ -156,7 +156,7 @@ async def test_a_client_that_reads_slowly_is_served(tmp_path: Path) -> None:
         while not received.endswith(b"0\r\n\r\n"):
             received += await reader.read(65536)
             # Not a wait for something: this is what being slow is.
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.08)
 
     assert received.count(b'"}\n\n') == 10
 
@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_an_idle_stream_is_noticed(tmp_path: Path, te
         async with server.connection() as (reader, writer):
             writer.write(GET)
             await reader.readuntil(b'{"first":1}')
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             await feed.ended.wait()
 
     assert feed.lost.is_set() is tells_loss

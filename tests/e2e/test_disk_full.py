@@ -67,7 +67,7 @@ def test_full_disk_refuses_writes_and_keeps_reading(small_server: Server) -> Non
 def test_disk_that_fills_in_the_middle_of_a_turn(small_server: Server) -> None:
     """The disk fills while an agent writes: its job ends, nothing that was seen is lost, the database is intact."""
     server = small_server
-    with server.generate(script("rate 200 200 300", "say end")) as stream:
+    with server.generate(script("rate 200 never 300")) as stream:
         task_id = stream.headers["X-Task-Id"]
         agent = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
         seen = list(stream.take(60))

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from tests.kit import KEY, Server, rss_bytes, wait_until
+from tests.kit import KEY, TIMEOUT_S, Server, rss_bytes, wait_until
 
 MIB = 1 << 20
 UPLOAD_BYTES = 100 * MIB
@@ -14,7 +14,7 @@ HEAD = b'--x\r\nContent-Disposition: form-data; name="f"; filename="%b"\r\n\r\n'
 
 
 def send_upload(server: Server, body: bytes, length: int | None = None) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)
     connection.sendall(
         f"POST /filesystem/upload HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n"
         f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {length or len(body)}\r\n\r\n".encode()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ServerMaker
 from tests.kit import Event, Server, open_files, rss_bytes, script, wait_until
 
 MIB = 1 << 20
 
 
-@pytest.mark.timeout(120)
 def test_five_hundred_reconnects_at_random_bytes(server: Server) -> None:
     """My connection breaks 500 times, anywhere in a frame; the server restarts meanwhile; I get each event once."""
     chance = random.Random(2)
@@ -71,12 +68,11 @@ def test_client_with_the_last_event_gets_nothing_more(server: Server) -> None:
     assert server.follow(task_id, after=events[-1].id + 1).status == 400
 
 
-@pytest.mark.timeout(90)
 def test_client_that_does_not_read_costs_little_and_slows_nobody(
     make_server: ServerMaker, bench_agent: Path
 ) -> None:
     """Twenty clients stop reading a flood of 60 MB: under 1 MB each, one that reads gets all, the stalled are cut."""
-    server = make_server(CLAUDE_PATH=str(bench_agent), STALL_TIMEOUT="1")
+    server = make_server(CLAUDE_PATH=str(bench_agent), STALL_TIMEOUT="3")
     flood = script("lines 100000 600")
     server.generate(flood).rest()
     before, sockets_before = rss_bytes(server.pid), sockets(server)

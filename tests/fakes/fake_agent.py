@@ -5,7 +5,7 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
 
     SCRIPT: say Hello                 one assistant message
     SCRIPT: lines 100 300             100 numbered messages of 300 bytes at once
-    SCRIPT: rate 200 100 300          100 of them at 200 a second
+    SCRIPT: rate 200 100 300          100 of them at 200 a second;  `rate 200 enough 300`: until the file is there
     SCRIPT: raw {"not json            this line as it is;  `bytes 80ff0a`: these bytes;  `partial {"a`: no newline
     SCRIPT: big 50000000              one message of so many bytes
     SCRIPT: stderr 1000000            so many bytes to stderr, in lines
@@ -19,7 +19,8 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: sleep 0.5                 silence;  `hang`: until interrupted;  `deaf`: without reading stdin
     SCRIPT: close-stdout              close stdout and go on
     SCRIPT: result {"is_error": true} fields that the result of this turn gets
-    SCRIPT: later 0.2 Hello           after this turn, a turn that nobody prompted
+    SCRIPT: later 0.2 Hello           after this turn, a turn that nobody prompted;  `later go Hello`: when the file
+                                      is there
     SCRIPT: ask 2 Bash {"command": ""} ask leave for so many calls at once, wait, and tell each answer in a message
     SCRIPT: withdraw                  ask for leave and need none any more
     SCRIPT: await-steer               wait for another prompt and make its text a message of this turn
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PADDING = b"x" * 65536
+LOOK_AGAIN_S = 0.01
 ENVIRONMENT = dict(os.environ)  # noqa: TID251 - what it was given is what tests want to see
 
 
@@ -68,7 +70,7 @@ class FakeAgent:
         self.is_interrupted = False
         self.hears_interrupts = True
         self.is_eof = False
-        self.later: list[tuple[float, str]] = []
+        self.later: list[tuple[float | str, str]] = []
         self.asked = 0
         self.answers: dict[str, dict[str, Any]] = {}
 
@@ -77,13 +79,13 @@ class FakeAgent:
         while True:
             if self.prompts:
                 self.take(self.prompts.pop(0))
-            elif self.later and self.later[0][0] <= time.monotonic():
+            elif self.later and seconds_to(self.later[0][0]) <= 0:
                 _, text = self.later.pop(0)
                 self.turn("", ["SCRIPT: say " + text], b"", origin={"kind": "task-notification"})
             elif self.is_eof:
                 return
             else:
-                self.listen(self.later[0][0] - time.monotonic() if self.later else None)
+                self.listen(seconds_to(self.later[0][0]) if self.later else None)
 
     # -- stdin
 
@@ -185,7 +187,7 @@ class FakeAgent:
                 for first in range(0, count, 1000):
                     write(1, b"".join(numbered(n, size) for n in range(first, min(first + 1000, count))))
             case "rate":
-                self.rate(float(words[0]), int(words[1]), int(words[2]))
+                self.rate(float(words[0]), words[1], int(words[2]))
             case "raw":
                 write(1, rest.encode() + b"\n")
             case "partial":
@@ -218,8 +220,8 @@ class FakeAgent:
             case "result":
                 self.fields |= json.loads(rest)
             case "later":
-                delay_s, _, text = rest.partition(" ")
-                self.later.append((time.monotonic() + float(delay_s), text))
+                due, _, text = rest.partition(" ")
+                self.later.append((time.monotonic() + float(due) if is_number(due) else due, text))
             case "ask":
                 count, tool, given = rest.split(" ", 2)
                 self.ask(int(count), tool, json.loads(given))
@@ -266,11 +268,14 @@ class FakeAgent:
         self.say("steered: " + message["message"]["content"][0]["text"])
         self.lifecycle(message["uuid"], "completed")
 
-    def rate(self, per_second: float, count: int, size: int) -> None:
+    def rate(self, per_second: float, end: str, size: int) -> None:
+        """Until there are as many as `end` says, or a file of this name."""
         start = time.monotonic()
-        for n in range(count):
+        n = 0
+        while n < int(end) if is_number(end) else not os.path.exists(end):
             self.wait(start + n / per_second - time.monotonic())
             write(1, numbered(n, size))
+            n += 1
 
     def echo(self, line: bytes) -> None:
         where = {"argv": self.argv, "env": ENVIRONMENT, "cwd": os.getcwd(), "pid": os.getpid()}
@@ -332,6 +337,17 @@ class FakeAgent:
         if uuid:
             result |= {"user_message_uuid": uuid, "user_message_uuids": [uuid]}
         return result | self.fields
+
+
+def is_number(word: str) -> bool:
+    return word.replace(".", "").isdigit()
+
+
+def seconds_to(due: float | str) -> float:
+    """Until a moment; where it is a file that must be there, until the next look."""
+    if isinstance(due, str):
+        return 0.0 if os.path.exists(due) else LOOK_AGAIN_S
+    return due - time.monotonic()
 
 
 def option(argv: list[str], name: str) -> str | None:

@@ -20,7 +20,11 @@ from typing import Any, Generic, Self, TypeVar
 
 from aiohttp import web
 
+TIMEOUT_S = 60.0
 TOOLS = frozenset({"bash", "bash-bg", "write", "edit", "tool", "structured"})
+
+ACCEPT_STEPS = 10
+"""Turns of the loop until the last connection is accepted; one that is half-way would be left open."""
 
 Call = TypeVar("Call")
 
@@ -106,15 +110,18 @@ class ScriptedApi(ABC, Generic[Call]):
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 30)
         self.add_routes(app.router)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         self.port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._runner is None:
+            return
+        for _step in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
+        await self._runner.cleanup()
 
     def error_status(self, step: Step, conversation: Any) -> int | None:
         """The HTTP status that an `error` step wants for this call; None when it has been had often enough."""
@@ -179,9 +186,9 @@ def serve_in_thread(api: Api) -> Iterator[Api]:
     thread = threading.Thread(target=loop.run_forever, name="model-api")
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(api.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(api.__aenter__(), loop).result(TIMEOUT_S)
         yield api
-        asyncio.run_coroutine_threadsafe(api.__aexit__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(api.__aexit__(), loop).result(TIMEOUT_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

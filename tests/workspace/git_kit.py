@@ -37,7 +37,7 @@ def run_git(
         input=stdin,
         capture_output=True,
         env={**ENVIRONMENT, **(environment or {})},
-        timeout=30,
+        timeout=60,
         check=False,
     )
     if check and done.returncode:

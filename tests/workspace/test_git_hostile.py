@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.workspace.git_protocol import DiffRequest, FindRepositories, Request
+from agentsrv.workspace.git_protocol import (
+    DiffRequest,
+    FindRepositories,
+    FindWorktrees,
+    MakeWorktree,
+    RemoveWorktree,
+    Request,
+)
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.worker import GitWorkers
 from tests.workspace.git_kit import commit, make_repository, run_git, write_files
@@ -212,6 +219,30 @@ async def test_objects_that_were_promised_are_not_fetched(trap: Trap, workers: G
 def test_the_trap_works(trap: Trap) -> None:
     """The git program does fall into it: otherwise these tests would show nothing."""
     run_git(trap.root, "diff", check=False)
+
+    assert trap.has_sprung()
+
+
+async def test_making_a_worktree_runs_nothing_either(trap: Trap, workers: GitWorkers) -> None:
+    """Files come as they were committed: what a filter would make of them, none makes. Nor when it is removed."""
+    writers = GitWorkers(Workspace(trap.root.parent), {"PATH": "/usr/bin:/bin"}, may_write=True)
+    run_git(trap.root, "config", "filter.canary.required", "true")
+    made = json.loads(await writers.ask(MakeWorktree(cwd=str(trap.root), session_id="s")) + b"}")
+    path = Path(made["path"])
+    [listed] = json.loads(await workers.ask(FindWorktrees()) + b"}")["worktrees"]
+    await workers.ask(DiffRequest(path=made["path"]))
+
+    assert ("session/s", False) == (listed["branch"], listed["isDirty"])
+    assert ["g\r\n", "x\r\n"] == [(path / name).read_bytes().decode() for name in ("gone", "$(touch CANARY)")]
+    await writers.ask(RemoveWorktree(path=made["path"]))
+    await writers.close()
+    assert not path.exists()
+    assert not trap.has_sprung()
+
+
+def test_the_trap_works_for_worktrees_too(trap: Trap) -> None:
+    """The git program runs what it finds when it makes one."""
+    run_git(trap.root, "worktree", "add", "../tree", check=False)
 
     assert trap.has_sprung()
 

@@ -127,7 +127,6 @@ def test_base64_is_exact(workspace: Workspace, data: str) -> None:
         "file:///etc/passwd",
         "file:a.png",
         "ftp://x",
-        "//x://y",
     ],
 )
 def test_nothing_is_fetched(workspace: Workspace, url: str) -> None:
@@ -143,7 +142,7 @@ def test_what_lies_outside_is_forbidden(workspace: Workspace, base: Path, path: 
     """However it is spelled, and also where a link leads out."""
     (base / "out.png").symlink_to("../outside.png")
     (base / "up").symlink_to("..")
-    with pytest.raises(Forbidden, match="workspace|server"):
+    with pytest.raises(Forbidden, match=r"outside the workspace|to the server"):
         read_images(workspace, [path])
 
 

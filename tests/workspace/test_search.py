@@ -43,7 +43,7 @@ def walk(
         root=workspace.resolve(root),
         max_depth=10,
         include_ignored=include_ignored,
-        deadline=time.monotonic() + 10,
+        deadline=time.monotonic() + 60,
     )
 
 

@@ -39,7 +39,7 @@ def walk(
         root=str(workspace.base),
         max_depth=max_depth,
         include_ignored=include_ignored,
-        deadline=time.monotonic() + 10,
+        deadline=time.monotonic() + 60,
     )
 
 

@@ -18,7 +18,7 @@ from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.walk import Walk
 from agentsrv.workspace.watch import Changes, TreeWatch
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

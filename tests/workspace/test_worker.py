@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from agentsrv.errors import AgentsrvError, NotFound, Unprocessable
 from agentsrv.workspace.git_protocol import DiffRequest, FindRepositories
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.worker import GitWorkers
+from tests.kit import TIMEOUT_S, command_line_of, wait_until
 from tests.workspace.git_kit import make_repository, write_files
 
 SECRETS = {"API_KEY": "key-0123456789", "PATH": "/usr/bin", "LD_LIBRARY_PATH": "/opt/lib"}
@@ -25,7 +25,7 @@ SECRETS = {"API_KEY": "key-0123456789", "PATH": "/usr/bin", "LD_LIBRARY_PATH": "
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[GitWorkers]:
-    workers = GitWorkers(Workspace(tmp_path), SECRETS, request_timeout_s=1.5)
+    workers = GitWorkers(Workspace(tmp_path), SECRETS)
     yield workers
     await workers.close()
 
@@ -40,7 +40,7 @@ def repo(tmp_path: Path) -> Path:
 def children() -> list[int]:
     """The git workers of this process."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in listed if b"git_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in listed if b"git_worker" in b" ".join(command_line_of(int(pid)))]
 
 
 async def ask(workers: GitWorkers, path: str = "repo") -> list[str]:
@@ -86,8 +86,9 @@ async def test_errors_arrive_as_they_were_raised(workers: GitWorkers) -> None:
     assert "path_not_found" == caught.value.code
 
 
-async def test_a_question_that_takes_too_long_ends_with_its_process(workers: GitWorkers, repo: Path) -> None:
+async def test_a_question_that_takes_too_long_ends_with_its_process(tmp_path: Path, repo: Path) -> None:
     """The client learns it, the process is gone, and the next question is answered."""
+    workers = GitWorkers(Workspace(tmp_path), SECRETS, request_timeout_s=2.0)
     stuck = make_repository(repo.parent / "stuck", {"a": "a\n"})
     hang(stuck)
     with pytest.raises(Unprocessable) as caught:
@@ -95,6 +96,7 @@ async def test_a_question_that_takes_too_long_ends_with_its_process(workers: Git
 
     assert "repository_too_slow" == caught.value.code
     assert ["a"] == await ask(workers)
+    await workers.close()
 
 
 async def test_a_killed_worker_is_replaced(workers: GitWorkers, repo: Path) -> None:
@@ -123,12 +125,8 @@ async def test_idle_workers_end(tmp_path: Path, repo: Path) -> None:
     """A server whose users look at no diffs needs no memory for them."""
     workers = GitWorkers(Workspace(tmp_path), {}, idle_s=0.05)
     await ask(workers)
-    [pid] = children()
-    process = os.pidfd_open(pid)
-    ended, _, _ = await asyncio.to_thread(select.select, [process], [], [], 5)
-    os.close(process)
+    await asyncio.to_thread(wait_until, lambda: not children())
 
-    assert ended
     assert ["a"] == await ask(workers)
     await workers.close()
 
@@ -153,7 +151,7 @@ async def test_the_server_does_not_load_libgit2(workers: GitWorkers) -> None:
     """It would hold the interpreter's lock."""
     code = "import sys, agentsrv.app, agentsrv.workspace.worker; print('pygit2' in sys.modules)"
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
     )
 
     assert "False\n" == answer.stdout
@@ -180,7 +178,7 @@ asyncio.run(main())
         input=program,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=TIMEOUT_S,
         cwd=tmp_path,
         check=False,
     )

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from agentsrv.errors import AgentsrvError
+from agentsrv.workspace import worktrees as worktrees_module
 from agentsrv.workspace.git_protocol import (
     DiffRequest,
     DiscardWorktree,
@@ -25,6 +26,7 @@ from agentsrv.workspace.git_protocol import (
     RemoveWorktree,
     Worktree,
 )
+from agentsrv.workspace.git_worker import configure_libgit2
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.worker import GitWorkers
 from tests.workspace.git_kit import commit, make_repository, run_git, write_files
@@ -95,6 +97,14 @@ async def worktrees(tmp_path: Path) -> AsyncIterator[Worktrees]:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     return make_repository(tmp_path / "repo", {"a": "a\n", "sub/b": "b\n", ".gitignore": "ignored\n"})
+
+
+@pytest.fixture
+def here(unprivileged: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace to work on in this process, which keeps its own right to write."""
+    monkeypatch.setattr(worktrees_module, "restrict_writes", lambda directories: True)
+    configure_libgit2()
+    return Workspace(unprivileged)
 
 
 # Making
@@ -358,17 +368,16 @@ async def test_links_lead_no_write_away(worktrees: Worktrees, tmp_path: Path, pl
     assert before == sorted(outside.rglob("*"))
 
 
-async def test_a_repository_that_may_not_be_written_to(unprivileged: Path) -> None:
+def test_a_repository_that_may_not_be_written_to(here: Workspace) -> None:
     """The answer says so; of what was begun nothing is left."""
-    repo = make_repository(unprivileged / "repo", {"a": "a\n"})
+    repo = make_repository(here.base / "repo", {"a": "a\n"})
     (repo / ".git/refs/heads").chmod(0o500)
-    worktrees = Worktrees(unprivileged)
-    code = await worktrees.refused()
+    with pytest.raises(AgentsrvError) as caught:
+        worktrees_module.make(here, MakeWorktree(cwd=str(repo), session_id="s"))
     (repo / ".git/refs/heads").chmod(0o700)
-    await worktrees.writers.close()
 
-    assert "permission_denied" == code
-    assert worktrees.is_clean()
+    assert "permission_denied" == caught.value.code
+    assert Worktrees(here.base).is_clean()
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
@@ -496,7 +505,7 @@ async def test_commits_of_its_own_keep_it(worktrees: Worktrees, repo: Path) -> N
     write_files(Path(made.path), {"a": "changed\n"})
     commit(Path(made.path))
 
-    assert "1 commits that are on no other branch" == await worktrees.kept(made.path)
+    assert "commits on no other branch: 1" == await worktrees.kept(made.path)
     run_git(repo, "update-ref", "refs/remotes/origin/x", "session/s")
     assert "session/s" == (await worktrees.remove(made.path)).branch
 
@@ -507,7 +516,7 @@ async def test_a_commit_on_no_branch_keeps_it(worktrees: Worktrees, repo: Path) 
     run_git(Path(made.path), "checkout", "--quiet", "--detach")
     commit(Path(made.path))
 
-    assert "1 commits that are on no other branch" == await worktrees.kept(made.path)
+    assert "commits on no other branch: 1" == await worktrees.kept(made.path)
 
 
 async def test_a_branch_that_somebody_else_uses_stays(worktrees: Worktrees, repo: Path) -> None:
@@ -541,17 +550,15 @@ async def test_what_is_in_the_middle_of_something_stays(worktrees: Worktrees, re
     assert worktrees.is_clean()
 
 
-async def test_folders_without_rights_are_removed(unprivileged: Path) -> None:
+def test_folders_without_rights_are_removed(here: Workspace) -> None:
     """Package managers make their caches read-only."""
-    make_repository(unprivileged / "repo", {".gitignore": "cache\n"})
-    worktrees = Worktrees(unprivileged)
-    made = await worktrees.make()
+    repo = make_repository(here.base / "repo", {".gitignore": "cache\n"})
+    made = worktrees_module.make(here, MakeWorktree(cwd=str(repo), session_id="s"))
     write_files(Path(made.path), {"cache/module/file": "x"})
     (Path(made.path) / "cache/module").chmod(0o500)
-    await worktrees.remove(made.path)
-    await worktrees.writers.close()
+    worktrees_module.remove(here, RemoveWorktree(path=made.path))
 
-    assert worktrees.is_clean()
+    assert Worktrees(here.base).is_clean()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""What clients ask of turns, and the turns that are made of it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+from agentsrv.agents.base import unsupported
+from agentsrv.eventlog import now_ms
+from agentsrv.model import Image, Seq, SessionId, Turn, TurnId, TurnOptions, TurnStatus
+
+STEERING = uuid.UUID("5b8d1c5e-3b0e-5c0a-9a44-6f1d7f0a2c11")
+"""The namespace of the ids of steering prompts."""
+
+
+class IfBusy(StrEnum):
+    """What becomes of a prompt to a session in which a turn runs."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+    STEER = "steer"
+
+
+@dataclass(frozen=True, slots=True)
+class StartTurn:
+    """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one."""
+
+    session_id: SessionId
+    prompt: str
+    agent: str | None = None
+    cwd: str | None = None
+    options: TurnOptions = field(default_factory=TurnOptions)
+    message_id: str | None = None
+    images: tuple[Image, ...] = ()
+    if_busy: IfBusy = IfBusy.REJECT
+    use_worktree: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The turn that has the prompt; it may be `queued`.
+
+    `is_new` is False when the same `message_id` came before, or when the prompt has joined a turn that ran
+    already. Then its event is the first one after `after`.
+    """
+
+    turn: Turn
+    is_new: bool
+    after: Seq = 0
+
+
+def new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:
+    now = now_ms()
+    return Turn(
+        id=TurnId(str(uuid.uuid4())),
+        session_id=session_id,
+        generation=0,
+        status=TurnStatus.RUNNING,
+        created_at=now,
+        started_at=now,
+        message_id=message_id,
+        options=options,
+    )
+
+
+def message_uuid(request: StartTurn) -> str:
+    """What a steering prompt is called: the same for the same `message_id`."""
+    if request.message_id is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(STEERING, f"{request.session_id} {request.message_id}"))
+
+
+def require_same_options(running: TurnOptions, asked: TurnOptions) -> None:
+    """A turn that runs cannot be changed. Raises InvalidInput (`unsupported_option`)."""
+    for option in fields(TurnOptions):
+        if option.name in {"permission_mode", "partial_messages"}:
+            continue
+        value = getattr(asked, option.name)
+        if value is not None and value != getattr(running, option.name):
+            raise unsupported(option.name, "a prompt that steers a running turn cannot change this")
