@@ -1,75 +1,30 @@
-"""The rows about terminals. The floor is a bare loop on a PTY; terminado is measured, too, where it is installed."""
+"""The rows about terminals. The floor is a bare loop on a PTY; terminado and wetty are measured where they are installed."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import socket
 import statistics
-import struct
 import subprocess
-import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from bench.agent import compile_agent
+from bench.peers import Shell, peers
 from bench.rows import MIB, Row, serving
 from tests.kit import Server, rss_bytes
 
 CAT_BYTES = 50_000_000
 LINE = b"The quick brown fox jumps over the lazy dog, 0123456789, and then some more of it.\n"
 ECHOES = 400
-TIMEOUT_S = 30.0
 KEYSTROKES_EVERY_S = 0.01
 STALL_S = 5.0
 ROUNDS = 7
-MARK = b"ready-steady"
 END = b"that-was-all"
-QUIET = b"exec env PS1= sh +i -c 'stty -echo; echo ready-\"\"steady; exec sh'\n"
-"""No editing, no prompt: what comes back is what the kernel echoes and what programs write."""
 
 
-class RawSocket:
-    """A WebSocket client that costs next to nothing: it looks at the end of what came, and at no frame."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = memoryview(bytearray(1 << 18))
-        self.socket.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}\r\n\r\n".encode()
-        )
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += self.socket.recv(4096)
-        assert b" 101 " in head, head
-
-    def send(self, opcode: int, payload: bytes) -> None:
-        size = len(payload)
-        length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size)
-        # A mask of zeros is a mask.
-        self.socket.sendall(bytes([opcode]) + length + bytes(4) + payload)
-
-    def read_to(self, end: bytes) -> None:
-        """Read until `end` is among the last bytes."""
-        tail = b""
-        while end not in tail:
-            size = self.socket.recv_into(self._buffer)
-            assert size, "the server has closed the socket"
-            tail = (tail + bytes(self._buffer[max(0, size - 256) : size]))[-256:]
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class Terminal(RawSocket):
+class Terminal(Shell):
     """A terminal of ours, in one of its encodings; without a prompt, so that only what was asked for comes."""
 
     def __init__(self, server: Server, terminal_id: str, encoding: str = "binary") -> None:
@@ -77,40 +32,13 @@ class Terminal(RawSocket):
         token = server.ask("POST", "/terminal/token", body).json["token"]
         super().__init__(server.port, f"/ws/terminal?token={token}&encoding={encoding}")
         self._is_binary = encoding == "binary"
-        self.type(QUIET)
-        self.read_to(MARK)
+        self.make_quiet()
 
     def type(self, data: bytes) -> None:
         if self._is_binary:
             self.send(0x82, data)
         else:
             self.send(0x81, json.dumps({"type": "data", "data": data.decode()}).encode())
-
-
-class Terminado(RawSocket):
-    def __init__(self, port: int) -> None:
-        super().__init__(port, "/websocket")
-        self.type(QUIET)
-        self.read_to(MARK)
-
-    def type(self, data: bytes) -> None:
-        self.send(0x81, json.dumps(["stdin", data.decode()]).encode())
-
-
-@contextmanager
-def terminado() -> Iterator[int | None]:
-    """Its port; None where it is not installed."""
-    if importlib.util.find_spec("terminado") is None:
-        yield None
-        return
-    program = Path(__file__).with_name("peer_terminado.py")
-    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def cat_text(directory: Path) -> Path:
@@ -123,12 +51,11 @@ def throughput(directory: Path) -> Iterator[Row]:
     """(g) `cat` of 50 MB."""
     text = cat_text(directory)
     rates: dict[str, list[float]] = {}
-    with serving(directory / "g", compile_agent(), TERMINAL_SHELL="/bin/sh") as server, terminado() as peer:
-        terminals: dict[str, Terminal | Terminado] = {
+    with serving(directory / "g", compile_agent(), TERMINAL_SHELL="/bin/sh") as server, peers() as others:
+        terminals: dict[str, Shell] = {
             encoding: Terminal(server, encoding, encoding) for encoding in ("binary", "json")
         }
-        if peer is not None:
-            terminals["terminado"] = Terminado(peer)
+        terminals |= {name: connect() for name, connect in others.items()}
         for _ in range(ROUNDS):
             rates.setdefault("floor", []).append(bare_cat(text))
             for name, terminal in terminals.items():
@@ -142,7 +69,7 @@ def throughput(directory: Path) -> Iterator[Row]:
         yield Row(f"(g) terminal, cat of 50 MB, {name}", rate, "MB/s", floor, targets.get(name))
 
 
-def cat(terminal: Terminal | Terminado, text: Path) -> float:
+def cat(terminal: Shell, text: Path) -> float:
     """MB/s."""
     began = time.perf_counter()
     terminal.type(f"cat {text}; echo {END.decode()}\n".encode())
@@ -173,10 +100,10 @@ def echo(directory: Path) -> Iterator[Row]:
         terminal = in_cat(Terminal(server, "echo"))
         idle = echo_times(terminal)
         yield Row("(h) terminal, echo idle, p50", 1000 * statistics.median(idle), "ms", None, -0.7)
-        with terminado() as peer:
-            if peer is not None:
-                idle = echo_times(in_cat(Terminado(peer)))
-                yield Row("(h) terminal, echo idle, p50, terminado", 1000 * statistics.median(idle), "ms")
+        with peers() as others:
+            for name, connect in others.items():
+                idle = echo_times(in_cat(connect()))
+                yield Row(f"(h) terminal, echo idle, p50, {name}", 1000 * statistics.median(idle), "ms")
         flood = Terminal(server, "flood")
         flood.type(b"yes 0123456789012345678901234567890123456789\n")
         flood.socket.setblocking(True)
@@ -194,17 +121,14 @@ def echo(directory: Path) -> Iterator[Row]:
     yield Row("(h) terminal, Ctrl-C while `yes` floods", 1000 * interrupted, "ms", None, -300)
 
 
-T = TypeVar("T", Terminal, Terminado)
-
-
-def in_cat(terminal: T) -> T:
+def in_cat(terminal: Shell) -> Shell:
     """Every key is echoed by the kernel, at once and alone."""
     terminal.type(b'stty raw echo; echo in-""cat; exec cat >/dev/null\n')
     terminal.read_to(b"in-cat")
     return terminal
 
 
-def echo_times(terminal: Terminal | Terminado) -> list[float]:
+def echo_times(terminal: Shell) -> list[float]:
     found = []
     for number in range(ECHOES):
         key = b"%c" % (97 + number % 26)

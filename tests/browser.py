@@ -111,12 +111,15 @@ async def browse(client: ClientSession, directory: Path) -> AsyncIterator[Page]:
 
 
 async def _find_page(client: ClientSession, directory: Path) -> str:
-    """The address of the first tab, once the browser has written down which port it took."""
+    """The address of the first tab, once the browser has written down which port it took, and has a tab."""
     file = directory / "DevToolsActivePort"
     async with asyncio.timeout(TIMEOUT_S):
         while not (file.exists() and "\n" in file.read_text()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(LOOK_AGAIN_S)
-    port = file.read_text().split("\n")[0]
-    async with client.get(f"http://127.0.0.1:{port}/json/list") as answer:
-        pages = json.loads(await answer.text())
-    return next(str(page["webSocketDebuggerUrl"]) for page in pages if page["type"] == "page")
+        port = file.read_text().split("\n")[0]
+        while True:
+            async with client.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                pages = json.loads(await answer.text())
+            if tabs := [page for page in pages if page["type"] == "page"]:
+                return str(tabs[0]["webSocketDebuggerUrl"])
+            await asyncio.sleep(LOOK_AGAIN_S)

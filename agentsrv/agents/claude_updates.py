@@ -280,7 +280,7 @@ class ClaudeUpdates:
         words = as_text(message.get("result"))
         found: list[Update] = []
         if not (self._has_spoken or message.get("is_error")):
-            # Commands such as /cost answer here alone.
+            # Structured output is said here alone.
             found += self._said("text", words, as_text(message.get("uuid")), None)
         self._has_spoken = False
         # Subagents may have used other models.

@@ -15,7 +15,7 @@ from agentsrv.store.queue import QueuedPrompt
 async def list_queue(request: web.Request) -> web.Response:
     """The prompts that wait in a session, the next one first."""
     session_id = session_id_of(request)
-    return _listed(session_id, await request.app[TURNS].queued(session_id))
+    return _listed(session_id, await request.app[TURNS].queue.list_prompts(session_id))
 
 
 async def arrange_queue(request: web.Request) -> web.Response:
@@ -23,13 +23,13 @@ async def arrange_queue(request: web.Request) -> web.Response:
     session_id = session_id_of(request)
     body = await read_body(request, ArrangeQueue)
     turn_ids = [TurnId(task_id) for task_id in body.task_ids]
-    return _listed(session_id, await request.app[TURNS].arrange_queue(session_id, turn_ids))
+    return _listed(session_id, await request.app[TURNS].queue.arrange(session_id, turn_ids))
 
 
 async def clear_queue(request: web.Request) -> web.Response:
     """Cancel all prompts that wait in a session; what runs goes on."""
     session_id = session_id_of(request)
-    cancelled = await request.app[TURNS].clear_queue(session_id)
+    cancelled = await request.app[TURNS].queue.clear(session_id)
     return json_response(
         JobsCancelled(session_id=session_id, task_ids=list(cancelled), timestamp=timestamp())
     )
@@ -38,7 +38,7 @@ async def clear_queue(request: web.Request) -> web.Response:
 async def cancel_queued(request: web.Request) -> web.Response:
     """Cancel one prompt that waits; 404 when it does not wait any more."""
     session_id = session_id_of(request)
-    turn = await request.app[TURNS].cancel_queued(session_id, turn_id_of(request))
+    turn = await request.app[TURNS].queue.cancel(session_id, turn_id_of(request))
     return json_response(JobsCancelled(session_id=session_id, task_ids=[turn.id], timestamp=timestamp()))
 
 

@@ -156,8 +156,12 @@ def _load(line: bytes) -> dict[str, Any] | None:
 def _user_chunks(message: dict[str, Any]) -> list[Update]:
     """A prompt: its text and images, in the shape that they have for every agent."""
     message_id = as_text(message.get("uuid")) or None
+    content = as_object(message.get("message")).get("content")
+    if isinstance(content, str):
+        # Of the earlier server.
+        return [user_message_chunk(text_block(content), message_id)]
     found: list[Update] = []
-    for block in as_objects(as_object(message.get("message")).get("content")):
+    for block in as_objects(content):
         source = as_object(block.get("source"))
         if block.get("type") == "text":
             found.append(user_message_chunk(text_block(as_text(block.get("text"))), message_id))

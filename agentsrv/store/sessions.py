@@ -219,5 +219,5 @@ def busy(session_id: SessionId, turn_id: str) -> Conflict:
 
 def _session(row: sqlite3.Row) -> Session:
     *plain, fork, allowances = row
-    came_from = None if fork is None else Fork(**json.loads(fork))
-    return Session(*plain, fork=came_from, allowances=tuple(json.loads(allowances)))
+    values = [*plain, None if fork is None else Fork(**json.loads(fork)), tuple(json.loads(allowances))]
+    return Session(*values)

@@ -67,6 +67,8 @@ class ActiveTurn:
         self.session = session
         self.turn = turn
         self.user_event = user_event
+        """The prompt, until the agent has it."""
+        self.is_prompted = user_event is not None
         self.on_effect = on_effect
         self.is_in_new_worktree = False
         self.log: SessionLog | None = None

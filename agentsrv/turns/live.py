@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from agentsrv.agents.base import Adapter, Effect, raw_event
 from agentsrv.eventlog import SessionLog
-from agentsrv.model import Lease, RunnerId, SessionId
+from agentsrv.model import Lease, RunnerId, SessionId, TurnOptions
 from agentsrv.runner.handle import AgentExit
 from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
 from agentsrv.runner.watch import FileWatcher
@@ -48,7 +48,7 @@ class LiveAgent:
         on_wake: Callable[[LiveAgent], None],
         on_exit: Callable[[LiveAgent], None],
         on_internal_id: Callable[[SessionId, str], None],
-        on_lost_steer: Callable[[SessionId, bytes], None],
+        on_lost_steer: Callable[[SessionId, bytes, TurnOptions], None],
     ) -> None:
         self.key = key
         self.runner = runner
@@ -73,7 +73,7 @@ class LiveAgent:
         self._on_exit = on_exit
         self._on_internal_id = on_internal_id
         self._on_lost_steer = on_lost_steer
-        self._steered: dict[str, bytes] = {}
+        self._steered: dict[str, tuple[bytes, TurnOptions]] = {}
         self._unsent: list[str] = []
 
     @property
@@ -102,7 +102,7 @@ class LiveAgent:
         self._quiet.clear()
         self._steered.clear()
         self._unsent.clear()
-        self.adapter.begin_turn(None if turn.user_event is None else turn.turn.id, turn.turn.options)
+        self.adapter.begin_turn(turn.turn.id if turn.is_prompted else None, turn.turn.options)
         if self.drained.is_set():
             # It was ended between its waking up and this.
             turn.settle(Verdict.EXITED)
@@ -119,7 +119,8 @@ class LiveAgent:
 
     def steer(self, message_id: str, event: bytes) -> None:
         """Give the agent a user event that joins its turn, now or as soon as it takes it."""
-        self._steered[message_id] = event
+        assert self.turn is not None
+        self._steered[message_id] = event, self.turn.turn.options
         self._unsent.append(message_id)
         self._send_steered()
 
@@ -271,16 +272,19 @@ class LiveAgent:
             return
         if (data := self.adapter.prompt(self.turn.user_event)) is not None:
             self.runner.send(self.turn.turn.id, data)
+            # It may hold large images, and the log has it.
+            self.turn.user_event = None
 
     def _send_steered(self) -> None:
         for message_id in list(self._unsent):
-            if (data := self.adapter.steer(message_id, self._steered[message_id])) is not None:
+            event, _ = self._steered[message_id]
+            if (data := self.adapter.steer(message_id, event)) is not None:
                 self.runner.send(message_id, data)
                 self._unsent.remove(message_id)
 
     def _lose_steer(self, message_id: str) -> None:
-        if (event := self._steered.pop(message_id, None)) is not None and not self._is_halting:
-            self._on_lost_steer(self.session_id, event)
+        if (lost := self._steered.pop(message_id, None)) is not None and not self._is_halting:
+            self._on_lost_steer(self.session_id, *lost)
 
     def _append(self, events: list[bytes], offset: int) -> None:
         """Put `events` into the log; `offset` is where the spool was read to for them."""

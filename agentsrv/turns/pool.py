@@ -12,7 +12,7 @@ from pathlib import Path
 from agentsrv.agents import AgentRegistry
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog, now_ms
-from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn
+from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnOptions
 from agentsrv.runner.handle import RunnerError, RunnerSpec
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
@@ -39,7 +39,7 @@ class AgentPool:
     """Starts agents, keeps them for their session's next turn, and ends them when they idle too long.
 
     `on_wake` is called with an idle agent that has begun to work by itself, `on_lost_steer` with a user event
-    that was added to a session's turn and that its agent will never read.
+    that was added to a session's turn and that its agent will never read, and with that turn's options.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class AgentPool:
         watcher: FileWatcher,
     ) -> None:
         self.on_wake: Callable[[LiveAgent], None] = LiveAgent.resume
-        self.on_lost_steer: Callable[[SessionId, bytes], None] = lambda session_id, event: None
+        self.on_lost_steer: Callable[[SessionId, bytes, TurnOptions], None] = lambda *_: None
         self._config = config
         self._db = db
         self._log = event_log
@@ -240,8 +240,8 @@ class AgentPool:
             del self._live[agent.session_id]
         self._tasks.spawn(self.discard(agent.id), name=f"discard:{agent.id}")
 
-    def _steer_was_lost(self, session_id: SessionId, event: bytes) -> None:
-        self.on_lost_steer(session_id, event)
+    def _steer_was_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
+        self.on_lost_steer(session_id, event, options)
 
     def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
         write = self._db.write(

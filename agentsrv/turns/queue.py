@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.eventlog import now_ms
 from agentsrv.model import SessionId, Turn, TurnId, TurnStatus
-from agentsrv.store import queue, transactions
+from agentsrv.store import queue, sessions, transactions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.queue import QueuedPrompt
 
@@ -37,7 +38,9 @@ class PromptQueue:
         return waiting[0] if waiting else None
 
     async def list_prompts(self, session_id: SessionId) -> list[QueuedPrompt]:
-        """The waiting prompts of a session, the next one first."""
+        """The waiting prompts of a session, the next one first. Raises NotFound (`session_not_found`)."""
+        if await sessions.find(self._db, session_id) is None:
+            raise sessions.not_found(session_id)
         return await queue.of_session(self._db, session_id)
 
     async def append(self, prompt: QueuedPrompt) -> None:
@@ -45,8 +48,12 @@ class PromptQueue:
         await self._db.write(lambda db: queue.append(db, prompt))
         self._add(prompt.session_id, prompt.turn_id)
 
-    async def arrange(self, session_id: SessionId, turn_ids: Sequence[TurnId]) -> None:
-        """Run a session's prompts in this order. Raises Conflict (`queue_changed`) if these are not all of them."""
+    async def arrange(self, session_id: SessionId, turn_ids: Sequence[TurnId]) -> list[QueuedPrompt]:
+        """Run a session's prompts in this order; returns them.
+
+        Raises NotFound (`session_not_found`), Conflict (`queue_changed`) if these are not all that wait.
+        """
+        await self.list_prompts(session_id)
         if sorted(turn_ids) != sorted(self._waiting.get(session_id, [])):
             raise Conflict(
                 f"these are not exactly the jobs that wait in session {session_id}; read its queue again",
@@ -56,15 +63,25 @@ class PromptQueue:
         now_waiting = self._waiting.get(session_id, [])
         # What has begun meanwhile is gone; what has come is last.
         now_waiting.sort(key=lambda turn_id: _place(turn_ids, turn_id))
+        return await self.list_prompts(session_id)
 
-    async def cancel(self, turn: Turn) -> Turn:
-        """Take a queued prompt out: its job is cancelled. Raises NotFound (`not_queued`), StorageFull."""
-        now = now_ms()
-        cancelled = replace(turn, status=TurnStatus.CANCELLED, finished_at=now, last_seq=0)
-        is_out = turn.id in self._waiting.get(turn.session_id, [])
-        if not is_out or not await transactions.cancel_queued(self._db, cancelled):
-            raise NotFound(f"job {turn.id} does not wait in a queue", code="not_queued")
-        self.take(turn.session_id, turn.id)
+    async def cancel(self, session_id: SessionId, turn_id: TurnId) -> Turn:
+        """Take a prompt out: its job is cancelled. Raises NotFound (`not_queued`), StorageFull."""
+        if turn_id not in self._waiting.get(session_id, []):
+            raise _not_queued(session_id, turn_id)
+        queued = await turns.get(self._db, turn_id)
+        cancelled = replace(queued, status=TurnStatus.CANCELLED, finished_at=now_ms(), last_seq=0)
+        if not await transactions.cancel_queued(self._db, cancelled):
+            raise _not_queued(session_id, turn_id)
+        self.take(session_id, turn_id)
+        return cancelled
+
+    async def clear(self, session_id: SessionId) -> list[TurnId]:
+        """Cancel all that waits in a session. Raises NotFound (`session_not_found`), StorageFull."""
+        cancelled = []
+        for prompt in await self.list_prompts(session_id):
+            with suppress(NotFound):
+                cancelled.append((await self.cancel(session_id, prompt.turn_id)).id)
         return cancelled
 
     def take(self, session_id: SessionId, turn_id: TurnId) -> None:
@@ -98,6 +115,10 @@ class PromptQueue:
 
     def _add(self, session_id: SessionId, turn_id: TurnId) -> None:
         self._waiting.setdefault(session_id, []).append(turn_id)
+
+
+def _not_queued(session_id: SessionId, turn_id: TurnId) -> NotFound:
+    return NotFound(f"job {turn_id} does not wait in session {session_id}", code="not_queued")
 
 
 def _place(order: Sequence[TurnId], turn_id: TurnId) -> int:

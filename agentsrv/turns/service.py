@@ -59,7 +59,10 @@ QUEUE_RETRY_S = 5.0
 
 
 class TurnService:
-    """The turns of this server: each has a task of its own, from its lease to its `done`."""
+    """The turns of this server: each has a task of its own, from its lease to its `done`.
+
+    `queue` holds the prompts that wait for theirs.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class TurnService:
         self._pool.on_lost_steer = self._steer_was_lost
         self._tasks = Tasks("turns")
         self._approvals = Approvals(db, self._tasks, config.permission_timeout_s)
-        self._queue = PromptQueue(db)
+        self.queue = PromptQueue(db)
         self._active: dict[SessionId, ActiveTurn] = {}
 
     # What clients ask for
@@ -102,13 +105,13 @@ class TurnService:
             if known is not None:
                 return Started(known, is_new=False)
         session, is_new = await self._session_for(request)
+        needs_worktree = request.use_worktree and self._worktrees.is_missing(session)
         running = self._active.get(session.id)
         if running is not None and running.turn.message_id == request.message_id is not None:
             await asyncio.shield(running.started)
             return Started(running.turn, is_new=False)
         if request.if_busy is not IfBusy.REJECT and self.is_active(session.id):
             return await self._join(session, request)
-        needs_worktree = request.use_worktree and self._worktrees.is_missing(session)
         active = self._reserve(session, request)
         self._tasks.spawn(
             self._run(active, is_new, needs_worktree=needs_worktree), name=f"turn:{active.turn.id}"
@@ -223,7 +226,7 @@ class TurnService:
         turn = await self.get(turn_id)
         if turn.status is TurnStatus.QUEUED:
             with contextlib.suppress(NotFound):
-                return await self._queue.cancel(turn)
+                return await self.queue.cancel(turn.session_id, turn_id)
             turn = await self.get(turn_id)
         if self._find_active(turn_id) is not None:
             with contextlib.suppress(NotFound):
@@ -254,46 +257,17 @@ class TurnService:
                     return answered_before(event, answer)
         raise NotFound(f"job {turn_id} does not wait for {question_id}", code="permission_not_found")
 
-    # Prompts that wait
-
-    async def queued(self, session_id: SessionId) -> list[QueuedPrompt]:
-        """The prompts that wait in a session, the next one first. Raises NotFound (`session_not_found`)."""
-        if await sessions.find(self._db, session_id) is None:
-            raise sessions.not_found(session_id)
-        return await self._queue.list_prompts(session_id)
-
-    async def arrange_queue(self, session_id: SessionId, turn_ids: list[TurnId]) -> list[QueuedPrompt]:
-        """Change the order; `turn_ids` are all that wait. Raises NotFound, Conflict (`queue_changed`)."""
-        await self.queued(session_id)
-        await self._queue.arrange(session_id, turn_ids)
-        return await self.queued(session_id)
-
-    async def clear_queue(self, session_id: SessionId) -> list[TurnId]:
-        """Cancel all that waits in a session. Raises NotFound, StorageFull."""
-        cancelled = []
-        for prompt in await self.queued(session_id):
-            with contextlib.suppress(NotFound):
-                cancelled.append((await self._queue.cancel(await self.get(prompt.turn_id))).id)
-        return cancelled
-
-    async def cancel_queued(self, session_id: SessionId, turn_id: TurnId) -> Turn:
-        """Take a prompt out of its queue. Raises NotFound (`not_queued`)."""
-        for prompt in await self.queued(session_id):
-            if prompt.turn_id == turn_id:
-                return await self._queue.cancel(await self.get(turn_id))
-        raise NotFound(f"job {turn_id} does not wait in session {session_id}", code="not_queued")
-
     # Life of the server
 
     async def begin_queued(self) -> None:
         """Go on with the prompts that an earlier server left waiting."""
-        await self._queue.load()
+        await self.queue.load()
         self._start_queued()
 
     def drain(self) -> None:
         """Refuse new turns from now on, and answer those who wait for the end of one."""
         self.is_draining = True
-        self._queue.close()
+        self.queue.close()
         for active in self._active.values():
             active.answerable.set()
 
@@ -309,11 +283,7 @@ class TurnService:
 
     def is_active(self, session_id: SessionId) -> bool:
         """Does a turn run in the session, or wait to run?"""
-        return session_id in self._active or self._queue.first(session_id) is not None
-
-    def forget(self, session_id: SessionId) -> None:
-        """The session was deleted, and its queue with it."""
-        self._queue.forget(session_id)
+        return session_id in self._active or self.queue.first(session_id) is not None
 
     # Before the turn
 
@@ -386,7 +356,7 @@ class TurnService:
             raise _draining()
         if (running := self._active.get(session.id)) is not None:
             raise sessions.busy(session.id, running.turn.id)
-        if (waiting := self._queue.first(session.id)) is not None:
+        if (waiting := self.queue.first(session.id)) is not None:
             raise sessions.busy(session.id, waiting)
         if len(self._active) >= self._config.max_concurrent_turns:
             raise LimitReached(
@@ -417,10 +387,17 @@ class TurnService:
         if self.is_draining:
             raise _draining()
         active = self._active.get(session.id)
-        if request.if_busy is IfBusy.STEER and active is not None and active.user_event is not None:
-            await asyncio.shield(active.started)
-            if (steered := await self._steer(active, request)) is not None:
-                return steered
+        if active is not None and not active.started.done():
+            # It is not in the database yet, nor perhaps its session, and may never be.
+            await asyncio.wait({active.started})
+            return await self.start(request)
+        if (
+            request.if_busy is IfBusy.STEER
+            and active is not None
+            and active.is_prompted
+            and (steered := await self._steer(active, request)) is not None
+        ):
+            return steered
         return await self._enqueue(session, request)
 
     async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | None:
@@ -453,7 +430,7 @@ class TurnService:
             turn.id, session.id, event, request.options, request.message_id, turn.created_at
         )
         try:
-            await self._queue.append(prompt)
+            await self.queue.append(prompt)
         except turns.MessageIdUsed:
             return await self._repeated(request)
         self._start_queued()
@@ -461,22 +438,22 @@ class TurnService:
 
     def _start_queued(self) -> None:
         """Begin what waits where nothing runs any more."""
-        for session_id in self._queue.sessions():
+        for session_id in self.queue.sessions():
             if not self.is_draining and session_id not in self._active:
                 self._tasks.spawn(self._run_queued(session_id), name=f"queued:{session_id}")
 
     async def _run_queued(self, session_id: SessionId) -> None:
-        while (turn_id := self._queue.first(session_id)) is not None:
+        while (turn_id := self.queue.first(session_id)) is not None:
             session = await sessions.find(self._db, session_id)
             prompt = await queue.find(self._db, turn_id)
             if session is None:
-                self._queue.forget(session_id)
+                self.queue.forget(session_id)
                 return
             if self.is_draining or session_id in self._active:
                 return
             if len(self._active) >= self._config.max_concurrent_turns:
                 return  # The end of any turn comes here again.
-            if prompt is not None and self._queue.first(session_id) == turn_id:
+            if prompt is not None and self.queue.first(session_id) == turn_id:
                 await self._run_prompt(session, prompt)
                 return
 
@@ -488,10 +465,10 @@ class TurnService:
         active = self._activate(self._usable(session), turn, prompt.user_event)
         # Nobody else waits for it, so its failure must not be reported as never retrieved.
         active.started.add_done_callback(lambda started: started.exception())
-        self._queue.take(session.id, turn.id)
+        self.queue.take(session.id, turn.id)
         await self._run(active, is_new=False, was_queued=True)
         if active.started.exception() is not None:
-            self._queue.put_back(session.id, turn.id)
+            self.queue.put_back(session.id, turn.id)
             asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
 
     def _usable(self, session: Session) -> Session:
@@ -500,22 +477,22 @@ class TurnService:
             return replace(session, cwd=str(self._workspace.directory(session.cwd or None)))
         return session
 
-    def _steer_was_lost(self, session_id: SessionId, event: bytes) -> None:
+    def _steer_was_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
         """The turn ended before its agent had read a steering prompt: it becomes a turn of its own."""
-        self._tasks.spawn(self._enqueue_lost(session_id, event), name=f"lost-steer:{session_id}")
+        self._tasks.spawn(self._enqueue_lost(session_id, event, options), name=f"lost-steer:{session_id}")
 
-    async def _enqueue_lost(self, session_id: SessionId, event: bytes) -> None:
-        turn = new_turn(session_id, TurnOptions(), None)
+    async def _enqueue_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
+        turn = new_turn(session_id, options, None)
         renamed = dump({**json.loads(event), "uuid": turn.id})
-        prompt = QueuedPrompt(turn.id, session_id, renamed, turn.options, None, turn.created_at)
-        await self._queue.append(prompt)
+        prompt = QueuedPrompt(turn.id, session_id, renamed, options, None, turn.created_at)
+        await self.queue.append(prompt)
         self._start_queued()
 
     async def _begun(self, turn_id: TurnId) -> Turn:
         """The turn once it is not queued any more, or the server stops."""
         turn = await self.get(turn_id)
         while turn.status is TurnStatus.QUEUED and not self.is_draining:
-            await self._queue.leaves(turn.session_id, turn_id)
+            await self.queue.leaves(turn.session_id, turn_id)
             if active := self._active_turn(turn_id):
                 await asyncio.wait({active.started})
             turn = await self.get(turn_id)

@@ -121,14 +121,14 @@ class SessionService:
         if self._turns.is_active(session_id):
             if not force:
                 raise sessions.busy(session_id, session.active_turn_id or "unknown")
-            await self._turns.clear_queue(session_id)
+            await self._turns.queue.clear(session_id)
             await self._stop(session_id)
         if (warm := self._pool.of(session_id)) is not None:
             await self._pool.retire(warm)
         if with_worktree:
             await self._worktrees.remove_of(session, force=force)
         await self._db.write(lambda db: sessions.delete(db, session_id))
-        self._turns.forget(session_id)
+        self._turns.queue.forget(session_id)
         self._log.forget(session_id)
 
     async def messages(

@@ -14,7 +14,7 @@ import msgspec
 from agentsrv.agents.base import dump
 from agentsrv.errors import AgentsrvError, Conflict, NotFound, Unprocessable
 from agentsrv.model import Session, SessionId
-from agentsrv.store import sessions
+from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.workspace.git_protocol import (
     DiscardWorktree,
@@ -59,18 +59,14 @@ class SessionWorktrees:
         if session.worktree is not None:
             return False
         if session.generation or session.fork is not None:
-            raise Conflict(
-                f"session {session.id} works in {session.cwd} already, without a worktree; "
-                "leave out use_worktree, or use another session",
-                code="worktree_mismatch",
-            )
+            raise _mismatch(session)
         return True
 
     async def make(self, session: Session, *, is_new: bool) -> Session:
         """The session in a worktree of its own, which is not stored yet. No turn of it may run or begin meanwhile.
 
-        Raises InvalidInput (`no_repository`, `no_commits`), Forbidden, Unprocessable, Conflict, StorageFull,
-        Unavailable; then nothing is left behind.
+        Raises InvalidInput (`no_repository`, `no_commits`), Forbidden, Unprocessable, Conflict
+        (`worktree_mismatch`), StorageFull, Unavailable; then nothing is left behind.
         """
         await self._require_unused(session, is_new=is_new)
         try:
@@ -128,6 +124,9 @@ class SessionWorktrees:
             raise sessions.exists(session.id)
         if stored is None and not is_new:
             raise sessions.not_found(session.id)
+        # Sessions of the earlier server have turns and never had a lease.
+        if await turns.page(self._db, session_id=session.id, status=None, before=None, limit=1):
+            raise _mismatch(session)
 
     async def _clean_up(self, session: Session, request: Request) -> None:
         try:
@@ -137,6 +136,14 @@ class SessionWorktrees:
 
     async def _ask(self, workers: GitWorkers, request: Request, answer: type[T]) -> T:
         return msgspec.json.decode(await workers.ask(request) + b"}", type=answer)
+
+
+def _mismatch(session: Session) -> Conflict:
+    return Conflict(
+        f"session {session.id} works in {session.cwd} already, without a worktree; "
+        "leave out use_worktree, or use another session",
+        code="worktree_mismatch",
+    )
 
 
 def worktree_event(session: Session) -> bytes:

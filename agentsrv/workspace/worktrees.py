@@ -200,8 +200,7 @@ class Shelf:
         with _writing(path):
             os.mkdir(name, dir_fd=self.directory)
             _write(path / ".git", f"gitdir: {self.git_directory(name)}")
-            worktree = open_repository(self.workspace, path)
-            worktree.checkout_head(strategy=CheckoutStrategy.FORCE)  # type: ignore[no-untyped-call]
+            self._open(name).checkout_head(strategy=CheckoutStrategy.FORCE)  # type: ignore[no-untyped-call]
 
     def discard_leftovers(self, session_id: str) -> None:
         """Clear what was made for this session before and never used, or only in part."""
@@ -218,9 +217,7 @@ class Shelf:
         tips = [] if owner is None else [HEADS + owner.branch]
         try:
             if os.path.lexists(self.path / name):
-                if git_directory(self.path / name).path != git_dir:
-                    return ["it belongs to another repository now"]
-                worktree = open_repository(self.workspace, self.path / name)
+                worktree = self._open(name)
                 losses += changes_in(worktree, with_ignored=with_ignored)
                 with reading(self.path / name):
                     tips += [str(worktree.head.target)] if worktree.head_is_detached else []
@@ -267,6 +264,16 @@ class Shelf:
             for entry in os.listdir(self.directory):
                 if entry.startswith(REMOVED):
                     _remove_tree(entry, self.directory)
+
+    def _open(self, name: str) -> pygit2.Repository:
+        """A worktree as a repository. Raises Unprocessable when it is not what this repository has under the name."""
+        path = self.path / name
+        worktree = open_repository(self.workspace, path)
+        if git_directory(path).path != self.git_directory(name) or os.path.realpath(worktree.workdir) != str(
+            path
+        ):
+            raise unreadable(path)
+        return worktree
 
     def _is_ours(self, git_dir: Path) -> bool:
         """Does a worktree of this shelf belong to it, or did it not come that far?"""

@@ -252,9 +252,19 @@ def test_subagent_speaks_in_thoughts_inside_its_call() -> None:
     assert task["status"] == "completed"
 
 
-def test_answer_of_a_command_of_the_cli_is_a_message() -> None:
-    """/cost asks no model; what it answers is a message all the same."""
-    assert any(words.startswith("Estimated cost") for words in said(updates_of(lines_of("slash"))).values())
+def test_answers_of_every_kind_are_messages() -> None:
+    """Structured output is a message, as for other agents; so is what /cost answers, and it comes once."""
+    assert list(said(updates_of(lines_of("structured_output"))).values()) == ['{"n":5}']
+    assert str(said(updates_of(lines_of("slash")))).count("Estimated cost") == 1
+
+
+def test_work_that_nobody_prompted_is_not_why_the_turn_ended() -> None:
+    """A background command wakes the agent within a turn: the reason is that of the answer to the prompt."""
+    reader = ClaudeUpdates()
+    reader.read({"type": "result", "subtype": "success", "stop_reason": "max_tokens"})
+    reader.read({"type": "result", "subtype": "success", "origin": {"kind": "task"}})
+
+    assert reader.stop_reason == "max_tokens"
 
 
 def test_used_context_is_told() -> None:

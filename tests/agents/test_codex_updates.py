@@ -191,6 +191,29 @@ def test_tools_have_a_title_and_a_kind(type_: str, fields: dict[str, Any], title
     assert (call["title"], call["kind"], call["status"]) == (title, kind, "completed")
 
 
+def test_search_is_named_when_it_is_known() -> None:
+    """What is searched for comes with the end of the search, and I see it."""
+    started, completed = item("webSearch", query="cats")
+    started["params"]["item"]["query"] = ""
+
+    assert list(calls(updates_of([started, completed]))) == ["WebSearch cats"]
+
+
+def test_helper_that_works_on_is_not_taken_for_the_agent() -> None:
+    """A helper of an earlier turn begins before the agent does: the answer is still the agent's."""
+    found = updates_of(
+        [
+            told("turn/started", threadId="helper", turn={"id": "t0", "rootTurnId": "t"}),
+            told("turn/started", threadId="main", turn={"id": "t1", "rootTurnId": "t1"}),
+            told(
+                "item/completed", threadId="main", item={"type": "agentMessage", "id": "i1", "text": "answer"}
+            ),
+        ]
+    )
+
+    assert list(said(found).values()) == ["answer"]
+
+
 def test_declined_call_has_failed() -> None:
     """What I did not allow did not happen."""
     [call] = calls(updates_of(item("commandExecution", command="rm x", status="declined"))).values()

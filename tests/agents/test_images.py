@@ -21,7 +21,9 @@ URL = f"data:image/png;base64,{b64encode(PNG).decode()}"
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Agent:
-    return (test_claude_code if request.param == "claude" else test_codex).make_agent(tmp_path)
+    if request.param == "claude":
+        return test_claude_code.make_agent(tmp_path)
+    return test_codex.make_agent(tmp_path)
 
 
 def block(image: Image) -> dict[str, Any]:

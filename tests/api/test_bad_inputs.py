@@ -402,7 +402,11 @@ QUERIES = [
     ("DELETE", "/sessions/there?force=yes", "force"),
     ("DELETE", "/sessions/there?force=1", "force"),
     ("DELETE", "/sessions/there?force=true&force=true", "force"),
-    ("DELETE", "/sessions/there?worktree=remove", "worktree"),
+    ("DELETE", "/sessions/there?worktree=keep", "worktree"),
+    ("DELETE", "/sessions/there?worktree=", "worktree"),
+    ("DELETE", "/git/worktrees", "path"),
+    ("DELETE", "/git/worktrees?path=a%00b", "path"),
+    ("DELETE", "/git/worktrees?path=repo&force=yes", "force"),
 ]
 
 

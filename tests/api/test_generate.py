@@ -136,20 +136,6 @@ async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> 
     assert (await server.ask("DELETE", "/generate/s/stop")).status == 404
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"use_worktree": True},
-    ],
-)
-async def test_an_option_that_comes_later_is_refused(server: Server, fields: dict[str, object]) -> None:
-    """400 `unsupported_option` with the field's name: no option is ignored silently."""
-    answer = await server.generate(**fields)  # type: ignore[arg-type]
-
-    assert (answer.status, answer.json["code"]) == (400, "unsupported_option")
-    assert [problem["path"] for problem in answer.json["details"]] == list(fields)
-
-
 async def test_the_agents_names_as_model_mean_its_default(server: Server) -> None:
     """`model: "claude-code"`, as earlier clients send it, is no model."""
     await server.generate(model="claude-code")

@@ -20,9 +20,9 @@ AGENTS = ("claude-code", "codex")
 
 @pytest.fixture
 def server(
-    make_server: ServerMaker, model: ModelApi, responses: ResponsesApi, real_claude: Path, real_codex: Path
+    model: ModelApi, responses: ResponsesApi, make_server: ServerMaker, real_claude: Path, real_codex: Path
 ) -> Server:
-    """A server with both agents."""
+    """A server with both agents, and scripted models, which outlive it."""
     return make_server(
         CLAUDE_PATH=str(real_claude),
         ANTHROPIC_BASE_URL=model.url,

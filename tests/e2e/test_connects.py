@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
-import pytest
 from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError
 
 from tests.conftest import ServerMaker
@@ -87,7 +86,6 @@ def counts(server: Server) -> tuple[int, int, int]:
     return len(open_files(server.pid)), threads, len(server.processes())
 
 
-@pytest.mark.timeout(60)
 async def test_a_flood_of_connections_leaves_nothing_behind(make_server: ServerMaker) -> None:
     """Thousands of connects, good and bad, each gets its answer; who works meanwhile is served, and nothing is left."""
     server = make_server(TERMINAL_JWT_SECRET=SECRET, MAX_TERMINALS="2")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
-from tests.kit import Answer, Server, rss_bytes, script, wait_for_at_most
+from tests.kit import Answer, Server, rss_bytes, script, wait_for_at_most, wait_until
 from tests.pictures import GIF, PICTURES, PNG, WEBP, noise
 
 MIB = 1024 * 1024
@@ -119,6 +119,21 @@ def test_image_may_be_gone_when_the_agent_starts(agent: Agent) -> None:
     path.write_bytes(PNG)
     task_id = agent.prompt("workspaces/picture.png", background=True).json["taskId"]
     path.write_bytes(b"something else")
+
+    assert agent.server.ended_job(task_id)["status"] == "completed"
+    assert agent.seen == [("image/png", PNG)]
+
+
+@pytest.mark.parametrize("if_busy", ["queue", "steer"])
+def test_prompt_that_comes_while_a_turn_runs_keeps_its_images(agent: Agent, if_busy: str) -> None:
+    """Whether it waits for its turn or joins the one that runs."""
+    go = agent.server.workspace / "go"
+    steps = script("bash touch begun; until [ -e go ]; do sleep 0.05; done", "text done")
+    with agent.server.generate(steps, agent=agent.name) as running:
+        wait_until((agent.server.workspace / "begun").exists)
+        task_id = agent.prompt(inline("image/png", PNG), if_busy=if_busy, background=True).json["taskId"]
+        go.touch()
+        running.rest()
 
     assert agent.server.ended_job(task_id)["status"] == "completed"
     assert agent.seen == [("image/png", PNG)]

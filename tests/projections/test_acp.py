@@ -177,6 +177,16 @@ def test_last_frame_of_an_event_has_its_id() -> None:
     ]
 
 
+def test_prompt_of_the_earlier_server_is_a_prompt() -> None:
+    """Sessions that were taken over have prompts that are plain text."""
+    [frame] = told((Source.USER, {"type": "user", "message": {"role": "user", "content": "hi"}}))
+
+    assert frame["update"] == {
+        "sessionUpdate": "user_message_chunk",
+        "content": {"type": "text", "text": "hi"},
+    }
+
+
 def test_what_the_server_says_passes_on() -> None:
     """Errors, gaps, worktrees and what could not be read are told in our own shapes, whatever the agent."""
     ours: list[dict[str, Any]] = [
@@ -249,13 +259,27 @@ def test_calls_that_were_broken_off_have_failed(status: str, closed: bool) -> No
     assert statuses == ["in_progress", "failed"][: 1 + closed]
 
 
+def test_call_that_was_never_made_has_failed() -> None:
+    """The model's stream breaks while it writes a call: the call is not left pending for ever."""
+    block = {"type": "tool_use", "id": "c1", "name": "Bash"}
+    event = {"type": "content_block_start", "index": 0, "content_block": block}
+
+    *updates, _ = told((Source.AGENT, {"type": "stream_event", "event": event}), (Source.SERVER, DONE))
+    assert [frame["update"]["status"] for frame in updates] == ["pending", "failed"]
+
+
 def test_messages_are_whole() -> None:
     """History has no deltas, no `done` and no questions, but errors."""
     lines = recorded("claude/partial_messages")
-    error = Logged(1000, Source.SERVER, b'{"type": "error", "error": "no", "code": "x"}', TurnId("t1"))
+    ours = [
+        b'{"type": "gap", "after": 9}',
+        b'{"type": "permission_request"}',
+        b'{"type": "error", "error": "no"}',
+    ]
+    added = [Logged(seq, Source.SERVER, line, TurnId("t1")) for seq, line in enumerate(ours, 1000)]
     history = Acp(SESSION, lambda: ClaudeUpdates(deltas=False), messages_only=True)
 
-    log = [*log_of(("t1", lines)), error]
+    log = [*log_of(("t1", lines)), *added]
     values = [
         json.loads(value) for chunk in chunks_of(log) for _, values in history.read(chunk) for value in values
     ]
@@ -265,7 +289,7 @@ def test_messages_are_whole() -> None:
         if value.get("update", {}).get("sessionUpdate") == "agent_message_chunk"
     ]
     assert texts == ["delta 0 delta 1 delta 2 ", "end"]
-    assert [value for value in values if "update" not in value] == [json.loads(error.line)]
+    assert [value for value in values if "update" not in value] == [json.loads(ours[-1])]
 
 
 VALUES: list[Any] = [

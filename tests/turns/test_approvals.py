@@ -206,11 +206,11 @@ def test_question_that_the_agent_takes_back_is_gone(server: Server) -> None:
 
 def test_idle_limit_does_not_count_while_a_user_thinks(make_server: ServerMaker) -> None:
     """TURN_IDLE_TIMEOUT ends agents that keep still, not turns that wait for their user."""
-    server = make_server(TURN_IDLE_TIMEOUT="0.3")
+    server = make_server(TURN_IDLE_TIMEOUT="2")
     task_id = start(server, ASK, "hang")
     stream = server.follow(task_id)
     request_id = asked(stream)["requestId"]
-    assert server.job(task_id, wait_s=1)["status"] == "waiting_for_approval"
+    assert server.job(task_id, wait_s=3)["status"] == "waiting_for_approval"
     answer(server, task_id, request_id, decision="allow")
 
     assert "longer than" in server.ended_job(task_id)["error"]

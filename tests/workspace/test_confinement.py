@@ -115,7 +115,15 @@ def test_what_would_run_later_is_not_written(workspace: Workspace, base: Path, t
 
 
 @pytest.mark.parametrize(
-    "text", ["proj/.github/workflows/ci.yml", "proj/.gitignore", "proj/.env", "git", "x.git"]
+    "text",
+    [
+        "proj/.github/workflows/ci.yml",
+        "proj/.gitignore",
+        "proj/.env",
+        "git",
+        "x.git",
+        ".worktrees/proj/s/.env",
+    ],
 )
 def test_ordinary_files_are_written(workspace: Workspace, base: Path, text: str) -> None:
     """A dot in front is no reason, outside of the home directory."""

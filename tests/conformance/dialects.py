@@ -1,0 +1,178 @@
+"""What differs between the agents, and that no user needs to know. The suite itself holds for all in AGENTS.
+
+A dialect says how the agent is set up behind a server, how a script asks its model for something, and how its
+native events say it.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.fakes.model_api import ModelApi
+from tests.fakes.responses_api import ResponsesApi
+from tests.fakes.scripted import ScriptedApi
+from tests.kit import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that has ended, as the client sees it."""
+
+    output: str
+    is_failed: bool
+
+
+class Dialect(ABC):
+    """An agent, as the suite has to speak to it and to its model."""
+
+    name: ClassVar[str]
+    program: ClassVar[str]
+    """The fixture that gives the path of the real program."""
+    models: ClassVar[tuple[str, str]]
+    """Two that it has; with the first it can ask its user."""
+    too_long: ClassVar[str]
+    """The step with which the model says that the conversation does not fit."""
+
+    @abstractmethod
+    def api(self) -> ScriptedApi[Any]:
+        """The scripted model, not serving yet."""
+
+    @abstractmethod
+    def settings(self, program: Path, url: str, home: Path) -> dict[str, str]:
+        """Of a server whose agent works with the model at `url`. The agent may keep things in `home`."""
+
+    @abstractmethod
+    def beyond(self, command: str) -> str:
+        """The step of a command that needs leave in the modes that ask."""
+
+    @abstractmethod
+    def question(self, question: str, *choices: str) -> str:
+        """The step with which the agent asks its user."""
+
+    @abstractmethod
+    def structured(self, data: str) -> tuple[str, ...]:
+        """The steps with which the model answers in the wanted form."""
+
+    @abstractmethod
+    def texts(self, events: list[Event]) -> list[str]:
+        """The whole messages of the agent."""
+
+    @abstractmethod
+    def deltas(self, events: list[Event]) -> list[str]:
+        """The pieces of its messages as they were written."""
+
+    @abstractmethod
+    def commands(self, events: list[Event]) -> list[Command]:
+        """Those that have ended."""
+
+
+class ClaudeCode(Dialect):
+    name = "claude-code"
+    program = "real_claude"
+    models = ("claude-opus-4-5", "claude-sonnet-4-5")
+    too_long = "context_too_long"
+
+    def api(self) -> ModelApi:
+        return ModelApi()
+
+    def settings(self, program: Path, url: str, home: Path) -> dict[str, str]:
+        return {
+            "CLAUDE_PATH": str(program),
+            "ANTHROPIC_BASE_URL": url,
+            "ANTHROPIC_API_KEY": "fake-model-key",
+            # By itself it asks ten times, for minutes.
+            "CLAUDE_CODE_MAX_RETRIES": "2",
+        }
+
+    def beyond(self, command: str) -> str:
+        return f"bash {command}"
+
+    def question(self, question: str, *choices: str) -> str:
+        options = [{"label": choice, "description": choice} for choice in choices]
+        asked = {"question": question, "header": "Question", "options": options, "multiSelect": False}
+        return f"tool AskUserQuestion {json.dumps({'questions': [asked]})}"
+
+    def structured(self, data: str) -> tuple[str, ...]:
+        return (f"structured {data}", "text done")
+
+    def texts(self, events: list[Event]) -> list[str]:
+        return [block["text"] for block in self._blocks(events, "assistant", "text")]
+
+    def deltas(self, events: list[Event]) -> list[str]:
+        parts = [event.json["event"] for event in events if event.type == "stream_event"]
+        return [part["delta"]["text"] for part in parts if part.get("delta", {}).get("type") == "text_delta"]
+
+    def commands(self, events: list[Event]) -> list[Command]:
+        calls = self._blocks(events, "assistant", "tool_use")
+        ids = {call["id"] for call in calls if call["name"] == "Bash"}
+        results = self._blocks(events, "user", "tool_result")
+        return [
+            Command(result["content"], bool(result.get("is_error")))
+            for result in results
+            if result["tool_use_id"] in ids
+        ]
+
+    def _blocks(self, events: list[Event], sender: str, kind: str) -> Iterator[dict[str, Any]]:
+        for event in events:
+            if event.type == sender:
+                yield from (block for block in event.json["message"]["content"] if block["type"] == kind)
+
+
+class Codex(Dialect):
+    name = "codex"
+    program = "real_codex"
+    models = ("gpt-5.5", "gpt-5.4")
+    too_long = "failed context_length_exceeded"
+
+    def api(self) -> ResponsesApi:
+        return ResponsesApi()
+
+    def settings(self, program: Path, url: str, home: Path) -> dict[str, str]:
+        home.mkdir(exist_ok=True)
+        # Without it, only plan mode has the tool.
+        (home / "config.toml").write_text("[features]\ndefault_mode_request_user_input = true\n")
+        return {
+            "CODEX_PATH": str(program),
+            "CODEX_HOME": str(home),
+            "OPENAI_BASE_URL": f"{url}/v1",
+            "OPENAI_API_KEY": "fake-model-key",
+        }
+
+    def beyond(self, command: str) -> str:
+        leave = {"sandbox_permissions": "require_escalated", "justification": "it is needed"}
+        return f"tool exec_command {json.dumps({'cmd': command, **leave})}"
+
+    def question(self, question: str, *choices: str) -> str:
+        options = [{"label": choice, "description": choice} for choice in choices]
+        asked = {"id": "q1", "question": question, "header": "Question", "options": options}
+        return f"tool request_user_input {json.dumps({'questions': [asked]})}"
+
+    def structured(self, data: str) -> tuple[str, ...]:
+        return (f"text {data}",)
+
+    def texts(self, events: list[Event]) -> list[str]:
+        return [item["text"] for item in self._items(events, "agentMessage")]
+
+    def deltas(self, events: list[Event]) -> list[str]:
+        parts = [event.json for event in events if event.json.get("method") == "item/agentMessage/delta"]
+        return [part["params"]["delta"] for part in parts]
+
+    def commands(self, events: list[Event]) -> list[Command]:
+        return [
+            Command(item["aggregatedOutput"] or "", item["status"] != "completed")
+            for item in self._items(events, "commandExecution")
+        ]
+
+    def _items(self, events: list[Event], kind: str) -> list[dict[str, Any]]:
+        completed = [event.json for event in events if event.json.get("method") == "item/completed"]
+        items: list[dict[str, Any]] = [message["params"]["item"] for message in completed]
+        return [item for item in items if item["type"] == kind]
+
+
+AGENTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (ClaudeCode(), Codex())}
+"""The agents that must pass the suite, by name."""
