@@ -89,7 +89,7 @@ class Wetty(Shell):
 
     def __init__(self, port: int) -> None:
         self._uncommitted = 0
-        super().__init__(port, "/wetty/socket.io/?EIO=4&transport=websocket")
+        super().__init__(port, "/socket.io/?EIO=4&transport=websocket")
         self.send(0x81, b"40")
         self.read_to(b"login")
         self.make_quiet()
@@ -137,8 +137,8 @@ def _terminado() -> Iterator[int]:
 def _wetty(program: str) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    options = ("--host", "127.0.0.1", "--port", str(port), "--command", "/bin/sh", "--log-level", "error")
-    with _running(program, *options):
+    options = ("--host", "127.0.0.1", "--port", str(port), "--base", "/", "--command", "/bin/sh")
+    with _running(program, *options, stdout=subprocess.DEVNULL):
         end = time.monotonic() + TIMEOUT_S
         while not _listens(port):
             assert time.monotonic() < end, "wetty does not start"
@@ -152,8 +152,8 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def _running(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+def _running(*argv: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(argv, stdout=stdout, text=True)
     try:
         yield process
     finally:

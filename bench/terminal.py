@@ -1,4 +1,4 @@
-"""The rows about terminals. The floor is a bare loop on a PTY; terminado and wetty are measured where they are installed."""
+"""The rows about terminals. The floor is a bare loop on a PTY; of other servers those that are installed take part."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def echo(directory: Path) -> Iterator[Row]:
         flood = Terminal(server, "flood")
         flood.type(b"yes 0123456789012345678901234567890123456789\n")
         flood.socket.setblocking(True)
-        reader = subprocess.Popen(["cat"], stdin=flood.socket, stdout=subprocess.DEVNULL)
+        reader = subprocess.Popen(["cat"], stdin=flood.socket.fileno(), stdout=subprocess.DEVNULL)
         try:
             busy = echo_times(terminal)
         finally:

@@ -41,9 +41,9 @@ class Event:
 
     @property
     def type(self) -> str:
-        """The `type` of the message; `done` for the last frame of a job."""
+        """The `type` of the message, empty where it has none; `done` for the last frame of a job."""
         message = self.json
-        return "done" if message.get("done") else str(message["type"])
+        return "done" if message.get("done") else str(message.get("type", ""))
 
 
 class Answer:

@@ -83,6 +83,21 @@ async def start_of_turn(db: Database, session_id: SessionId, seq: Seq) -> Seq:
     return rows[0][0] or 1
 
 
+async def last_ended(db: Database, session_id: SessionId, before: Seq | None) -> Turn | None:
+    """The last turn of a session's log that has ended; with `before`, of what lies before that event."""
+    rows = await db.read(
+        f"""
+        SELECT {COLUMNS}
+          FROM turns
+         WHERE session_id = :session_id AND last_seq > 0 AND (:before IS NULL OR last_seq < :before)
+         ORDER BY last_seq DESC
+         LIMIT 1
+        """,
+        {"session_id": session_id, "before": before},
+    )
+    return _turn(rows[0]) if rows else None
+
+
 async def list_open(db: Database) -> list[Turn]:
     """Turns that no server has finished; their agents may be alive or dead."""
     rows = await db.read(f"SELECT {COLUMNS} FROM turns WHERE finished_at IS NULL ORDER BY created_at")

@@ -21,8 +21,6 @@ from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.worktrees import SessionWorktrees
 
-TURNS_AT_ONCE = 20
-
 PointOf = Callable[[bytes], tuple[str, str] | None]
 
 
@@ -86,7 +84,8 @@ class SessionService:
         try:
             await self._db.write(lambda db: sessions.insert(db, session))
         except AgentsrvError:
-            await asyncio.to_thread(_remove_transcript, kind, session)
+            if fork is not None:
+                await asyncio.to_thread(_remove_copy, kind, session)
             raise
         return session
 
@@ -179,23 +178,17 @@ class SessionService:
     async def _point_of(self, source: Session) -> Fork | None:
         """What a fork of `source` goes on from; None when there is no conversation yet."""
         point_of = self._agents.get(source.agent).point_of
-        newest = 0
-        before = None
-        while page := await turns.page(
-            self._db, session_id=source.id, status=None, before=before, limit=TURNS_AT_ONCE
-        ):
-            for turn in page:
-                if not turn.last_seq:
-                    continue  # It runs, or never began.
-                newest = max(newest, turn.last_seq)
-                if (found := await self._last_point(turn, point_of)) is not None:
-                    conversation, point = found
-                    is_same = conversation == source.internal_session_id
-                    # Another one: the conversation was cleared, and nothing has been said since.
-                    return Fork(source.id, newest, conversation, point) if is_same else None
-            before = (page[-1].created_at, page[-1].id)
+        newest = before = None
+        while (turn := await turns.last_ended(self._db, source.id, before)) is not None:
+            newest = newest or turn.last_seq
+            before = turn.first_seq
+            if (found := await self._last_point(turn, point_of)) is not None:
+                conversation, point = found
+                is_same = conversation == source.internal_session_id
+                # Another one: the conversation was cleared, and nothing has been said since.
+                return Fork(source.id, newest or 0, conversation, point) if is_same else None
         # A fork that has not been used is forked where it was itself.
-        return source.fork and replace(source.fork, session_id=source.id, seq=newest)
+        return source.fork and replace(source.fork, session_id=source.id, seq=newest or 0)
 
     async def _last_point(self, turn: Turn, point_of: PointOf) -> tuple[str, str] | None:
         found = None
@@ -213,6 +206,6 @@ class SessionService:
             return
 
 
-def _remove_transcript(agent: Agent, session: Session) -> None:
+def _remove_copy(agent: Agent, session: Session) -> None:
     if (transcript := agent.transcript_of(session)) is not None:
-        transcript.unlink()
+        transcript.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from agentsrv.agents.base import dump
-from agentsrv.errors import AgentsrvError, Conflict, NotFound, Unprocessable
+from agentsrv.errors import AgentsrvError, Conflict, NotFound, StorageFull, Unprocessable
 from agentsrv.model import Session, SessionId
 from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
@@ -72,8 +72,8 @@ class SessionWorktrees:
         try:
             request = MakeWorktree(cwd=session.cwd, session_id=session.id)
             made = await self._ask(self._writers, request, MadeWorktree)
-        except Unprocessable:
-            # The worker may have been killed in the middle of it.
+        except (Unprocessable, StorageFull):
+            # The worker may have been killed in the middle of it, or not have been able to clear all of it.
             await self._clean_up(session, DiscardWorktree(cwd=session.cwd, session_id=session.id))
             raise
         return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd)
@@ -81,6 +81,8 @@ class SessionWorktrees:
     async def undo(self, session: Session) -> None:
         """Take back what `make` has made: the turn did not begin, and its agent never had a prompt."""
         assert session.worktree is not None
+        if session.worktree in await sessions.worktrees(self._db):
+            return  # It did begin: what failed came behind the commit.
         await self._clean_up(session, RemoveWorktree(path=session.worktree, force=True))
 
     async def remove_of(self, session: Session, *, force: bool) -> None:

@@ -240,9 +240,8 @@ class Shelf:
         others = [self.common, *_entries(self.common / "worktrees")]
         heads = {_head_text(git_dir) for git_dir in others if git_dir != self.git_directory(name)}
         reference = HEADS + owner.branch
-        return (
-            owner.branch if reference in self.repo.references and f"ref: {reference}" not in heads else None
-        )
+        is_own = reference in self.repo.references and f"ref: {reference}" not in heads
+        return owner.branch if is_own else None
 
     def clear(self, name: str, branch: str | None) -> None:
         """Remove a worktree and `branch`, each as far as it is there.
@@ -250,9 +249,9 @@ class Shelf:
         The directory goes first, at once, and what says whose it is last: what a crash leaves in between is
         found again.
         """
+        rubbish = f"{REMOVED}{uuid.uuid4().hex}"
         with _writing(self.path / name):
             with suppress(FileNotFoundError):
-                rubbish = f"{REMOVED}{uuid.uuid4().hex}"
                 os.rename(name, rubbish, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             if branch is not None:
                 with suppress(KeyError):
@@ -261,17 +260,14 @@ class Shelf:
                 shutil.rmtree(self.git_directory(name))
             with suppress(OSError):
                 self.git_directory(name).parent.rmdir()  # The last one takes it along, as with git.
-            for entry in os.listdir(self.directory):
-                if entry.startswith(REMOVED):
-                    _remove_tree(entry, self.directory)
+            _remove_tree(rubbish, self.directory)
 
     def _open(self, name: str) -> pygit2.Repository:
-        """A worktree as a repository. Raises Unprocessable when it is not what this repository has under the name."""
+        """A worktree as a repository. Raises Unprocessable, also when it belongs to another one now."""
         path = self.path / name
         worktree = open_repository(self.workspace, path)
-        if git_directory(path).path != self.git_directory(name) or os.path.realpath(worktree.workdir) != str(
-            path
-        ):
+        is_at_path = os.path.realpath(worktree.workdir) == str(path)
+        if not is_at_path or git_directory(path).path != self.git_directory(name):
             raise unreadable(path)
         return worktree
 
@@ -286,6 +282,7 @@ class Shelf:
 @contextmanager
 def _shelf_for(workspace: Workspace, git_dir: GitDirectory, path: Path | None = None) -> Iterator[Shelf]:
     """The shelf of a repository, by default where new ones are. This process writes only there from now on."""
+    require_confined(workspace, git_dir)
     common = git_dir.common
     for name in WRITTEN:
         if os.path.lexists(common / name) and os.path.realpath(common / name) != str(common / name):
@@ -318,10 +315,13 @@ def _open_shelf(workspace: Workspace, path: Path) -> Iterator[int]:
         try:
             yield directory
         finally:
-            os.close(directory)
-            with suppress(OSError):
+            with suppress(OSError, AgentsrvError):
                 fcntl.flock(above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for entry in os.listdir(directory):
+                    if entry.startswith(REMOVED):  # What somebody was removing who was killed.
+                        _remove_tree(entry, directory)
                 os.rmdir(path.name, dir_fd=above)
+            os.close(directory)
 
 
 # Where things are
@@ -521,7 +521,7 @@ def _write(path: Path, line: str) -> None:
 
 
 def _remove_tree(name: str, directory: int) -> None:
-    """Also what its owner may not write to; what another worker is removing is left to it."""
+    """Also what its owner may not write to. Nothing need be there."""
     try:
         try:
             shutil.rmtree(name, dir_fd=directory)

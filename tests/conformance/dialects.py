@@ -37,6 +37,8 @@ class Dialect(ABC):
     """Two that it has; with the first it can ask its user."""
     too_long: ClassVar[str]
     """The step with which the model says that the conversation does not fit."""
+    hurry: ClassVar[dict[str, str]]
+    """Settings with which it gives up a failing model soon."""
 
     @abstractmethod
     def api(self) -> ScriptedApi[Any]:
@@ -74,8 +76,10 @@ class Dialect(ABC):
 class ClaudeCode(Dialect):
     name = "claude-code"
     program = "real_claude"
-    models = ("claude-opus-4-5", "claude-sonnet-4-5")
+    models = ("claude-opus-4-5", "claude-sonnet-4-6")
     too_long = "context_too_long"
+    # By itself it asks ten times, for minutes.
+    hurry = {"CLAUDE_CODE_MAX_RETRIES": "2"}
 
     def api(self) -> ModelApi:
         return ModelApi()
@@ -85,8 +89,6 @@ class ClaudeCode(Dialect):
             "CLAUDE_PATH": str(program),
             "ANTHROPIC_BASE_URL": url,
             "ANTHROPIC_API_KEY": "fake-model-key",
-            # By itself it asks ten times, for minutes.
-            "CLAUDE_CODE_MAX_RETRIES": "2",
         }
 
     def beyond(self, command: str) -> str:
@@ -126,8 +128,9 @@ class ClaudeCode(Dialect):
 class Codex(Dialect):
     name = "codex"
     program = "real_codex"
-    models = ("gpt-5.5", "gpt-5.4")
+    models = ("gpt-5.5", "gpt-6-luna")
     too_long = "failed context_length_exceeded"
+    hurry: ClassVar[dict[str, str]] = {}
 
     def api(self) -> ResponsesApi:
         return ResponsesApi()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +68,7 @@ class Session:
 
     def beside(self, name: str) -> Session:
         """Another session."""
-        other = replace(self, id=f"{self.id}-{name}")
+        other = replace(self, id=f"{name}-{self.id}")
         other.directory.mkdir()
         return other
 
@@ -89,11 +91,12 @@ class Session:
         """A prompt, to its end."""
         return self.ended(self.prompt(*steps, **options))
 
-    def start(self, *steps: str, **options: Any) -> str:
+    def start(self, prompt: str, **options: Any) -> str:
         """A prompt in the background; its job's id."""
-        answer = self.prompt(*steps, background=True, **options)
-        assert answer.status == 202, answer.body()
-        return str(answer.json["taskId"])
+        answer = self.send(prompt, background=True, **options)
+        body = answer.json
+        assert answer.status == 202, body
+        return str(body["taskId"])
 
     def ended(self, stream: Answer) -> Turn:
         """The rest of a stream, with all that was read of it before."""
@@ -108,6 +111,22 @@ class Session:
         answer = self.server.stop(self.id)
         answer.close()
         return answer.status
+
+    def restart_all(self) -> None:
+        """Agent and server are killed, and another server is started."""
+        os.kill(self.agent, signal.SIGKILL)
+        self.server.kill9()
+        self.server.start()
+
+    def ended_jobs(self) -> list[dict[str, Any]]:
+        """All jobs of the session, once they have ended."""
+        jobs = self.server.ask("GET", f"/generate/v2/jobs?session_id={self.id}").json["jobs"]
+        return [self.server.ended_job(job["taskId"]) for job in jobs]
+
+    @property
+    def said(self) -> str:
+        """All that the agent has said in this session."""
+        return "\n".join(self.dialect.texts(self.server.history(self.id)))
 
     # Questions
 
@@ -125,6 +144,13 @@ class Session:
         path = f"/generate/v2/jobs/{question['taskId']}/permissions/{question['requestId']}"
         answer = self.server.ask("POST", path, {"decision": decision, **fields})
         assert answer.status == 200, answer.body()
+
+    def answered(self, stream: Answer, decision: str) -> Turn:
+        """A turn whose questions are all answered in the same way."""
+        for event in stream:
+            if event.type == "permission_request":
+                self.answer(event.json, decision)
+        return self.ended(stream)
 
     # The agent and its model
 
@@ -153,7 +179,7 @@ class Session:
     @property
     def calls(self) -> list[Any]:
         """What the model was asked for this session, oldest first."""
-        place = f"{self.directory}"
+        place = str(self.directory)
         return [call for call in self.api.requests if place in call.instructions + call.conversation]
 
     @property

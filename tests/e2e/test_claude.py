@@ -127,7 +127,7 @@ def test_options_reach_the_model(claude_server: Server, model: ModelApi) -> None
 
     call = model.requests[0]
     assert (call.model, call.effort) == ("claude-opus-4-5", "low")
-    assert "Always answer in verse." in call.system
+    assert "Always answer in verse." in call.instructions
 
 
 def test_model_may_change_between_turns(claude_server: Server, model: ModelApi) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.model_api import ModelApi
+from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Answer, Event, Server, cwd_of, is_alive, script, wait_until
 from tests.workspace.git_kit import commit, make_repository, run_git, write_files
 
@@ -330,3 +332,34 @@ def test_a_full_disk(server: Server, repo: Path) -> None:
         assert is_untouched(server, repo)
     finally:
         subprocess.run(["umount", "-l", str(shelves)], check=True)
+
+
+def real_turn(server: Server, agent: str, *steps: str) -> list[Event]:
+    repo = server.workspace / "repo"
+    return server.generate(script(*steps), agent=agent, use_worktree=True, cwd=str(repo)).rest()
+
+
+def test_claude_works_and_remembers_there(claude_server: Server, model: ModelApi) -> None:
+    """The real CLI changes files of the worktree, and a new process goes on with the conversation."""
+    make_repository(claude_server.workspace / "repo", {"a": "a\n"})
+    real_turn(claude_server, "claude-code", "bash pwd > made", "text a memorable answer")
+    claude_server.terminate()
+    claude_server.start()
+    events = real_turn(claude_server, "claude-code", "text and another")
+
+    assert (worktree(claude_server) / "made").read_text() == f"{worktree(claude_server)}\n"
+    assert events[-1].json["status"] == "completed"
+    assert "a memorable answer" in str(model.requests[-1].body["messages"])
+
+
+def test_codex_works_and_remembers_there(codex_server: Server, responses: ResponsesApi) -> None:
+    """So does the other one."""
+    make_repository(codex_server.workspace / "repo", {"a": "a\n"})
+    real_turn(codex_server, "codex", "bash pwd > made", "text a memorable answer")
+    codex_server.terminate()
+    codex_server.start()
+    events = real_turn(codex_server, "codex", "text and another")
+
+    assert (worktree(codex_server) / "made").read_text() == f"{worktree(codex_server)}\n"
+    assert events[-1].json["status"] == "completed"
+    assert "a memorable answer" in str(responses.requests[-1].body)

@@ -79,8 +79,20 @@ class Recorded:
         return effort
 
     @property
-    def system(self) -> str:
+    def instructions(self) -> str:
+        """What the model is told besides the conversation."""
         return "\n".join(texts(self.body.get("system", "")))
+
+    @property
+    def conversation(self) -> str:
+        """All of it, with the results of tools, as JSON."""
+        return json.dumps(self.body["messages"], ensure_ascii=False)
+
+    @property
+    def output_schema(self) -> dict[str, Any] | None:
+        """What the tool takes by which the model answers in the wanted form."""
+        tools = [tool for tool in self.body.get("tools", []) if tool.get("name") == "StructuredOutput"]
+        return tools[0]["input_schema"] if tools else None
 
     @property
     def tools(self) -> list[str]:

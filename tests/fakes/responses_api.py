@@ -85,6 +85,11 @@ class ResponsesCall:
         return "\n".join([str(self.body.get("instructions", "")), *told])
 
     @property
+    def conversation(self) -> str:
+        """All of it, with the results of tools, as JSON."""
+        return json.dumps(self.body["input"], ensure_ascii=False)
+
+    @property
     def user_texts(self) -> list[str]:
         """Every text of every user message, oldest first; a prompt is one of them, byte for byte."""
         return texts_of(self.body["input"], "user")

@@ -149,9 +149,9 @@ def test_crash_between_the_last_line_and_done(server: Server) -> None:
 
 def test_background_work_is_known_after_a_restart(make_server: ServerMaker) -> None:
     """An agent that waits for its background command is not taken for idle by the next server."""
-    server = make_server(AGENT_IDLE_TIMEOUT="2")
+    server = make_server(AGENT_IDLE_TIMEOUT="5")
     tasks = {"type": "system", "subtype": "background_tasks_changed", "tasks": [{"id": "1"}]}
-    run(server, script(f"raw {json.dumps(tasks)}", "later 4 I woke up"))
+    run(server, script(f"raw {json.dumps(tasks)}", "later 7 I woke up"))
     server.kill9()
     server.start()
     with server.ask("GET", "/sessions/s/events") as stream:

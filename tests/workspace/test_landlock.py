@@ -56,6 +56,12 @@ def test_only_named_directories_can_be_written_to(tmp_path: Path) -> None:
     if "no landlock" in done.stderr:
         pytest.skip("the kernel has no Landlock")
 
-    assert done.stdout.splitlines() == ["write inside", "rename inside", "link inside", "remove inside", "read"]
+    assert done.stdout.splitlines() == [
+        "write inside",
+        "rename inside",
+        "link inside",
+        "remove inside",
+        "read",
+    ]
     assert (tmp_path / "outside/file").read_text() == "content"
     assert (tmp_path / "outside/open").read_text() == "opened before"

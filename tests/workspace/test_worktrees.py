@@ -314,7 +314,7 @@ async def test_a_place_that_is_taken(worktrees: Worktrees, repo: Path) -> None:
         ("empty", "no_commits"),
         ("broken", "repository_unreadable"),
         ("shallow", "repository_unreadable"),
-        ("gone", "path_not_found"),
+        ("gone", "no_repository"),
     ],
 )
 async def test_where_no_worktree_can_be_made(worktrees: Worktrees, repo: Path, path: str, code: str) -> None:
@@ -328,8 +328,6 @@ async def test_where_no_worktree_can_be_made(worktrees: Worktrees, repo: Path, p
     shallow = make_repository(base / "shallow", {"a": "content\n"})
     blob = run_git(shallow, "hash-object", "a").decode().strip()
     (shallow / ".git/objects" / blob[:2] / blob[2:]).unlink()
-    if path == "gone":
-        code = "no_repository"
 
     assert code == await worktrees.refused(path)
     assert worktrees.is_clean()
@@ -650,3 +648,14 @@ async def test_they_are_among_the_repositories(worktrees: Worktrees, repo: Path)
     assert [("repo", False, str(repo)), (".worktrees/repo/s", True, str(repo))] == [
         (item["relativePath"], item["isWorktree"], item["root"]) for item in answer["repositories"]
     ]
+
+
+async def test_what_a_killed_removal_left_goes_with_the_next(worktrees: Worktrees, repo: Path) -> None:
+    """Its files had been put aside already; nobody sees them, and they do not stay."""
+    made = await worktrees.make()
+    aside = worktrees.base / ".worktrees/repo/.removed-0123"
+    write_files(aside, {"deep/file": "x"})
+
+    assert [made.path] == [item.path for item in await worktrees.listed()]
+    await worktrees.remove(made.path)
+    assert worktrees.is_clean()
