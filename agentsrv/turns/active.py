@@ -70,7 +70,8 @@ class ActiveTurn:
         """The prompt, until the agent has it."""
         self.is_prompted = user_event is not None
         self.on_effect = on_effect
-        self.is_in_new_worktree = False
+        self.worktree_event: bytes | None = None
+        """What the log says of the worktree that the session got for this turn, its first."""
         self.log: SessionLog | None = None
         self.outcome: Outcome | None = None
         self.last_output_at = loop.time()

@@ -48,7 +48,7 @@ from agentsrv.turns.requests import (
     new_turn,
     require_same_options,
 )
-from agentsrv.turns.worktrees import SessionWorktrees, worktree_event
+from agentsrv.turns.worktrees import SessionWorktrees
 from agentsrv.workspace.paths import Workspace
 
 log = logging.getLogger(__name__)
@@ -514,11 +514,10 @@ class TurnService:
     async def _moved_to_worktree(self, active: ActiveTurn, *, is_new: bool) -> bool:
         """Give the session its worktree, before its agent is started there; False when that failed."""
         try:
-            active.session = await self._worktrees.make(active.session, is_new=is_new)
+            active.session, active.worktree_event = await self._worktrees.make(active.session, is_new=is_new)
         except Exception as exc:
             self._refuse(active, exc)
             return False
-        active.is_in_new_worktree = True
         return True
 
     async def _opened(
@@ -530,7 +529,7 @@ class TurnService:
         except Exception as exc:
             if starting is not None:
                 await self._pool.abandon(starting)
-            if active.is_in_new_worktree:
+            if active.worktree_event is not None:
                 await self._worktrees.undo(active.session)
             self._refuse(active, exc)
             return False
@@ -582,10 +581,7 @@ class TurnService:
             opened = replace(active.turn, first_seq=seq)
             chunk = None
             if active.user_event is not None:
-                lines = [
-                    active.user_event,
-                    *([worktree_event(session)] if active.is_in_new_worktree else []),
-                ]
+                lines = [line for line in (active.user_event, active.worktree_event) if line is not None]
                 chunk = server_chunk(opened, Source.USER, seq, lines)
 
             active.turn = await transactions.open_turn(

@@ -62,8 +62,10 @@ class SessionWorktrees:
             raise _mismatch(session)
         return True
 
-    async def make(self, session: Session, *, is_new: bool) -> Session:
-        """The session in a worktree of its own, which is not stored yet. No turn of it may run or begin meanwhile.
+    async def make(self, session: Session, *, is_new: bool) -> tuple[Session, bytes]:
+        """The session in a worktree of its own, which is not stored yet, and the event that tells of it.
+
+        No turn of the session may run or begin meanwhile.
 
         Raises InvalidInput (`no_repository`, `no_commits`), Forbidden, Unprocessable, Conflict
         (`worktree_mismatch`), StorageFull, Unavailable; then nothing is left behind.
@@ -76,7 +78,8 @@ class SessionWorktrees:
             # The worker may have been killed in the middle of it, or not have been able to clear all of it.
             await self._clean_up(session, DiscardWorktree(cwd=session.cwd, session_id=session.id))
             raise
-        return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd)
+        event = {"type": "system", "subtype": "worktree_init", "cwd": made.cwd, "git_root": made.root}
+        return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd), dump(event)
 
     async def undo(self, session: Session) -> None:
         """Take back what `make` has made: the turn did not begin, and its agent never had a prompt."""
@@ -145,11 +148,4 @@ def _mismatch(session: Session) -> Conflict:
         f"session {session.id} works in {session.cwd} already, without a worktree; "
         "leave out use_worktree, or use another session",
         code="worktree_mismatch",
-    )
-
-
-def worktree_event(session: Session) -> bytes:
-    """What the log says after the first prompt of a session that got a worktree for it."""
-    return dump(
-        {"type": "system", "subtype": "worktree_init", "cwd": session.cwd, "git_root": session.worktree}
     )

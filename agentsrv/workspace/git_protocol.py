@@ -82,8 +82,9 @@ Request = FindRepositories | FindWorktrees | DiffRequest | WriteRequest
 
 
 class MadeWorktree(msgspec.Struct, frozen=True, kw_only=True):
-    """`cwd` is where in the worktree the session works: the same subdirectory as before."""
+    """`cwd` is where in the worktree the session works: the same subdirectory as before, below `root`."""
 
+    root: str
     path: str
     cwd: str
     branch: str

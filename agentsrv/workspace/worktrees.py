@@ -102,7 +102,7 @@ def make(workspace: Workspace, request: MakeWorktree) -> MadeWorktree:
         except BaseException:
             shelf.clear(name, branch)
             raise
-    return MadeWorktree(path=str(shelf.path / name), cwd=inside, branch=branch)
+    return MadeWorktree(root=str(root), path=str(shelf.path / name), cwd=inside, branch=branch)
 
 
 def discard(workspace: Workspace, request: DiscardWorktree) -> None:

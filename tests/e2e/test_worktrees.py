@@ -59,7 +59,8 @@ def test_a_session_works_in_a_worktree_of_its_own(server: Server, repo: Path) ->
     events = prompt(server)
     path = str(worktree(server))
 
-    assert events[1].json == {"type": "system", "subtype": "worktree_init", "cwd": path, "git_root": path}
+    notice = {"type": "system", "subtype": "worktree_init", "cwd": path, "git_root": str(repo)}
+    assert events[1].json == notice
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert (agent_cwd(events), events[-1].json["status"]) == (path, "completed")
     session = session_of(server)

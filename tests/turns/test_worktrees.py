@@ -76,7 +76,7 @@ async def test_one_that_takes_too_long(tmp_path: Path, repo: Path) -> None:
 async def test_a_session_that_has_one_keeps_it(tmp_path: Path, repo: Path) -> None:
     """A late attempt for a session that has got its worktree meanwhile does not take it for a leftover."""
     async with serving(tmp_path) as (worktrees, db):
-        session = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
         await db.write(lambda connection: sessions.insert(connection, session))
         with pytest.raises(AgentsrvError) as caught:
             await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
@@ -103,7 +103,7 @@ async def test_a_session_of_the_earlier_server_has_worked_already(tmp_path: Path
 async def test_undoing_takes_all_of_it(tmp_path: Path, repo: Path) -> None:
     """Also what an agent has put there that was started and never had a prompt."""
     async with serving(tmp_path) as (worktrees, _):
-        session = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
         Path(session.cwd, "settings").write_text("x")
         await worktrees.undo(session)
 
@@ -113,7 +113,7 @@ async def test_undoing_takes_all_of_it(tmp_path: Path, repo: Path) -> None:
 async def test_where_another_session_works_nothing_is_removed(tmp_path: Path, repo: Path) -> None:
     """A session that was made with a directory inside of the worktree counts as well."""
     async with serving(tmp_path) as (worktrees, db):
-        session = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
         guest = replace(NEW, id=SessionId("guest"), cwd=f"{session.worktree}/deep")
         await db.write(lambda connection: sessions.insert(connection, guest))
         with pytest.raises(AgentsrvError) as caught:
