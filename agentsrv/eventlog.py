@@ -57,6 +57,7 @@ class SessionLog:
         """Set once it is closed: what there was then. Followers go no further."""
         self._owner = owner
         self._lock = asyncio.Lock()
+        self._is_in_doubt = False
         self._changed = asyncio.Event()
         self._tail: deque[Chunk] = deque()
         self._tail_bytes = 0
@@ -66,7 +67,8 @@ class SessionLog:
     @property
     def is_ready(self) -> bool:
         """May agent output be appended now?"""
-        return not self._lock.locked() and self._unsaved_bytes < CONGESTED_BYTES
+        is_free = not self._lock.locked() and not self._is_in_doubt
+        return is_free and self._unsaved_bytes < CONGESTED_BYTES
 
     def append(
         self,
@@ -103,11 +105,16 @@ class SessionLog:
     async def hold(self) -> AsyncIterator[Seq]:
         """Keep agent output out while the server adds events; gives the next seq.
 
-        Inside: commit a chunk that starts with that seq, then `publish` it.
+        Inside: commit a chunk that starts with that seq, then `publish` it. Who is cancelled between the two
+        (the server stops) leaves the log closed for others: nobody knows then whether that seq is taken.
         """
         try:
             async with self._lock:
-                yield self.last_seq + 1
+                try:
+                    yield self.last_seq + 1
+                except asyncio.CancelledError:
+                    self._is_in_doubt = True
+                    raise
         finally:
             self._notify_ready()
 

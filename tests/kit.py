@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-KEY = "end-to-end-key-0123456789"
+KEY = f"end-to-end-key-{os.getpid():010}"
+"""Of this run alone: tests look for it in all processes, and another run may be on the same machine."""
 TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 120.0
 """Only what hangs takes so long; a slow and busy machine does not."""

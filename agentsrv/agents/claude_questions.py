@@ -7,10 +7,12 @@ whose tool does nothing but ask.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from agentsrv.agents.base import Question, as_object, dump
+from agentsrv.agents.base import Question, as_object
 from agentsrv.agents.questions import answers_to, refusal, title
 from agentsrv.model import Answer, Decision
 
@@ -19,6 +21,8 @@ OWN_FIELDS = frozenset({"subtype", "tool_name", "tool_use_id", "input"})
 
 TELLING = ("command", "file_path", "notebook_path", "url", "query", "path", "pattern")
 """The input that says best what a tool is about to do, as far as the tool has it."""
+
+MAX_NAMED_CHARS = 1000
 
 
 def read_question(request_id: str, request: Mapping[str, Any]) -> Question:
@@ -34,7 +38,7 @@ def read_question(request_id: str, request: Mapping[str, Any]) -> Question:
         rest = {name: value for name, value in input_.items() if name != "questions"}
         details |= {"input": rest} if rest else {}
         return Question(request_id, "question", tool, {"questions": questions}, asked, call_id, None, details)
-    allowance = ", ".join(_named(update) for update in _remembered(details)) or None
+    allowance = _call(tool, input_) if _remembered(details) else None
     return Question(
         request_id, "permission", tool, input_, _title(tool, input_, details), call_id, allowance, details
     )
@@ -84,7 +88,7 @@ def _title(tool: str, input_: Mapping[str, Any], details: Mapping[str, Any]) -> 
 
 
 def _remembered(details: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the CLI is to allow from now on, for as long as it lives.
+    """What the CLI is to allow from now on, for as long as it lives, or up to the next prompt if it is a mode.
 
     It suggests rules for this very call and, along with them, to open whole directories or to allow all edits;
     that is more than was asked for, and taken only where there is nothing narrower.
@@ -95,19 +99,13 @@ def _remembered(details: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [update | {"destination": "session"} for update in rules or updates]
 
 
-def _named(update: Mapping[str, Any]) -> str:
-    """What a permission update allows, in words that stay the same."""
-    match update:
-        case {"type": "addRules", "rules": [*rules]}:
-            return ", ".join(_rule(as_object(rule)) for rule in rules)
-        case {"type": "addDirectories", "directories": [*directories]}:
-            return ", ".join(f"directory {directory}" for directory in directories)
-        case {"type": "setMode", "mode": mode}:
-            return f"mode {mode}"
-        case _:
-            return dump(dict(update)).decode()
+def _call(tool: str, input_: Mapping[str, Any]) -> str:
+    """This very call, in words that stay the same.
 
-
-def _rule(rule: Mapping[str, Any]) -> str:
-    content = rule.get("ruleContent")
-    return f"{rule.get('toolName')}({content})" if content else str(rule.get("toolName"))
+    Not the rules that go with it: with a rule in force the CLI still asks about calls that suggest the same one
+    and do more, such as writing a file of settings, or a redirection to another directory.
+    """
+    said = json.dumps({name: value for name, value in input_.items() if name != "description"}, sort_keys=True)
+    if len(said) > MAX_NAMED_CHARS:
+        said = hashlib.sha256(said.encode()).hexdigest()
+    return f"{tool} {said}"

@@ -103,7 +103,12 @@ def _about_command(
     command, cwd = params.get("command"), params.get("cwd")
     text = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
     network = as_object(params.get("networkApprovalContext")).get("host")
-    is_plain = network is None and params.get("kind", "command") == "command" and bool(text)
+    is_plain = (
+        bool(text)
+        and network is None
+        and params.get("kind", "command") == "command"
+        and not params.get("additionalPermissions")
+    )
     said = (
         f"Reach {network}" if network else f"Run {text}" if text else params.get("reason") or "Run a command"
     )
@@ -114,7 +119,7 @@ def _about_command(
         {"command": command, "cwd": cwd},
         title(str(said)),
         call_id,
-        f"run {text} in {cwd}" if is_plain else None,
+        f"run {dump([command, cwd]).decode()}" if is_plain else None,
         details,
     )
 
@@ -124,7 +129,8 @@ def _about_changes(
 ) -> Question:
     files = ", ".join(paths)
     said = title(f"Change {files or details.get('grantRoot') or 'files'}")
-    allowance = f"change {files}" if files else None
+    # A root is leave to write whatever there is below it.
+    allowance = f"change {dump(paths).decode()}" if paths and not details.get("grantRoot") else None
     return Question(name, "permission", "fileChange", input_, said, call_id, allowance, details)
 
 
@@ -146,7 +152,9 @@ def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) 
     if meta.get("codex_approval_kind") == "mcp_tool_call":
         # The tool's name is in the message alone, which says it the same way each time.
         input_ = as_object(meta.get("tool_params"))
-        return Question(name, "permission", f"mcp:{server}", input_, title(message), None, message, details)
+        # The message is the server's to choose, and must not be leave for anything else.
+        allowance = f"mcp:{server} {message}"
+        return Question(name, "permission", f"mcp:{server}", input_, title(message), None, allowance, details)
     match str(params.get("mode")):
         case "url":
             said = f"{message} {params.get('url')}"
@@ -222,7 +230,10 @@ def _choices(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paths(changes: list[Any] | None) -> list[str]:
-    paths = [as_object(change).get("path") for change in changes or []]
+    """The files that change, also those that others are moved to."""
+    told = [as_object(change) for change in changes or []]
+    paths = [change.get("path") for change in told]
+    paths += [as_object(change.get("kind")).get("move_path") for change in told]
     return sorted({path for path in paths if isinstance(path, str)})
 
 

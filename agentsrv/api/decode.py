@@ -12,13 +12,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import HttpVersion11, web
 
 from agentsrv.api.keys import CONFIG
+from agentsrv.api.schemas import AgentText
 from agentsrv.errors import InvalidInput, NotFound, Problem, TooSlow, UnsupportedMediaType
 from agentsrv.model import SESSION_ID, SessionId, TurnId
 
@@ -92,7 +93,7 @@ def given(value: V | msgspec.UnsetType) -> V | None:
 
 def chosen_model(value: str | msgspec.UnsetType) -> str | None:
     """The model that was asked for; an agent's name in its place means the agent's own default."""
-    return None if value in ("claude-code", "codex") else given(value)
+    return None if value in get_args(AgentText) else given(value)
 
 
 def require_usable_id(field: str, session_id: str | None) -> None:

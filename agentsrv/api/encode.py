@@ -22,7 +22,7 @@ from agentsrv.api.schemas import (
 )
 from agentsrv.errors import AgentsrvError
 from agentsrv.model import Millis, Outcome, Seq, Session, Turn
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.queue import WaitingPrompt
 from agentsrv.turns.active import Pending
 from agentsrv.turns.approvals import answer_options
 from agentsrv.turns.worktrees import SessionWorktree
@@ -102,11 +102,11 @@ def pending_view(turn: Turn, pending: Pending) -> PermissionView:
     )
 
 
-def queued_view(prompt: QueuedPrompt, position: int) -> QueuedView:
+def queued_view(prompt: WaitingPrompt, position: int) -> QueuedView:
     return QueuedView(
         task_id=prompt.turn_id,
         position=position,
-        prompt=prompt.prompt,
+        prompt=prompt.text,
         created_at=timestamp(prompt.created_at),
     )
 

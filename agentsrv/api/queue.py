@@ -9,7 +9,7 @@ from agentsrv.api.encode import json_response, queued_view, timestamp
 from agentsrv.api.keys import TURNS
 from agentsrv.api.schemas import ArrangeQueue, JobsCancelled, QueueList
 from agentsrv.model import SessionId, TurnId
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.queue import WaitingPrompt
 
 
 async def list_queue(request: web.Request) -> web.Response:
@@ -42,7 +42,7 @@ async def cancel_queued(request: web.Request) -> web.Response:
     return json_response(JobsCancelled(session_id=session_id, task_ids=[turn.id], timestamp=timestamp()))
 
 
-def _listed(session_id: SessionId, prompts: list[QueuedPrompt]) -> web.Response:
+def _listed(session_id: SessionId, prompts: list[WaitingPrompt]) -> web.Response:
     views = [queued_view(prompt, position) for position, prompt in enumerate(prompts, 1)]
     return json_response(
         QueueList(session_id=session_id, queue=views, count=len(views), timestamp=timestamp())

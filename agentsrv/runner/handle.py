@@ -28,6 +28,9 @@ SWEEP_LIMIT_S = 2.0
 SWEEP_AGAIN_S = 0.005
 CLEAN_UP_AGAIN_S = 0.5
 PEER_CREDENTIALS = struct.Struct("3i")
+PROC = Path("/proc")
+KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD among the flags in /proc/<pid>/stat."""
 
 
 class RunnerError(Exception):
@@ -426,17 +429,17 @@ def clean_up_after(directory: Path) -> AgentExit:
 def sweep(runner_ids: Collection[RunnerId]) -> int:
     """Kill every process that carries the cookie of one of `runner_ids`; return how many did not die.
 
-    Blocking. Two passes in a row must find nothing: a process may be born behind the back of one.
+    Blocking. Two passes in a row must see that nothing is left: a process may be born behind the back of one.
     """
     cookies = tuple(f"{child.COOKIE}={runner_id}".encode() for runner_id in runner_ids)
     gives_up_at = time.monotonic() + SWEEP_LIMIT_S
     found, empty_passes = 0, 0
     while empty_passes < 2 and time.monotonic() < gives_up_at:
-        marked = marked_processes(cookies)
-        found, empty_passes = len(marked), 0 if marked else empty_passes + 1
+        marked, is_sure = look_for(cookies)
+        found, empty_passes = len(marked), empty_passes + 1 if is_sure and not marked else 0
         for pid in marked:
             kill_process(pid)
-        if marked:
+        if not empty_passes:
             time.sleep(SWEEP_AGAIN_S)
     return found
 
@@ -448,11 +451,31 @@ def kill_process(pid: int) -> None:
 
 def marked_processes(cookies: Collection[bytes]) -> list[int]:
     """Processes whose environment holds one of `cookies`. The dead (zombies) have no environment."""
-    found = []
-    for name in os.listdir("/proc"):
+    return look_for(cookies)[0]
+
+
+def look_for(cookies: Collection[bytes]) -> tuple[list[int], bool]:
+    """Processes whose environment holds one of `cookies`; and could the environments of all be seen?"""
+    found, is_sure = [], True
+    for name in os.listdir(PROC):
         if name.isdigit():
             with contextlib.suppress(OSError):
-                environment = Path(f"/proc/{name}/environ").read_bytes()
-                if not set(cookies).isdisjoint(environment.split(b"\0")):
+                environment = environment_of(PROC / name)
+                if environment is None:
+                    is_sure = False
+                elif not set(cookies).isdisjoint(environment.split(b"\0")):
                     found.append(int(name))
-    return found
+    return found, is_sure
+
+
+def environment_of(process: Path) -> bytes | None:
+    """None in the middle of an exec, when a process has neither environment nor arguments.
+
+    Kernel threads and the dead never have them.
+    """
+    if environment := (process / "environ").read_bytes():
+        return environment
+    if (process / "cmdline").read_bytes():
+        return (process / "environ").read_bytes()  # It may have had none because of an exec that is over now.
+    state, _, _, _, _, _, flags, *_ = (process / "stat").read_text().rpartition(") ")[2].split()
+    return b"" if state in "ZX" or int(flags) & KERNEL_THREAD else None

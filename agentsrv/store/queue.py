@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiosqlite
 
+from agentsrv.errors import LimitReached
 from agentsrv.model import Millis, SessionId, TurnId, TurnOptions
 from agentsrv.store.database import Database
 from agentsrv.store.sessions import not_found
 from agentsrv.store.turns import MessageIdUsed, decode_options, encode_options
+
+MAX_PROMPTS = 100
+MAX_BYTES = 64 * 1024 * 1024
+"""What one session may have waiting."""
+
+SHOWN_CHARS = 1000
 
 COLUMNS = "turn_id, session_id, user_event, options, message_id, created_at"
 
@@ -28,11 +34,14 @@ class QueuedPrompt:
     message_id: str | None
     created_at: Millis
 
-    @property
-    def prompt(self) -> str:
-        """The text of it."""
-        content = json.loads(self.user_event)["message"]["content"]
-        return "".join(block["text"] for block in content if block["type"] == "text")
+
+@dataclass(frozen=True, slots=True)
+class WaitingPrompt:
+    """What is shown of a queued prompt: `text` is how it begins."""
+
+    turn_id: TurnId
+    text: str
+    created_at: Millis
 
 
 async def all_in_order(db: Database) -> list[tuple[SessionId, TurnId]]:
@@ -41,13 +50,19 @@ async def all_in_order(db: Database) -> list[tuple[SessionId, TurnId]]:
     return [(SessionId(session_id), TurnId(turn_id)) for session_id, turn_id in rows]
 
 
-async def of_session(db: Database, session_id: SessionId) -> list[QueuedPrompt]:
+async def of_session(db: Database, session_id: SessionId) -> list[WaitingPrompt]:
     """The prompts that wait in a session, the next one first."""
     rows = await db.read(
-        f"SELECT {COLUMNS} FROM queued_prompts WHERE session_id = :session_id ORDER BY position",
-        {"session_id": session_id},
+        """
+        SELECT turn_id, created_at,
+               substr(json_extract(CAST(user_event AS TEXT), '$.message.content[0].text'), 1, :chars)
+          FROM queued_prompts
+         WHERE session_id = :session_id
+         ORDER BY position
+        """,
+        {"session_id": session_id, "chars": SHOWN_CHARS},
     )
-    return [_prompt(row) for row in rows]
+    return [WaitingPrompt(TurnId(turn_id), text, created_at) for turn_id, created_at, text in rows]
 
 
 async def find(db: Database, turn_id: TurnId) -> QueuedPrompt | None:
@@ -56,13 +71,38 @@ async def find(db: Database, turn_id: TurnId) -> QueuedPrompt | None:
 
 
 async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
-    """Put a prompt at the end. Raises MessageIdUsed, NotFound when its session is gone."""
+    """Put a prompt at the end.
+
+    Raises MessageIdUsed, NotFound when its session is gone, LimitReached (`queue_full`).
+    """
+    rows = await db.execute_fetchall(
+        """
+        SELECT (SELECT count(*) FROM queued_prompts WHERE session_id = :session_id),
+               (SELECT total(length(user_event)) FROM queued_prompts WHERE session_id = :session_id),
+               EXISTS (SELECT 1 FROM jobs WHERE session_id = :session_id AND message_id = :message_id)
+        """,
+        {"session_id": prompt.session_id, "message_id": prompt.message_id},
+    )
+    for count, size, is_known in rows:
+        if is_known:
+            raise MessageIdUsed(f"message {prompt.message_id} has a job in session {prompt.session_id}")
+        if count >= MAX_PROMPTS or size + len(prompt.user_event) > MAX_BYTES:
+            raise LimitReached(
+                f"{count} prompts wait in session {prompt.session_id}, which is all that it may keep; try again later",
+                code="queue_full",
+                retry_after_s=5,
+            )
+    await insert(db, prompt)
+
+
+async def insert(db: aiosqlite.Connection, prompt: QueuedPrompt, *, is_first: bool = False) -> None:
+    """Put a prompt at the end, or before all others, whatever waits already."""
     try:
         await db.execute(
             f"""
             INSERT INTO queued_prompts ({COLUMNS}, position)
             SELECT :turn_id, :session_id, :user_event, :options, :message_id, :created_at,
-                   coalesce(max(position), 0) + 1
+                   iif(:is_first, ifnull(min(position), 1) - 1, ifnull(max(position), 0) + 1)
               FROM queued_prompts
              WHERE session_id = :session_id
             """,
@@ -73,12 +113,11 @@ async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
                 "options": encode_options(prompt.options),
                 "message_id": prompt.message_id,
                 "created_at": prompt.created_at,
+                "is_first": is_first,
             },
         )
     except sqlite3.IntegrityError as exc:
-        if exc.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
-            raise not_found(prompt.session_id) from exc
-        raise MessageIdUsed(f"message {prompt.message_id} waits in session {prompt.session_id}") from exc
+        raise not_found(prompt.session_id) from exc
 
 
 async def arrange(db: aiosqlite.Connection, turn_ids: Sequence[TurnId]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import aiosqlite
 from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn
 from agentsrv.store import events, queue, runners, sessions, turns
 from agentsrv.store.database import Database
+from agentsrv.store.queue import QueuedPrompt
 from agentsrv.store.runners import RunnerRecord
 
 
@@ -50,10 +52,17 @@ async def open_turn(
 
 
 async def close_turn(
-    db: Database, turn: Turn, last_events: Chunk, *, runner_id: RunnerId | None, agent_state: dict[str, Any]
+    db: Database,
+    turn: Turn,
+    last_events: Chunk,
+    *,
+    runner_id: RunnerId | None,
+    agent_state: dict[str, Any],
+    unread: Sequence[QueuedPrompt] = (),
 ) -> None:
     """Store the outcome and the last events of `turn` and release its lease. Waits for disk space.
 
+    `unread` is what was added to the turn and becomes the next turns of its session instead.
     Raises StaleLease when the lease is not the turn's any more; then nothing is written.
     """
 
@@ -63,6 +72,8 @@ async def close_turn(
         await sessions.release_lease(connection, turn)
         if runner_id is not None:
             await runners.set_agent_state(connection, runner_id, agent_state)
+        for prompt in reversed(unread):
+            await queue.insert(connection, prompt, is_first=True)
 
     await db.write(write, must_happen=True)
 
@@ -85,12 +96,12 @@ async def resolve_question(
 
 
 async def add_to_turn(db: Database, turn: Turn, message: Chunk) -> None:
-    """Store a user message that joins a running turn. Raises StaleLease; waits for disk space."""
+    """Store a user message that joins a running turn. Raises StaleLease, StorageFull."""
 
     async def write(connection: aiosqlite.Connection) -> None:
         await events.insert(connection, message, Lease(turn.session_id, turn.generation))
 
-    await db.write(write, must_happen=True)
+    await db.write(write)
 
 
 async def cancel_queued(db: Database, turn: Turn) -> bool:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agentsrv.agents.base import Adapter, Effect, Question
 from agentsrv.eventlog import SessionLog
-from agentsrv.model import Answer, Lease, Millis, Outcome, RunnerId, Session, Turn
+from agentsrv.model import Answer, Decision, Lease, Millis, Outcome, RunnerId, Session, Turn
 from agentsrv.runner.handle import AgentExit
 
 
@@ -53,7 +53,8 @@ class ActiveTurn:
     """A turn that runs here. The first verdict counts; `finished` is set when its `done` is in the log.
 
     `on_effect` hears of the agent's questions. `steered` holds the user events that were added to the turn
-    while it ran, by their uuid.
+    while it ran, by their uuid. `caught_up` is set when all is read that the agent had written before this
+    server came: only then has what the server adds to the log its place.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ActiveTurn:
         self.pending: dict[str, Pending] = {}
         self.answers: dict[str, Answer] = {}
         self.steered: dict[str, bytes] = {}
+        self.caught_up = asyncio.Event()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
         self.started: asyncio.Future[None] = loop.create_future()
         self.finished = asyncio.Event()
@@ -91,7 +93,8 @@ class ActiveTurn:
         return Lease(self.turn.session_id, self.turn.generation)
 
     def end(self) -> None:
-        """Tell all who wait for the turn that it is over."""
+        """Tell all who wait for the turn that it is over; what was still asked is cancelled."""
+        self.answers |= dict.fromkeys(self.pending, Answer(Decision.CANCELLED))
         self.forget_questions()
         self.finished.set()
         self.answerable.set()

@@ -15,17 +15,23 @@ from typing import Any
 from agentsrv.agents.base import Question, dump
 from agentsrv.errors import AgentsrvError, Conflict, InvalidInput, NotFound, Problem
 from agentsrv.eventlog import now_ms, server_chunk
-from agentsrv.model import Answer, Chunk, Decision, Millis, Source, Turn, TurnStatus
+from agentsrv.model import Answer, Chunk, Decision, Millis, Outcome, Source, Turn, TurnStatus
 from agentsrv.store import transactions, turns
 from agentsrv.store.database import Database
 from agentsrv.tasks import Tasks
-from agentsrv.turns.active import ActiveTurn, Pending
+from agentsrv.turns.active import ActiveTurn, Pending, Verdict
 
 log = logging.getLogger(__name__)
 
 NO_ANSWER = Answer(Decision.TIMED_OUT, message="nobody answered in time")
 ALLOWED_BEFORE = Answer(Decision.ALLOW)
 WITHDRAWN = Answer(Decision.CANCELLED)
+
+MAX_PENDING = 100
+"""An agent that asks more at once does not wait for anybody."""
+
+OUR_PREFIX = b'{"type":"permission_'
+"""How the events of questions and answers begin, and no other event of the log."""
 
 
 class Approvals:
@@ -37,7 +43,17 @@ class Approvals:
         self._timeout_s = timeout_s
 
     def asked(self, active: ActiveTurn, question: Question, at: Millis | None = None) -> None:
-        """The agent waits for an answer. The time for it counts from now, even if it was asked before a restart."""
+        """The agent waits for an answer. The time for it counts from now, even if it was asked before a restart.
+
+        What has the id of an earlier question is none: an answer must not be taken for one to something else.
+        """
+        if question.id in active.pending or question.id in active.answers:
+            return
+        if len(active.pending) >= MAX_PENDING:
+            error = f"the agent asked for more than {MAX_PENDING} permissions at once"
+            active.outcome = Outcome(TurnStatus.FAILED, error, "too_many_permissions")
+            active.settle(Verdict.GAVE_UP)
+            return
         timer = expires_at = None
         if self._timeout_s:
             expires_at = now_ms() + int(self._timeout_s * 1000)
@@ -86,6 +102,7 @@ class Approvals:
         self._tasks.spawn(self._settled(active, question_id, answer), name=f"settle:{question_id}")
 
     async def _settled(self, active: ActiveTurn, question_id: str, answer: Answer) -> None:
+        await active.caught_up.wait()
         done = await self._resolve(active, question_id, answer, must_happen=True)
         if isinstance(done, AgentsrvError):
             log.info("question %s of job %s: %s", question_id, active.turn.id, done)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from agentsrv.agents.base import Adapter, Effect, raw_event
 from agentsrv.eventlog import SessionLog
-from agentsrv.model import Lease, RunnerId, SessionId, TurnOptions
+from agentsrv.model import Lease, RunnerId, SessionId
 from agentsrv.runner.handle import AgentExit
 from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Runner, Verdict
-from agentsrv.turns.approvals import request_event
+from agentsrv.turns.approvals import OUR_PREFIX, request_event
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class LiveAgent:
         on_wake: Callable[[LiveAgent], None],
         on_exit: Callable[[LiveAgent], None],
         on_internal_id: Callable[[SessionId, str], None],
-        on_lost_steer: Callable[[SessionId, bytes, TurnOptions], None],
     ) -> None:
         self.key = key
         self.runner = runner
@@ -72,9 +71,8 @@ class LiveAgent:
         self._on_wake = on_wake
         self._on_exit = on_exit
         self._on_internal_id = on_internal_id
-        self._on_lost_steer = on_lost_steer
-        self._steered: dict[str, tuple[bytes, TurnOptions]] = {}
         self._unsent: list[str] = []
+        self._refused: list[str] = []
 
     @property
     def id(self) -> RunnerId:
@@ -98,17 +96,15 @@ class LiveAgent:
         """
         self.turn = turn
         self.lease = turn.lease
-        turn.adapter, turn.runner = self.adapter, self.runner
+        turn.adapter, turn.runner, turn.caught_up = self.adapter, self.runner, self._caught_up
         self._quiet.clear()
-        self._steered.clear()
-        self._unsent.clear()
         self.adapter.begin_turn(turn.turn.id if turn.is_prompted else None, turn.turn.options)
         if self.drained.is_set():
             # It was ended between its waking up and this.
             turn.settle(Verdict.EXITED)
         self._send_prompt()
-        for message_id, event in turn.steered.items():
-            self.steer(message_id, event)
+        for message_id in turn.steered:
+            self.steer(message_id)
         self._release()
 
     def replay(self, line: bytes) -> None:
@@ -117,12 +113,16 @@ class LiveAgent:
         if effect is not None and self._judge(effect):
             self._hold_at(self._offset)
 
-    def steer(self, message_id: str, event: bytes) -> None:
-        """Give the agent a user event that joins its turn, now or as soon as it takes it."""
-        assert self.turn is not None
-        self._steered[message_id] = event, self.turn.turn.options
+    def steer(self, message_id: str) -> None:
+        """Give the agent what was added to its turn under this id, now or as soon as it takes it."""
         self._unsent.append(message_id)
         self._send_steered()
+
+    def unread(self) -> list[bytes]:
+        """What was added to the turn and its agent will never read, unless the turn was stopped."""
+        if self.turn is None or self._is_halting:
+            return []
+        return [self.turn.steered[message_id] for message_id in (*self._refused, *self._unsent)]
 
     @property
     def is_usable(self) -> bool:
@@ -140,9 +140,8 @@ class LiveAgent:
     def end_turn(self) -> None:
         """The turn's `done` is in the log; what the agent writes now belongs to no turn."""
         self.turn = None
-        for message_id in self._unsent:
-            self._lose_steer(message_id)
         self._unsent.clear()
+        self._refused.clear()
         self._release()
         # Followers have the last events by then; an idle agent needs no memory of them.
         asyncio.get_running_loop().call_later(SHRINK_AFTER_S, self._log.shrink)
@@ -207,7 +206,7 @@ class LiveAgent:
             offset += len(line) + 1
             effect = receive(line)
             if effect is None:
-                events.append(line)
+                events.append(_not_ours(line))
                 continue
             if effect.begins and self.turn is None and not self._is_halting:
                 self._append(events, start)
@@ -217,7 +216,7 @@ class LiveAgent:
             if effect.question is not None and self.turn is not None:
                 events.append(request_event(self.turn.turn, effect.question))
             elif effect.event is not None:
-                events.append(effect.event)
+                events.append(_not_ours(effect.event))
             if self._heed(effect, offset):
                 self._append(events, offset)
                 self._hold_at(offset)
@@ -246,8 +245,6 @@ class LiveAgent:
             self._send_prompt()
         if effect.internal_session_id is not None:
             self._on_internal_id(self.session_id, effect.internal_session_id)
-        if effect.lost_steer is not None:
-            self._lose_steer(effect.lost_steer)
         if effect.begins:
             self._send_steered()
         if effect.is_over:
@@ -255,6 +252,8 @@ class LiveAgent:
         turn = self.turn
         if turn is None or self._is_halting:
             return False
+        if effect.lost_steer in turn.steered and effect.lost_steer not in self._refused:
+            self._refused.append(effect.lost_steer)
         if effect.outcome is not None and not turn.verdict.done():
             turn.outcome = effect.outcome
         if effect.gave_up is not None:
@@ -276,15 +275,12 @@ class LiveAgent:
             self.turn.user_event = None
 
     def _send_steered(self) -> None:
+        if self.turn is None:
+            return
         for message_id in list(self._unsent):
-            event, _ = self._steered[message_id]
-            if (data := self.adapter.steer(message_id, event)) is not None:
+            if (data := self.adapter.steer(message_id, self.turn.steered[message_id])) is not None:
                 self.runner.send(message_id, data)
                 self._unsent.remove(message_id)
-
-    def _lose_steer(self, message_id: str) -> None:
-        if (lost := self._steered.pop(message_id, None)) is not None and not self._is_halting:
-            self._on_lost_steer(self.session_id, *lost)
 
     def _append(self, events: list[bytes], offset: int) -> None:
         """Put `events` into the log; `offset` is where the spool was read to for them."""
@@ -315,6 +311,7 @@ class LiveAgent:
 
     def _finish(self) -> None:
         self.drained.set()
+        self._caught_up.set()
         self._close()
         if self.turn is not None:
             self.turn.settle(Verdict.EXITED)
@@ -382,6 +379,11 @@ def _one_per_line(events: list[bytes]) -> bytes:
     if data.isascii() or _is_utf8(data):
         return data
     return b"".join((event if _is_utf8(event) else raw_event(event)) + b"\n" for event in events)
+
+
+def _not_ours(event: bytes) -> bytes:
+    """An agent's line that looks like a question or an answer of ours is data: the log is believed after a restart."""
+    return raw_event(event) if event.startswith(OUR_PREFIX) else event
 
 
 def _is_utf8(data: bytes) -> bool:

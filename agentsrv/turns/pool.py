@@ -12,7 +12,7 @@ from pathlib import Path
 from agentsrv.agents import AgentRegistry
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog, now_ms
-from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnOptions
+from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn
 from agentsrv.runner.handle import RunnerError, RunnerSpec
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
@@ -38,8 +38,7 @@ class Starting:
 class AgentPool:
     """Starts agents, keeps them for their session's next turn, and ends them when they idle too long.
 
-    `on_wake` is called with an idle agent that has begun to work by itself, `on_lost_steer` with a user event
-    that was added to a session's turn and that its agent will never read, and with that turn's options.
+    `on_wake` is called with an idle agent that has begun to work by itself.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class AgentPool:
         watcher: FileWatcher,
     ) -> None:
         self.on_wake: Callable[[LiveAgent], None] = LiveAgent.resume
-        self.on_lost_steer: Callable[[SessionId, bytes, TurnOptions], None] = lambda *_: None
         self._config = config
         self._db = db
         self._log = event_log
@@ -134,7 +132,6 @@ class AgentPool:
             on_wake=self._woke_up,
             on_exit=self._exited,
             on_internal_id=self._internal_id_changed,
-            on_lost_steer=self._steer_was_lost,
         )
         self._live[session.id] = agent
         agent.start(self._watcher, self._tasks)
@@ -239,9 +236,6 @@ class AgentPool:
         if self._live.get(agent.session_id) is agent:
             del self._live[agent.session_id]
         self._tasks.spawn(self.discard(agent.id), name=f"discard:{agent.id}")
-
-    def _steer_was_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
-        self.on_lost_steer(session_id, event, options)
 
     def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
         write = self._db.write(

@@ -12,7 +12,7 @@ from agentsrv.eventlog import now_ms
 from agentsrv.model import SessionId, Turn, TurnId, TurnStatus
 from agentsrv.store import queue, sessions, transactions, turns
 from agentsrv.store.database import Database
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.queue import QueuedPrompt, WaitingPrompt
 
 
 class PromptQueue:
@@ -37,23 +37,22 @@ class PromptQueue:
         waiting = self._waiting.get(session_id)
         return waiting[0] if waiting else None
 
-    async def list_prompts(self, session_id: SessionId) -> list[QueuedPrompt]:
+    async def list_prompts(self, session_id: SessionId) -> list[WaitingPrompt]:
         """The waiting prompts of a session, the next one first. Raises NotFound (`session_not_found`)."""
-        if await sessions.find(self._db, session_id) is None:
-            raise sessions.not_found(session_id)
+        await self._require(session_id)
         return await queue.of_session(self._db, session_id)
 
     async def append(self, prompt: QueuedPrompt) -> None:
-        """Raises MessageIdUsed, NotFound (`session_not_found`), StorageFull."""
+        """Raises MessageIdUsed, NotFound (`session_not_found`), LimitReached (`queue_full`), StorageFull."""
         await self._db.write(lambda db: queue.append(db, prompt))
         self._add(prompt.session_id, prompt.turn_id)
 
-    async def arrange(self, session_id: SessionId, turn_ids: Sequence[TurnId]) -> list[QueuedPrompt]:
+    async def arrange(self, session_id: SessionId, turn_ids: Sequence[TurnId]) -> list[WaitingPrompt]:
         """Run a session's prompts in this order; returns them.
 
         Raises NotFound (`session_not_found`), Conflict (`queue_changed`) if these are not all that wait.
         """
-        await self.list_prompts(session_id)
+        await self._require(session_id)
         if sorted(turn_ids) != sorted(self._waiting.get(session_id, [])):
             raise Conflict(
                 f"these are not exactly the jobs that wait in session {session_id}; read its queue again",
@@ -78,10 +77,11 @@ class PromptQueue:
 
     async def clear(self, session_id: SessionId) -> list[TurnId]:
         """Cancel all that waits in a session. Raises NotFound (`session_not_found`), StorageFull."""
+        await self._require(session_id)
         cancelled = []
-        for prompt in await self.list_prompts(session_id):
+        for turn_id in list(self._waiting.get(session_id, [])):
             with suppress(NotFound):
-                cancelled.append((await self.cancel(session_id, prompt.turn_id)).id)
+                cancelled.append((await self.cancel(session_id, turn_id)).id)
         return cancelled
 
     def take(self, session_id: SessionId, turn_id: TurnId) -> None:
@@ -94,7 +94,7 @@ class PromptQueue:
             left.set()
 
     def put_back(self, session_id: SessionId, turn_id: TurnId) -> None:
-        """Its turn could not begin: it is next again."""
+        """Its turn could not begin, or it was meant for the one that has just ended: it is next."""
         self._waiting.setdefault(session_id, []).insert(0, turn_id)
 
     def forget(self, session_id: SessionId) -> None:
@@ -113,8 +113,14 @@ class PromptQueue:
             left.set()
         self._left.clear()
 
+    async def _require(self, session_id: SessionId) -> None:
+        if await sessions.find(self._db, session_id) is None:
+            raise sessions.not_found(session_id)
+
     def _add(self, session_id: SessionId, turn_id: TurnId) -> None:
-        self._waiting.setdefault(session_id, []).append(turn_id)
+        # Some may be known before all are loaded: turns end during the recovery.
+        if turn_id not in (waiting := self._waiting.setdefault(session_id, [])):
+            waiting.append(turn_id)
 
 
 def _not_queued(session_id: SessionId, turn_id: TurnId) -> NotFound:

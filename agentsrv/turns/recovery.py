@@ -85,9 +85,9 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
                 await agent.catch_up()
     except TimeoutError:
         log.warning("not all output of running agents is in the log yet; is the disk full?")
-    for turn in open_turns.values():
-        if not service.is_active(turn.session_id):
-            await _close_lost_turn(db, service, turn)
+    # Not those that are not active: one that goes on may have ended by now.
+    for session_id in open_turns.keys() - {agent.session_id for agent in agents}:
+        await _close_lost_turn(db, service, open_turns[session_id])
     if records or open_turns:
         log.info("recovered: %d agents, %d open turns", len(agents), len(open_turns))
 

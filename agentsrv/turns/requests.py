@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
-from agentsrv.agents.base import unsupported
+from agentsrv.agents.base import dump, unsupported
 from agentsrv.eventlog import now_ms
 from agentsrv.model import Image, Seq, SessionId, Turn, TurnId, TurnOptions, TurnStatus
+from agentsrv.store.queue import QueuedPrompt
 
 STEERING = uuid.UUID("5b8d1c5e-3b0e-5c0a-9a44-6f1d7f0a2c11")
 """The namespace of the ids of steering prompts."""
@@ -62,6 +64,13 @@ def new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None
         message_id=message_id,
         options=options,
     )
+
+
+def queued_again(turn: Turn, event: bytes) -> QueuedPrompt:
+    """What was added to a turn and not read in it, as a prompt of its own under the same rules."""
+    again = new_turn(turn.session_id, turn.options, None)
+    renamed = dump({**json.loads(event), "uuid": again.id})
+    return QueuedPrompt(again.id, turn.session_id, renamed, turn.options, None, again.created_at)
 
 
 def message_uuid(request: StartTurn) -> str:

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.agents.base import Effect, dump
+from agentsrv.agents.base import Effect
 from agentsrv.config import Config
-from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, StorageFull, Unavailable
+from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
 from agentsrv.eventlog import EventLog, SessionLog, now_ms, server_chunk
 from agentsrv.model import (
     Answer,
@@ -46,6 +46,7 @@ from agentsrv.turns.requests import (
     StartTurn,
     message_uuid,
     new_turn,
+    queued_again,
     require_same_options,
 )
 from agentsrv.turns.worktrees import SessionWorktrees
@@ -56,6 +57,9 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 3.0
 QUEUE_RETRY_S = 5.0
+
+MAX_STEERED_BYTES = 64 * 1024 * 1024
+"""Of all that is added to one turn, which is kept in memory; what is more waits for the turn's end."""
 
 
 class TurnService:
@@ -84,7 +88,6 @@ class TurnService:
         self._worktrees = worktrees
         self._pool = pool
         self._pool.on_wake = self._woke_up
-        self._pool.on_lost_steer = self._steer_was_lost
         self._tasks = Tasks("turns")
         self._approvals = Approvals(db, self._tasks, config.permission_timeout_s)
         self.queue = PromptQueue(db)
@@ -193,7 +196,7 @@ class TurnService:
         A queued turn is waited for. One that is cancelled before it begins has no place in the log: its only
         event is a `done` with seq 0.
         """
-        if turn.status is TurnStatus.QUEUED:
+        if not turn.status.is_final:
             turn = await self._begun(turn.id)
         active = self._find_active(turn.id)
         if active is None:
@@ -228,7 +231,7 @@ class TurnService:
             with contextlib.suppress(NotFound):
                 return await self.queue.cancel(turn.session_id, turn_id)
             turn = await self.get(turn_id)
-        if self._find_active(turn_id) is not None:
+        if self._active_turn(turn_id) is not None:
             with contextlib.suppress(NotFound):
                 return await self.stop(turn.session_id)
         return await self.get(turn_id)
@@ -279,6 +282,8 @@ class TurnService:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for active in ending:
                     await active.finished.wait()
+        for active in self._active.values():
+            active.forget_questions()
         await self._tasks.close()
 
     def is_active(self, session_id: SessionId) -> bool:
@@ -395,31 +400,40 @@ class TurnService:
             request.if_busy is IfBusy.STEER
             and active is not None
             and active.is_prompted
-            and (steered := await self._steer(active, request)) is not None
         ):
-            return steered
+            # A task of its own: a client that leaves must not leave a message half added.
+            steering = self._tasks.start(self._steer(active, request), name=f"steer:{active.turn.id}")
+            steered = await asyncio.shield(steering)
+            if isinstance(steered, AgentsrvError):
+                raise steered
+            if steered is not None:
+                return steered
         return await self._enqueue(session, request)
 
-    async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | None:
-        """Put the prompt into the running turn; None when that is ending."""
-        require_same_options(active.turn.options, request.options)
+    async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | AgentsrvError | None:
+        """Put the prompt into the running turn; None when that is ending, or has got too much already."""
         message_id = message_uuid(request)
         kind = self._agents.get(active.session.agent)
         event = kind.user_event(active.session, TurnId(message_id), request.prompt, request.images)
         assert active.log is not None
-        async with active.log.hold() as seq:
-            if active.verdict.done() or active.finished.is_set():
-                return None
-            if message_id in active.steered:
-                return Started(active.turn, is_new=False)
-            if self._db.is_full:
-                raise StorageFull("the server's disk is full; free some space and try again")
-            chunk = server_chunk(active.turn, Source.USER, seq, [event])
-            await transactions.add_to_turn(self._db, active.turn, chunk)
-            active.steered[message_id] = event
-            active.log.publish(chunk)
-        if (agent := self._pool.of(active.session.id)) is not None and agent.turn is active:
-            agent.steer(message_id, event)
+        try:
+            require_same_options(active.turn.options, request.options)
+            async with active.log.hold() as seq:
+                if message_id in active.steered:
+                    return Started(active.turn, is_new=False)
+                size = len(event) + sum(map(len, active.steered.values()))
+                if active.verdict.done() or active.finished.is_set() or size > MAX_STEERED_BYTES:
+                    return None
+                chunk = server_chunk(active.turn, Source.USER, seq, [event])
+                await transactions.add_to_turn(self._db, active.turn, chunk)
+                active.steered[message_id] = event
+                active.log.publish(chunk)
+                # Before the agent's next line is read, which may be the last one of the turn.
+                agent = self._pool.of(active.session.id)
+                if agent is not None and agent.turn is active and not active.verdict.done():
+                    agent.steer(message_id)
+        except AgentsrvError as exc:
+            return exc
         return Started(active.turn, is_new=False, after=seq - 1)
 
     async def _enqueue(self, session: Session, request: StartTurn) -> Started:
@@ -437,25 +451,36 @@ class TurnService:
         return Started(queued, is_new=True)
 
     def _start_queued(self) -> None:
-        """Begin what waits where nothing runs any more."""
-        for session_id in self.queue.sessions():
-            if not self.is_draining and session_id not in self._active:
-                self._tasks.spawn(self._run_queued(session_id), name=f"queued:{session_id}")
+        """Begin what waits where nothing runs any more, within the limit. The end of any turn comes here again."""
+        free = 0 if self.is_draining else self._config.max_concurrent_turns - len(self._active)
+        waiting = [session_id for session_id in self.queue.sessions() if session_id not in self._active]
+        for session_id in waiting[: max(free, 0)]:
+            self._tasks.spawn(self._run_queued(session_id), name=f"queued:{session_id}")
 
     async def _run_queued(self, session_id: SessionId) -> None:
-        while (turn_id := self.queue.first(session_id)) is not None:
-            session = await sessions.find(self._db, session_id)
-            prompt = await queue.find(self._db, turn_id)
-            if session is None:
-                self.queue.forget(session_id)
-                return
-            if self.is_draining or session_id in self._active:
-                return
-            if len(self._active) >= self._config.max_concurrent_turns:
-                return  # The end of any turn comes here again.
-            if prompt is not None and self.queue.first(session_id) == turn_id:
-                await self._run_prompt(session, prompt)
-                return
+        try:
+            while (turn_id := self._next_in(session_id)) is not None:
+                session = await sessions.find(self._db, session_id)
+                prompt = await queue.find(self._db, turn_id)
+                if session is None:
+                    self.queue.forget(session_id)
+                elif prompt is None:
+                    self.queue.take(session_id, turn_id)
+                elif turn_id == self._next_in(session_id):
+                    await self._run_prompt(session, prompt)
+                    return
+        except Unavailable:
+            self._start_queued_later()
+        else:
+            self._start_queued()  # Another session's may take its place.
+
+    def _next_in(self, session_id: SessionId) -> TurnId | None:
+        """The prompt of the session that may begin now."""
+        is_possible = session_id not in self._active and len(self._active) < self._config.max_concurrent_turns
+        return self.queue.first(session_id) if is_possible and not self.is_draining else None
+
+    def _start_queued_later(self) -> None:
+        asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
 
     async def _run_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
         options = replace(prompt.options, model=prompt.options.model or session.model)
@@ -469,7 +494,6 @@ class TurnService:
         await self._run(active, is_new=False, was_queued=True)
         if active.started.exception() is not None:
             self.queue.put_back(session.id, turn.id)
-            asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
 
     def _usable(self, session: Session) -> Session:
         """The session with its directory resolved, if it is there: otherwise its agent cannot be started."""
@@ -477,24 +501,18 @@ class TurnService:
             return replace(session, cwd=str(self._workspace.directory(session.cwd or None)))
         return session
 
-    def _steer_was_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
-        """The turn ended before its agent had read a steering prompt: it becomes a turn of its own."""
-        self._tasks.spawn(self._enqueue_lost(session_id, event, options), name=f"lost-steer:{session_id}")
-
-    async def _enqueue_lost(self, session_id: SessionId, event: bytes, options: TurnOptions) -> None:
-        turn = new_turn(session_id, options, None)
-        renamed = dump({**json.loads(event), "uuid": turn.id})
-        prompt = QueuedPrompt(turn.id, session_id, renamed, options, None, turn.created_at)
-        await self.queue.append(prompt)
-        self._start_queued()
-
     async def _begun(self, turn_id: TurnId) -> Turn:
         """The turn once it is not queued any more, or the server stops."""
         turn = await self.get(turn_id)
-        while turn.status is TurnStatus.QUEUED and not self.is_draining:
-            await self.queue.leaves(turn.session_id, turn_id)
-            if active := self._active_turn(turn_id):
+        while not self.is_draining:
+            active = self._active_turn(turn_id)
+            if active is not None and not active.started.done():
+                # In the database it may run already.
                 await asyncio.wait({active.started})
+            elif turn.status is TurnStatus.QUEUED:
+                await self.queue.leaves(turn.session_id, turn_id)
+            else:
+                break
             turn = await self.get(turn_id)
         return turn
 
@@ -545,6 +563,7 @@ class TurnService:
         active.end()
         if (agent := self._pool.of(active.session.id)) is not None:
             agent.resume()
+        self._start_queued_later()
 
     async def _work_and_finish(
         self, active: ActiveTurn, agent: LiveAgent | None, starting: Starting | None = None
@@ -657,7 +676,7 @@ class TurnService:
                 last_seq=seq + len(lines) - 1,
             )
             chunk = server_chunk(turn, Source.SERVER, seq, lines)
-
+            unread = [] if agent is None else [queued_again(turn, event) for event in agent.unread()]
             try:
                 await transactions.close_turn(
                     self._db,
@@ -665,12 +684,15 @@ class TurnService:
                     chunk,
                     runner_id=None if agent is None else agent.id,
                     agent_state={} if agent is None else agent.adapter.state(),
+                    unread=unread,
                 )
             except events.StaleLease:
                 log.warning("turn %s lost its session to another owner; its end is not recorded", turn.id)
             else:
                 active.turn = turn
                 session_log.publish(chunk)
+                for prompt in reversed(unread):
+                    self.queue.put_back(session_id, prompt.turn_id)
         # From here to the end there is no await: a client that sees `done` may start the next turn at once.
         self._active.pop(session_id, None)
         active.end()
@@ -702,7 +724,7 @@ class TurnService:
         elif chunk.source is Source.USER and not is_prompt:
             message_id = json.loads(line)["uuid"]
             active.steered[message_id] = line
-            agent.steer(message_id, line)
+            agent.steer(message_id)
 
     def _heed(self, active: ActiveTurn, effect: Effect) -> None:
         """The agent has asked something, or needs no answer any more."""

@@ -9,6 +9,7 @@ import pytest
 
 from agentsrv.agents.base import Effect, Question
 from agentsrv.agents.claude_code import ClaudeAdapter
+from agentsrv.agents.claude_questions import read_question
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Answer, Decision, PermissionMode, TurnId, TurnOptions
 from tests.agents.test_claude_code import CONVERSATION, transcript
@@ -50,7 +51,7 @@ def test_use_of_a_tool_is_asked_for() -> None:
     assert question is not None
     assert (question.kind, question.tool, question.title) == ("permission", "Bash", "Bash: touch p1")
     assert question.input == {"command": "touch p1", "description": "run a command"}
-    assert question.allowance == "Bash(touch p1 *)"
+    assert question.allowance == 'Bash {"command": "touch p1"}'
     assert (question.tool_call_id or "").startswith("toolu_")
     assert question.details["blocked_path"] == "/workspace/p1"
     assert (effect.begins, effect.reply) == (True, None)
@@ -84,7 +85,8 @@ def test_remembered_edit_allows_edits() -> None:
     question = questions_of("ask_edit")[0]
     response = answered(question, Answer(Decision.ALLOW, remember=True))
 
-    assert (question.title, question.allowance) == ("Write: /workspace/a.txt", "mode acceptEdits")
+    assert question.title == "Write: /workspace/a.txt"
+    assert question.allowance == 'Write {"content": "hi", "file_path": "/workspace/a.txt"}'
     assert response["updatedPermissions"] == [
         {"type": "setMode", "mode": "acceptEdits", "destination": "session"}
     ]
@@ -214,3 +216,28 @@ def test_other_requests_are_answered_at_once() -> None:
     assert effect is not None
     assert effect.question is None
     assert json.loads(effect.reply or b"")["response"]["subtype"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [
+        (("Bash", {"command": "touch a"}), ("Bash", {"command": "touch a > /root/.ssh/authorized_keys"})),
+        (("Write", {"file_path": "/w/a", "content": "x"}), ("Write", {"file_path": "/w/.bashrc", "content": "x"})),
+        (("Write", {"file_path": "/w/a", "content": "x" * 9999}), ("Write", {"file_path": "/w/a", "content": "y" * 9999})),
+    ],
+)
+def test_allowed_call_is_no_leave_for_one_that_suggests_the_same_rule(
+    allowed: tuple[str, Any], asked: tuple[str, Any]
+) -> None:
+    """The CLI asks about a redirection or a file of settings although the rule is in force: so am I."""
+    rule = {"type": "addRules", "rules": [{"toolName": "Bash", "ruleContent": "touch a *"}]}
+
+    def allowance(tool: str, given: dict[str, Any]) -> str:
+        request = {"tool_name": tool, "input": given, "permission_suggestions": [rule]}
+        found = read_question("1", request).allowance
+        assert found is not None
+        return found
+
+    assert allowance(*allowed) != allowance(*asked)
+    assert allowance(*allowed) == allowance(allowed[0], allowed[1] | {"description": "in other words"})
+    assert len(allowance(*allowed)) < 1100

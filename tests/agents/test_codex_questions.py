@@ -9,6 +9,7 @@ import pytest
 
 from agentsrv.agents.base import Effect, Question
 from agentsrv.agents.codex import CodexAdapter
+from agentsrv.agents.codex_questions import read_question
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Answer, Decision, PermissionMode, TurnOptions
 from tests.agents import test_codex
@@ -65,7 +66,7 @@ def test_command_is_asked_for() -> None:
     assert (question.id, question.kind, question.tool) == ("0", "permission", "commandExecution")
     assert question.input == {"command": "/bin/bash -lc 'touch b.txt'", "cwd": "/tmp/demo/workspace"}
     assert question.title == "Run /bin/bash -lc 'touch b.txt'"
-    assert question.allowance == "run /bin/bash -lc 'touch b.txt' in /tmp/demo/workspace"
+    assert question.allowance == """run ["/bin/bash -lc 'touch b.txt'","/tmp/demo/workspace"]"""
     assert question.details["reason"] == "need it"
     assert (effect.begins, effect.reply) == (True, None)
 
@@ -92,7 +93,7 @@ def test_change_shows_what_is_changed() -> None:
     ]
     assert (first.title, first.allowance) == (
         "Change /tmp/demo/workspace/a.txt",
-        "change /tmp/demo/workspace/a.txt",
+        'change ["/tmp/demo/workspace/a.txt"]',
     )
     assert first.tool_call_id != second.tool_call_id
 
@@ -152,7 +153,8 @@ def test_tool_of_an_mcp_server_is_a_permission() -> None:
     first, *_ = questions_of("ask_mcp")
 
     assert (first.kind, first.tool) == ("permission", "mcp:m")
-    assert first.title == first.allowance == 'Allow the m MCP server to run tool "hello"?'
+    assert first.title == 'Allow the m MCP server to run tool "hello"?'
+    assert first.allowance == f"mcp:m {first.title}"
     assert answered(first, ALLOW) == {"action": "accept", "content": {}}
     assert answered(first, REMEMBER)["_meta"] == {"persist": "session"}
     assert answered(first, DENY) == {"action": "decline"}
@@ -307,3 +309,36 @@ def test_what_no_person_could_answer_is_declined_at_once(mode: dict[str, Any]) -
     assert effect is not None
     assert effect.question is None
     assert json.loads(effect.reply or b"") == {"id": 7, "result": {"action": "decline"}}
+
+
+COMMAND = "item/commandExecution/requestApproval"
+CHANGE = "item/fileChange/requestApproval"
+
+
+def allowance_of(method: str, params: dict[str, Any], changes: list[Any] | None = None) -> str | None:
+    question = read_question(1, method, params, changes)
+    assert question is not None
+    return question.allowance
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [
+        ({"command": ["rm", "a b"], "cwd": "/w"}, {"command": ["rm", "a", "b"], "cwd": "/w"}),
+        ({"command": "ls", "cwd": "/a in /b"}, {"command": "ls in /a", "cwd": "/b"}),
+        ({"command": "ls", "cwd": "/w"}, {"command": "ls", "cwd": "/w", "additionalPermissions": {"network": True}}),
+    ],
+)
+def test_allowed_command_is_no_leave_for_another_one(allowed: dict[str, Any], asked: dict[str, Any]) -> None:
+    """What I allow for the session is this command with these words, in this directory, and nothing beside it."""
+    assert allowance_of(COMMAND, allowed) != allowance_of(COMMAND, asked)
+
+
+def test_allowed_change_is_no_leave_to_move_the_file_or_to_write_a_root() -> None:
+    """I allow changes of a file: not that it goes elsewhere, nor that all below a directory may be written."""
+    change = {"path": "/w/a", "kind": {"type": "update"}}
+    moved = change | {"kind": {"type": "update", "move_path": "/etc/a"}}
+
+    assert allowance_of(CHANGE, {}, [change]) == 'change ["/w/a"]'
+    assert allowance_of(CHANGE, {}, [moved]) == 'change ["/etc/a","/w/a"]'
+    assert allowance_of(CHANGE, {"grantRoot": "/"}, [change]) is None

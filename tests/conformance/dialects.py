@@ -33,6 +33,8 @@ class Dialect(ABC):
     name: ClassVar[str]
     program: ClassVar[str]
     """The fixture that gives the path of the real program."""
+    fixtures: ClassVar[tuple[str, str]]
+    """Those that give a server with this agent alone, and its model."""
     models: ClassVar[tuple[str, str]]
     """Two that it has; with the first it can ask its user."""
     too_long: ClassVar[str]
@@ -51,6 +53,10 @@ class Dialect(ABC):
     @abstractmethod
     def beyond(self, command: str) -> str:
         """The step of a command that needs leave in the modes that ask."""
+
+    @abstractmethod
+    def two_beyond(self) -> tuple[str, ...]:
+        """The steps of two calls at once, both of which need leave; with the first model."""
 
     @abstractmethod
     def question(self, question: str, *choices: str) -> str:
@@ -76,10 +82,11 @@ class Dialect(ABC):
 class ClaudeCode(Dialect):
     name = "claude-code"
     program = "real_claude"
+    fixtures = ("claude_server", "model")
     models = ("claude-opus-4-5", "claude-sonnet-4-6")
     too_long = "context_too_long"
     # By itself it asks ten times, for minutes.
-    hurry = {"CLAUDE_CODE_MAX_RETRIES": "2"}
+    hurry: ClassVar[dict[str, str]] = {"CLAUDE_CODE_MAX_RETRIES": "2"}
 
     def api(self) -> ModelApi:
         return ModelApi()
@@ -93,6 +100,12 @@ class ClaudeCode(Dialect):
 
     def beyond(self, command: str) -> str:
         return f"bash {command}"
+
+    def two_beyond(self) -> tuple[str, ...]:
+        # Commands it asks for one after the other.
+        paths = ("/etc/passwd", "/etc/group")
+        first, second = (f"tool Read {json.dumps({'file_path': path})}" for path in paths)
+        return (first, "and", second)
 
     def question(self, question: str, *choices: str) -> str:
         options = [{"label": choice, "description": choice} for choice in choices]
@@ -128,6 +141,7 @@ class ClaudeCode(Dialect):
 class Codex(Dialect):
     name = "codex"
     program = "real_codex"
+    fixtures = ("codex_server", "responses")
     models = ("gpt-5.5", "gpt-6-luna")
     too_long = "failed context_length_exceeded"
     hurry: ClassVar[dict[str, str]] = {}
@@ -149,6 +163,9 @@ class Codex(Dialect):
     def beyond(self, command: str) -> str:
         leave = {"sandbox_permissions": "require_escalated", "justification": "it is needed"}
         return f"tool exec_command {json.dumps({'cmd': command, **leave})}"
+
+    def two_beyond(self) -> tuple[str, ...]:
+        return (self.beyond("touch one"), "and", self.beyond("touch two"))
 
     def question(self, question: str, *choices: str) -> str:
         options = [{"label": choice, "description": choice} for choice in choices]

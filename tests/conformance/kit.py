@@ -66,17 +66,14 @@ class Session:
     def directory(self) -> Path:
         return self.server.workspace / self.id
 
-    def beside(self, name: str) -> Session:
-        """Another session."""
-        other = replace(self, id=f"{name}-{self.id}")
-        other.directory.mkdir()
-        return other
+    def in_directory(self) -> Session:
+        """This session, with its directory made."""
+        self.directory.mkdir()
+        return self
 
-    def on(self, server: Server) -> Session:
-        """The same on another server."""
-        other = replace(self, server=server)
-        other.directory.mkdir(parents=True)
-        return other
+    def beside(self, name: str) -> Session:
+        """Another session of the same server."""
+        return replace(self, id=name).in_directory()
 
     # Prompts
 

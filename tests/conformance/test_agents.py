@@ -10,18 +10,23 @@ import re
 import signal
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from agentsrv.api.schemas import AgentText
+from agentsrv.app import make_agents
+from agentsrv.config import Config
 from tests.conformance.dialects import AGENTS, Command, Dialect
 from tests.conformance.kit import Session
-from tests.conftest import ServerMaker
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
-from tests.kit import Server, is_alive, script, wait_until
+from tests.kit import KEY, Server, is_alive, script, wait_until
 from tests.pictures import PNG
 
+NOBODY = "http://127.0.0.1:9"
+"""The URL of no model."""
 UNTIL_GO = "touch begun; until [ -e go ]; do sleep 0.05; done"
 """A command that runs until the test makes the file `go`."""
 
@@ -44,15 +49,45 @@ def program(request: pytest.FixtureRequest, dialect: Dialect) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(
+def new_session(
     dialect: Dialect, api: ScriptedApi[Any], program: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+) -> Iterator[Callable[..., Session]]:
+    """`new_session(NAME=value)`: on a server of its own, with other settings or another model API."""
+    servers: list[Server] = []
+
+    def make(url: str = api.url, **settings: str) -> Session:
+        directory = tmp_path_factory.mktemp("server")
+        server = Server(directory, program, dialect.settings(program, url, directory / "agent") | settings)
+        servers.append(server)
+        return Session("first", server.start(), dialect, api, program).in_directory()
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def failing(dialect: Dialect, new_session: Callable[..., Session]) -> dict[str, tuple[Session, str]]:
+    """Jobs that are going to fail, by the code of their error. They begin before all else: agents try for long."""
+    steps = {
+        "agent_not_authenticated": "error 401",
+        "agent_rate_limited": "error 429",
+        "agent_api_error": "error 500",
+        "context_too_long": dialect.too_long,
+    }
+    alone = new_session(NOBODY)
+    jobs = {"agent_api_unreachable": (alone, alone.start("hello"))}
+    one = new_session(**dialect.hurry)
+    for code, step in steps.items():
+        session = one.beside(code)
+        jobs[code] = (session, session.start(script(step)))
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def server(failing: object, new_session: Callable[..., Session]) -> Server:
     """One for all tests, in which each has a session of its own. It outlives its own death."""
-    directory = tmp_path_factory.mktemp("server")
-    settings = dialect.settings(program, api.url, directory / "agent") | dialect.hurry
-    server = Server(directory, program, settings).start()
-    yield server
-    server.close()
+    return new_session().server
 
 
 @pytest.fixture
@@ -63,22 +98,16 @@ def session(
     if not is_alive(server.pid):
         server.start()
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
-    session = Session(name, server, dialect, api, program)
-    session.directory.mkdir()
-    yield session
+    yield Session(name, server, dialect, api, program).in_directory()
     for view in server.ask("GET", "/sessions").json["sessions"]:
         server.ask("DELETE", f"/sessions/{view['id']}?force=true").close()
 
 
-@pytest.fixture
-def elsewhere(session: Session, make_server: ServerMaker, tmp_path: Path) -> Callable[..., Session]:
-    """`elsewhere(NAME=value)`: the session on a server of its own, with other settings or another model API."""
+def test_suite_has_every_agent() -> None:
+    """An agent that the server has is in its API's contract, and passes this suite."""
+    config = Config.from_env({"HOME": "/", "API_KEY": KEY})
 
-    def make(url: str = session.api.url, **settings: str) -> Session:
-        defaults = session.dialect.settings(session.program, url, tmp_path / "agent")
-        return session.on(make_server(**defaults | settings))
-
-    return make
+    assert make_agents(config).names() == list(get_args(AgentText)) == list(AGENTS)
 
 
 # What it says and does
@@ -256,6 +285,16 @@ def test_killed_server_does_not_disturb_the_agent(session: Session) -> None:
     assert session.agent == agent
 
 
+def test_killed_server_leaves_the_idle_agent_warm(session: Session) -> None:
+    """kill -9 of the server between two prompts: the next server goes on with the same process."""
+    session.turn("text first-answer")
+    agent = session.agent
+    session.server.kill9()
+    session.server.start()
+
+    assert (session.turn("text second-answer").text, session.agent) == ("second-answer", agent)
+
+
 def test_conversation_outlives_server_and_agent(session: Session) -> None:
     """Server and agent are ended between two prompts: the session still remembers."""
     session.turn("text remember-this")
@@ -283,7 +322,9 @@ def test_what_is_allowed_is_done(session: Session) -> None:
 
 def test_what_is_denied_is_not_done(session: Session) -> None:
     """I deny a command with words: it does not run, and the model reads my words and goes on."""
-    with session.prompt(session.dialect.beyond("touch denied"), "text as you like", permission_mode="ask") as stream:
+    with session.prompt(
+        session.dialect.beyond("touch denied"), "text as you like", permission_mode="ask"
+    ) as stream:
         session.answer(session.asked(stream), "deny", message="Not in this house.")
         turn = session.ended(stream)
 
@@ -292,9 +333,9 @@ def test_what_is_denied_is_not_done(session: Session) -> None:
     assert (turn.decisions, turn.text, turn.status) == (["deny"], "as you like", "completed")
 
 
-def test_what_nobody_answers_is_not_done(elsewhere: Callable[..., Session]) -> None:
+def test_what_nobody_answers_is_not_done(new_session: Callable[..., Session]) -> None:
     """Nobody answers in time: it is not done, the model learns why, and the turn goes on."""
-    session = elsewhere(PERMISSION_TIMEOUT="1")
+    session = new_session(PERMISSION_TIMEOUT="1")
     turn = session.turn(session.dialect.beyond("touch denied"), "text as you like", permission_mode="ask")
 
     assert not (session.directory / "denied").exists()
@@ -304,7 +345,9 @@ def test_what_nobody_answers_is_not_done(elsewhere: Callable[..., Session]) -> N
 
 def test_question_survives_a_killed_server(session: Session) -> None:
     """The server is killed while a question waits: the next one has the question, and passes on my answer."""
-    with session.prompt(session.dialect.beyond("touch allowed"), "text done", permission_mode="ask") as stream:
+    with session.prompt(
+        session.dialect.beyond("touch allowed"), "text done", permission_mode="ask"
+    ) as stream:
         question = session.asked(stream)
         session.server.kill9()
     session.server.start()
@@ -341,6 +384,20 @@ def test_stop_ends_a_turn_that_waits_for_leave(session: Session) -> None:
     assert (turn.decisions, turn.status, session.pending()) == (["cancelled"], "cancelled", [])
     assert not (session.directory / "denied").exists()
     assert session.turn("text still here").text == "still here"
+
+
+def test_several_questions_wait_at_once(session: Session) -> None:
+    """It asks for two things at once: I see both, and answer them in any order and differently."""
+    steps, options = session.dialect.two_beyond(), {"model": session.dialect.models[0]}
+    with session.prompt(*steps, "text done", permission_mode="ask", **options) as stream:
+        first, second = session.asked(stream), session.asked(stream)
+        assert sorted(session.pending()) == sorted([first["requestId"], second["requestId"]])
+        session.answer(second, "deny", message="Not this one.")
+        session.answer(first, "allow")
+        turn = session.ended(stream)
+
+    assert (turn.decisions, turn.text, turn.status) == (["deny", "allow"], "done", "completed")
+    assert "Not this one." in session.known
 
 
 def test_question_to_the_user(session: Session) -> None:
@@ -449,27 +506,28 @@ def test_queued_prompts_run_one_after_the_other(session: Session) -> None:
 # Trouble
 
 
-def test_errors_of_the_model_api_are_told(session: Session) -> None:
-    """A refused key, a limit, a broken server, a long prompt: each has its code, and the session goes on."""
-    steps = {
-        "agent_not_authenticated": "error 401",
-        "agent_rate_limited": "error 429",
-        "agent_api_error": "error 500",
-        "context_too_long": session.dialect.too_long,
-    }
-    sessions = {code: session.beside(code) for code in steps}
-    streams = {code: sessions[code].prompt(step) for code, step in steps.items()}
-    errors = {code: sessions[code].ended(stream).error for code, stream in streams.items()}
+def test_errors_of_the_model_api_are_told(failing: dict[str, tuple[Session, str]]) -> None:
+    """A refused key, a limit, a broken server, a long prompt, nobody there: each has its code."""
+    errors = {code: session.whole(task_id).error for code, (session, task_id) in failing.items()}
 
-    assert errors == {code: ("failed", code) for code in steps}
-    assert sessions["agent_api_error"].turn("text again").text == "again"
+    assert errors == {code: ("failed", code) for code in failing}
 
 
-def test_unreachable_model_api_is_told(elsewhere: Callable[..., Session]) -> None:
-    """Nobody answers at the model API's address: the job fails within a minute, with a code that says so."""
-    session = elsewhere("http://127.0.0.1:9")
+def test_unreachable_model_api_is_told_soon(failing: dict[str, tuple[Session, str]]) -> None:
+    """Nobody answers at the model API's address: the job fails within a minute, instead of never."""
+    session, task_id = failing["agent_api_unreachable"]
+    times = [session.whole(task_id).job[name] for name in ("startedAt", "finishedAt")]
+    started, finished = map(datetime.fromisoformat, times)
 
-    assert session.turn("text never").error == ("failed", "agent_api_unreachable")
+    assert finished - started < timedelta(seconds=60)
+
+
+def test_session_goes_on_after_an_error(failing: dict[str, tuple[Session, str]]) -> None:
+    """The model API is well again: the next prompt is answered."""
+    session, task_id = failing["agent_api_error"]
+    session.whole(task_id)
+
+    assert session.turn("text again").text == "again"
 
 
 def test_hiccup_of_the_model_api_is_waited_for(session: Session) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from tests.acp_schema import check_frame
+from tests.conformance.dialects import AGENTS
 from tests.conftest import ServerMaker
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Answer, Event, Server, script
-
-AGENTS = ("claude-code", "codex")
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.dialects import AGENTS
 from tests.fakes.model_api import ModelApi
-from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Event, Server, script
 
 
@@ -41,15 +41,10 @@ class Fixture:
         return [answer in self.last_history() for answer in answers]
 
 
-@pytest.fixture(params=["claude-code", "codex"])
+@pytest.fixture(params=AGENTS)
 def forks(request: pytest.FixtureRequest) -> Fixture:
-    if request.param == "codex":
-        responses: ResponsesApi = request.getfixturevalue("responses")
-        server: Server = request.getfixturevalue("codex_server")
-        return Fixture(server, "codex", lambda: str(responses.requests[-1].body["input"]))
-    model: ModelApi = request.getfixturevalue("model")
-    server = request.getfixturevalue("claude_server")
-    return Fixture(server, "claude-code", lambda: str(model.requests[-1].body["messages"]))
+    server, model = map(request.getfixturevalue, AGENTS[request.param].fixtures)
+    return Fixture(server, request.param, lambda: str(model.requests[-1].conversation))
 
 
 def test_fork_knows_what_was_said_before_it(forks: Fixture) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.dialects import AGENTS
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Answer, Server, rss_bytes, script, wait_for_at_most, wait_until
@@ -38,11 +39,9 @@ class Agent:
         return self.model.requests[-1].images
 
 
-@pytest.fixture(params=["claude-code", "codex"])
+@pytest.fixture(params=AGENTS)
 def agent(request: pytest.FixtureRequest) -> Agent:
-    server, model = (
-        ("claude_server", "model") if request.param == "claude-code" else ("codex_server", "responses")
-    )
+    server, model = AGENTS[request.param].fixtures
     return Agent(request.param, request.getfixturevalue(server), request.getfixturevalue(model))
 
 

@@ -34,7 +34,7 @@ KILLS = 20
 TERMINALS = 500
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4) + 8  # asyncio's, and those of database and files
 COLS, ROWS = 80, 24
-JWT_SECRET = "terminal-secret-0123456789abcdefghij"
+JWT_SECRET = f"terminal-secret-0123456789-{os.getpid():010}"
 
 Attach = Callable[..., AbstractAsyncContextManager[TerminalClient]]
 

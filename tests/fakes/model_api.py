@@ -17,6 +17,7 @@ The prompt says what the model does, one step a line; everything else in the pro
     SCRIPT: drip 0.01                     what follows is sent in crumbs of 7 bytes, so far apart
     SCRIPT: drop                          the connection is cut
     SCRIPT: usage 1000 100                input and output tokens of this answer
+    SCRIPT: and                           between two tools: the model uses them in one answer
     SCRIPT: end                           the answer ends; what follows is for a call that nobody prompted
 
 A model call plays the steps up to and including the next tool (or `end`); the tool's result comes back in the

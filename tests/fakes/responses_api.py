@@ -16,6 +16,7 @@ The prompt says what the model does, one step a line; everything else in the pro
     SCRIPT: drip 0.01                     what follows is sent in crumbs of 7 bytes, so far apart
     SCRIPT: drop                          the connection is cut
     SCRIPT: usage 1000 100                input and output tokens of this answer
+    SCRIPT: and                           between two tools: the model uses them in one answer
 
 A model call plays the steps up to and including the next tool; the tool's result comes back in the next call,
 which plays on from there. A call beyond the script, or without one, answers `ok`. Models that have but one tool,
@@ -40,7 +41,7 @@ from tests.fakes.scripted import (
     TOOLS,
     ScriptedApi,
     Step,
-    part_of,
+    part_after,
     script_of,
     serve,
     stream,
@@ -158,7 +159,7 @@ class ResponsesApi(ScriptedApi[ResponsesCall]):
 
 
 def next_steps(conversation: list[dict[str, Any]]) -> list[Step]:
-    """The steps that this call plays: the part after those that the model's tool calls have ended."""
+    """The steps that this call plays: the part after the one that the model's last tool call was in."""
     script: list[Step] = []
     answered = 0
     for item in conversation:
@@ -166,7 +167,7 @@ def next_steps(conversation: list[dict[str, Any]]) -> list[Step]:
             answered += 1
         elif item.get("role") == "user" and (found := script_of(texts_of([item], "user"))):
             script, answered = found, 0
-    return part_of(script, answered)
+    return part_after(script, answered)
 
 
 def texts_of(items: list[dict[str, Any]], role: str) -> list[str]:

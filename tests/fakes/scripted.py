@@ -16,12 +16,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Generic, Self, TypeVar
 
 from aiohttp import web
 
 TIMEOUT_S = 60.0
 TOOLS = frozenset({"bash", "bash-bg", "write", "edit", "tool", "structured"})
+MARKS = frozenset({"end", "and"})
+"""The steps that say where a part of a script ends, and nothing more."""
 
 ACCEPT_STEPS = 10
 """Turns of the loop until the last connection is accepted; one that is half-way would be left open."""
@@ -51,13 +54,23 @@ def part_of(script: list[Step], answered: int) -> list[Step]:
     return parts[answered] if answered < len(parts) else [Step("text", "ok")]
 
 
+def part_after(script: list[Step], tools: int) -> list[Step]:
+    """The part of the script that comes after so many uses of tools; beyond its end the answer is `ok`."""
+    for part in grouped(script):
+        uses = sum(step.verb in TOOLS for step in part)
+        if tools < max(uses, 1):
+            return part
+        tools -= uses
+    return [Step("text", "ok")]
+
+
 def grouped(script: list[Step]) -> Iterator[list[Step]]:
-    """Cut the script behind each tool and at each `end`: one part a model call."""
+    """Cut the script behind each tool, unless `and` follows, and at each `end`: one part a model call."""
     group: list[Step] = []
-    for step in script:
-        if step.verb != "end":
+    for step, following in pairwise([*script, Step("end")]):
+        if step.verb not in MARKS:
             group.append(step)
-        if step.verb == "end" or step.verb in TOOLS:
+        if step.verb == "end" or (step.verb in TOOLS and following.verb != "and"):
             yield group
             group = []
     if group:

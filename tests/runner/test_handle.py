@@ -13,6 +13,7 @@ import pytest
 
 from agentsrv.model import RunnerId
 from agentsrv.runner import child
+from agentsrv.runner import handle as handle_module
 from agentsrv.runner.handle import AgentExit, RunnerHandle, RunnerMeta, attach, boot_id, read_meta, sweep
 from tests.runner.conftest import Lab, is_alive, printed, until
 
@@ -225,6 +226,29 @@ async def test_meta_says_who_the_runner_is(lab: Lab) -> None:
     assert read_meta(handle.directory) == RunnerMeta(handle.pid, runner, boot_id())
     assert read_meta(handle.directory / "none") is None
     await handle.kill()
+
+
+@pytest.mark.parametrize(
+    ("files", "seen"),
+    [
+        ({"environ": "A=1\0COOKIE=x\0", "cmdline": "sleep\0"}, ([7], True)),
+        ({"environ": "A=1\0", "cmdline": "sleep\0"}, ([], True)),
+        ({"environ": "", "cmdline": "zygote\0"}, ([], True)),
+        ({"environ": "", "cmdline": "", "stat": "7 (a) b) Z 1 7 7 0 -1 4194316"}, ([], True)),
+        ({"environ": "", "cmdline": "", "stat": "7 (kworker) I 2 0 0 0 -1 69238880"}, ([], True)),
+        ({"environ": "", "cmdline": "", "stat": "7 (sh) R 1 7 7 0 -1 4194304"}, ([], False)),
+    ],
+)
+def test_process_that_becomes_another_program_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], seen: tuple[list[int], bool]
+) -> None:
+    """In the middle of an exec it carries no cookie that could be seen: who looks for it looks again."""
+    (tmp_path / "7").mkdir()
+    for name, content in files.items():
+        (tmp_path / "7" / name).write_text(content)
+    monkeypatch.setattr(handle_module, "PROC", tmp_path)
+
+    assert handle_module.look_for([b"COOKIE=x"]) == seen
 
 
 async def test_sweep_kills_what_carries_the_cookie_and_nothing_else(lab: Lab) -> None:

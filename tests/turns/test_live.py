@@ -54,7 +54,6 @@ async def start(tmp_path: Path, log: SessionLog) -> AsyncIterator[Callable[..., 
             on_wake=LiveAgent.resume,
             on_exit=lambda _: None,
             on_internal_id=lambda _, __: None,
-            on_lost_steer=lambda _, __: None,
         )
         agent.start(watcher, tasks)
         return agent

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentsrv.agents.base import user_event
+from agentsrv.eventlog import server_chunk
+from agentsrv.model import Session, SessionId, Source, Turn, TurnId, TurnOptions, TurnStatus
+from agentsrv.store import queue as rows
+from agentsrv.store import sessions, transactions
+from agentsrv.store.database import Database
+from agentsrv.store.migrate import migrate
+from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.turns import MessageIdUsed
+from agentsrv.turns.requests import new_turn
 from tests.conftest import ServerMaker
 from tests.kit import Answer, Event, Server, script, wait_until
+
+ANN = Session(SessionId("ann"), None, "claude-code", "/", None, None, 1, 1)
 
 
 def queue(server: Server, prompt: str, session: str = "s", **options: Any) -> str:
@@ -267,3 +282,83 @@ def test_unknown_way_to_be_busy_is_refused(server: Server, value: Any) -> None:
     refused = server.generate("hi", if_busy=value)
 
     assert (refused.status, refused.json["details"][0]["path"]) == (400, "if_busy")
+
+
+def test_followers_may_come_at_the_moment_a_prompt_begins(server: Server) -> None:
+    """Whenever a client asks for a queued job's stream, it gets the whole of it, to its end."""
+    busy(server)
+    jobs = [queue(server, f"prompt {number}") for number in range(12)]
+    server.stop()
+    streams = [server.follow(job) for job in jobs for _ in range(12)]
+
+    assert [stream.rest()[-1].json["taskId"] for stream in streams] == [job for job in jobs for _ in range(12)]
+
+
+def test_queue_has_an_end(server: Server) -> None:
+    """Prompts do not pile up without limit: one too many is refused, and taken when another one has left."""
+    busy(server)
+    jobs = [queue(server, "b") for _ in range(100)]
+    refused = server.generate("c", if_busy="queue")
+
+    assert (refused.status, refused.json["code"]) == (429, "queue_full")
+    server.ask("DELETE", f"/sessions/s/queue/{jobs[0]}").body()
+    queue(server, "c")
+    assert len(waiting(server)) == 100
+
+
+def test_queue_shows_how_prompts_begin(server: Server) -> None:
+    """The list of what waits stays small, however long its prompts are."""
+    busy(server)
+    queue(server, "é" * 5000)
+    (entry,) = server.ask("GET", "/sessions/s/queue").json["queue"]
+
+    assert entry["prompt"] == "é" * 1000
+
+
+def test_message_at_the_end_of_a_turn_is_answered_in_its_job(server: Server) -> None:
+    """Whenever a message comes, the job that took it has its answer: the running one, or one of its own."""
+    for number in range(40):
+        text = f"message {number}."
+        server.start_job(script("say working", "sleep 0.01"))
+        job = steer(server, text, background=True).json["taskId"]
+        assert texts(server.follow(job).rest()).count(text) == 2
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    migrate(tmp_path / "db")
+    database = Database(tmp_path / "db")
+    await database.open()
+    await database.write(lambda c: sessions.insert(c, ANN))
+    yield database
+    await database.close()
+
+
+def prompt(name: str, message_id: str | None = None) -> QueuedPrompt:
+    event = user_event(name, TurnId(name), None)
+    return QueuedPrompt(TurnId(name), ANN.id, event, TurnOptions(), message_id, 1)
+
+
+async def open_ann(db: Database, message_id: str | None = None) -> Turn:
+    turn = replace(new_turn(ANN.id, TurnOptions(), message_id), first_seq=1)
+    return await transactions.open_turn(db, ANN, turn, is_new_session=False, prompt=None, runner=None)
+
+
+async def test_message_that_has_begun_is_not_queued_again(db: Database) -> None:
+    """The same request twice at once: the first is a turn by the time the second would wait."""
+    await open_ann(db, "m-1")
+
+    with pytest.raises(MessageIdUsed):
+        await db.write(lambda c: rows.append(c, prompt("again", "m-1")))
+
+
+async def test_unread_messages_are_next_when_their_turn_ends(db: Database) -> None:
+    """They were said before what waits, and are kept with the end of the turn, or not at all."""
+    turn = await open_ann(db)
+    await db.write(lambda c: rows.append(c, prompt("c")))
+    done = server_chunk(turn, Source.SERVER, 1, [b"{}"])
+    ended = replace(turn, status=TurnStatus.COMPLETED, finished_at=2, last_seq=1)
+    unread = [prompt("a"), prompt("b")]
+    await transactions.close_turn(db, ended, done, runner_id=None, agent_state={}, unread=unread)
+
+    assert [waiting.text for waiting in await rows.of_session(db, ANN.id)] == ["a", "b", "c"]

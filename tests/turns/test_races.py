@@ -147,6 +147,21 @@ def test_crash_between_the_last_line_and_done(server: Server) -> None:
     assert len(server.ask("GET", "/generate/v2/jobs").json["jobs"]) == 2
 
 
+def test_turn_that_ends_while_the_next_server_starts_ends_once(server: Server) -> None:
+    """One agent has much to be read: a job of another one that has ended meanwhile is not closed again."""
+    short = server.start_job(script("sleep 0.5", "say bye"), "short")
+    long = server.start_job(script("sleep 0.5", "lines 200000 300", "hang"), "long")
+    for task_id in (short, long):
+        server.follow(task_id).until(lambda event: event.json.get("subtype") == "init")
+    server.kill9()
+    runners = server.directory / "state" / "runners"
+    wait_until(lambda: sum(path.stat().st_size for path in runners.glob("*/out")) > 60_000_000)
+    server.start()
+
+    assert server.ended_job(short)["status"] == "completed"
+    assert [event.type for event in server.follow(short).rest()].count("done") == 1
+
+
 def test_background_work_is_known_after_a_restart(make_server: ServerMaker) -> None:
     """An agent that waits for its background command is not taken for idle by the next server."""
     server = make_server(AGENT_IDLE_TIMEOUT="5")
