@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 
 
 async def read_version(program: Path, env: dict[str, str]) -> tuple[str | None, str | None]:

@@ -26,6 +26,7 @@ WEDGED_AFTER_S = 2.0
 """A runner that has not ended its tree so long after the grace is itself killed."""
 SWEEP_LIMIT_S = 2.0
 SWEEP_AGAIN_S = 0.005
+EMPTY_PASSES = 5
 CLEAN_UP_AGAIN_S = 0.5
 PEER_CREDENTIALS = struct.Struct("3i")
 PROC = Path("/proc")
@@ -429,18 +430,18 @@ def clean_up_after(directory: Path) -> AgentExit:
 def sweep(runner_ids: Collection[RunnerId]) -> int:
     """Kill every process that carries the cookie of one of `runner_ids`; return how many did not die.
 
-    Blocking. Two passes in a row must see that nothing is left: a process may be born behind the back of one.
+    Blocking. Several passes in a row must see that nothing is left: behind the back of one a process may be born
+    whose parent then ends, and so on.
     """
     cookies = tuple(f"{child.COOKIE}={runner_id}".encode() for runner_id in runner_ids)
     gives_up_at = time.monotonic() + SWEEP_LIMIT_S
     found, empty_passes = 0, 0
-    while empty_passes < 2 and time.monotonic() < gives_up_at:
+    while empty_passes < EMPTY_PASSES and time.monotonic() < gives_up_at:
         marked, is_sure = look_for(cookies)
         found, empty_passes = len(marked), empty_passes + 1 if is_sure and not marked else 0
         for pid in marked:
             kill_process(pid)
-        if not empty_passes:
-            time.sleep(SWEEP_AGAIN_S)
+        time.sleep(SWEEP_AGAIN_S)
     return found
 
 

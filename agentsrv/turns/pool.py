@@ -149,7 +149,7 @@ class AgentPool:
             return
         idle_s = self._config.agent_idle_timeout_s
         # The runner ends it as well, should no server be there to do it.
-        agent.runner.set_linger(idle_s)
+        agent.runner.set_linger(TURN_LINGER_S if agent.adapter.has_background_work else idle_s)
         timer = asyncio.get_running_loop().call_later(idle_s, self._idled_out, agent)
         self._idle[agent.id] = (agent, timer)
         surplus = len(self._idle) - self._config.max_warm_agents

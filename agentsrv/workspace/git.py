@@ -42,7 +42,7 @@ MAX_POINTER_BYTES = 16 * 1024
 MAX_GITMODULES_BYTES = 1024 * 1024
 MAX_ALTERNATES = 16
 
-GIT_DIR_FILES = ("HEAD", "index", "commondir", "config.worktree")
+GIT_DIR_FILES = ("HEAD", "index", "commondir", "gitdir", "config.worktree")
 COMMON_DIR_FILES = ("config", "packed-refs")
 INFO_FILES = ("exclude", "attributes")
 """Files that libgit2 opens by itself. It would wait for ever on a named pipe."""

@@ -88,7 +88,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 def make(workspace: Workspace, request: MakeWorktree) -> MadeWorktree:
     """Raises InvalidInput (`no_repository`, `no_commits`), Forbidden, Unprocessable (`repository_unreadable`),
     Conflict, StorageFull; then nothing is left behind."""
-    cwd = Path(request.cwd)
+    cwd = Path(workspace.resolve(request.cwd, field="cwd"))
     root = _root_of(workspace, cwd)
     head = _head_of(workspace, root)
     with _shelf_for(workspace, git_directory(root)) as shelf:
@@ -235,8 +235,6 @@ class Shelf:
 
     def own_branch(self, name: str, owner: Owner) -> str | None:
         """The branch that was made for it, when it still is there and nobody else uses it."""
-        if not owner.branch.startswith(("session/", "session-")):
-            return None  # Somebody has changed what stands there.
         others = [self.common, *_entries(self.common / "worktrees")]
         heads = {_head_text(git_dir) for git_dir in others if git_dir != self.git_directory(name)}
         reference = HEADS + owner.branch
@@ -308,7 +306,7 @@ def _open_shelf(workspace: Workspace, path: Path) -> Iterator[int]:
         with explained(workspace.relative(str(path)), FIELD):
             with suppress(FileExistsError):
                 # The base may lie in a repository, to which these are no changes.
-                _write(path.parent / ".gitignore", "*")
+                _write(".gitignore", "*", above)
             with suppress(FileExistsError):
                 os.mkdir(path.name, dir_fd=above)
             directory = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
@@ -374,10 +372,14 @@ def _ref_safe(session_id: str) -> str:
 
 
 def _made_path(workspace: Workspace, text: str) -> Path:
-    """The worktree that `text` names. Raises NotFound (`worktree_not_found`)."""
+    """The worktree at `text`, which leads over no link: it might be another session's by now.
+
+    Raises NotFound (`worktree_not_found`).
+    """
     path = Path(workspace.resolve(text))
     parts = workspace.relative(str(path)).split("/")
-    if len(parts) != 3 or parts[0] != WORKTREES or parts[2].startswith(".") or not path.is_dir():
+    is_made = len(parts) == 3 and parts[0] == WORKTREES and not parts[2].startswith(".")
+    if not is_made or str(path) != text or not path.is_dir():
         raise NotFound(f"{displayed(text)} is not a worktree of a session", code="worktree_not_found")
     return path
 
@@ -409,11 +411,13 @@ def _own_git_directory(workspace: Workspace, path: Path) -> GitDirectory | None:
 
 
 def _owner_of(git_dir: Path) -> Owner | None:
-    """None for a worktree that was not made here."""
+    """None for a worktree that was not made here, or where somebody has changed what stands there."""
     try:
-        return msgspec.json.decode(read_pointer(git_dir / OWNER), type=Owner)
-    except (OSError, ValueError):
+        owner = msgspec.json.decode(read_pointer(git_dir / OWNER), type=Owner)
+        is_possible = pygit2.reference_is_valid_name(HEADS + owner.branch)
+    except (OSError, ValueError, RecursionError):
         return None
+    return owner if is_possible and owner.branch.startswith(("session/", "session-")) else None
 
 
 def _is_unfinished(git_dir: Path) -> bool:
@@ -514,8 +518,9 @@ def _writing(path: Path) -> Iterator[None]:
             raise OSError(number, os.strerror(number)) from exc
 
 
-def _write(path: Path, line: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+def _write(path: Path | str, line: str, directory: int | None = None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666, dir_fd=directory)
     with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(line + "\n")
 
@@ -538,5 +543,9 @@ def _permit(name: str, directory: int) -> None:
     """Programs like to take the right to write away from folders that they fill."""
     for _, folders, _, inner in os.fwalk(name, dir_fd=directory):
         for folder in folders:
-            if stat.S_ISDIR(os.stat(folder, dir_fd=inner, follow_symlinks=False).st_mode):
-                os.chmod(folder, stat.S_IRWXU, dir_fd=inner)
+            with suppress(NotADirectoryError):  # A link to one.
+                handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inner)
+                try:
+                    os.chmod(f"/proc/self/fd/{handle}", stat.S_IRWXU)
+                finally:
+                    os.close(handle)
