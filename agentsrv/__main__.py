@@ -226,7 +226,7 @@ A new API key was made and is kept in {env_file} (readable by you alone):
 Try it from another terminal:
 
   curl -N {url}/generate/v2 -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \
--d '{{"session_id": "my-session-1", "prompt": "Which files are here?"}}'
+-d '{{"session_id": "hello", "prompt": "Which files are here?"}}'
 """
 
 

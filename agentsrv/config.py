@@ -227,7 +227,7 @@ class Config:
     def from_env(cls, environment: Mapping[str, str]) -> Config:
         """Read every setting from `environment`; a variable that is unset or blank takes its default.
 
-        Raises StartupError, one line, which names the variable, what is wrong and what to do.
+        Raises StartupError, one line, which names each variable, what is wrong and what to do.
         """
         values = read_settings(cls, environment)
         if not values.get("api_keys"):
@@ -248,8 +248,9 @@ class Config:
 
 
 def read_settings(cls: type[Config], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that are given, by field name."""
+    """The settings that are given, by field name. Raises StartupError, which names all that are wrong."""
     values = {}
+    wrong = []
     for setting in fields(cls):
         name = setting.metadata.get("name", "")
         given = environment.get(name, "").strip()
@@ -257,5 +258,7 @@ def read_settings(cls: type[Config], environment: Mapping[str, str]) -> dict[str
             try:
                 values[setting.name] = setting.metadata["parse"](given)
             except ValueError as exc:
-                raise StartupError(f"{name} {exc}") from exc
+                wrong.append(f"{name} {exc}")
+    if wrong:
+        raise StartupError("; ".join(wrong))
     return values

@@ -7,18 +7,26 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from agentsrv.agents.base import AgentInfo
 from agentsrv.app import make_agents
 from agentsrv.config import Config
-from agentsrv.errors import StartupError
+from agentsrv.errors import InvalidInput, StartupError
+from agentsrv.model import PermissionMode, TurnOptions
 from agentsrv.store.health import ping_redis
 from agentsrv.store.migrate import status
 
 GIT_TIMEOUT_S = 5.0
+
+LOGINS = {
+    "claude-code": "set ANTHROPIC_API_KEY, or log in once with `claude`",
+    "codex": "set OPENAI_API_KEY, or see CODEX_HOME in docs/configuration.md",
+}
 
 
 class State(StrEnum):
@@ -50,6 +58,7 @@ def examine(environment: Mapping[str, str], config: Config) -> list[Finding]:
         port,
         git,
         agent_programs,
+        codex_sandbox,
     ]
     return [settings(environment), *(finding for check in checks for finding in check(config))]
 
@@ -146,13 +155,39 @@ def git(config: Config) -> Iterator[Finding]:
 
 
 def agent_programs(config: Config) -> Iterator[Finding]:
-    for agent in asyncio.run(make_agents(config).describe()):
+    """One agent is enough, unless the settings name another one that is not there."""
+    agents = asyncio.run(make_agents(config).describe())
+    configured = {"claude-code": config.claude_path, "codex": config.codex_path}
+    for agent in agents:
         if agent.available:
             yield Finding(agent.name, State.OK, f"{agent.version}, {agent.path}")
+            yield login(agent)
         else:
-            yield Finding(agent.name, State.WRONG, agent.problem or "not available")
-        if agent.credentials:
-            yield Finding(f"{agent.name} login", State.OK, ", ".join(agent.credentials))
+            is_needed = configured[agent.name] or not any(other.available for other in agents)
+            state = State.WRONG if is_needed else State.NOTE
+            yield Finding(agent.name, state, agent.problem or "not available")
+
+
+def login(agent: AgentInfo) -> Finding:
+    subject = f"{agent.name} login"
+    if agent.credentials:
+        return Finding(subject, State.OK, ", ".join(agent.credentials))
+    return Finding(subject, State.NOTE, "no credentials found", LOGINS[agent.name])
+
+
+def codex_sandbox(config: Config) -> Iterator[Finding]:
+    """Try it in a home that is gone afterwards: nothing is left behind that the server could not write to."""
+    if make_agents(config).get("codex").find() is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="agentsrv-doctor-") as home:
+        environment = {**config.environment, "CODEX_HOME": home}
+        codex = make_agents(replace(config, environment=environment)).get("codex")
+        try:
+            asyncio.run(codex.check(TurnOptions(permission_mode=PermissionMode.ASK)))
+        except InvalidInput as exc:
+            is_default = config.default_permission_mode is not PermissionMode.BYPASS
+            state = State.WRONG if is_default else State.NOTE
+            advice = "see docs/operations.md, User namespaces"
+            yield Finding("codex sandbox", state, exc.problems[0].message, advice)
         else:
-            advice = "see docs/configuration.md, Agents"
-            yield Finding(f"{agent.name} login", State.NOTE, "no credentials found", advice)
+            yield Finding("codex sandbox", State.OK, "commands can be confined")

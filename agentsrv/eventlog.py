@@ -16,14 +16,20 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, Turn, TurnId
 from agentsrv.store import events
 from agentsrv.store.database import Database
 
+T = TypeVar("T")
+
 PAGE_BYTES = 256 * 1024
 """About how much a follower takes at once, from memory or from disk."""
+
+LARGE_BYTES = 64 * 1024
+"""Of a chunk. A projection with a state may take long for so much."""
 
 TAIL_BYTES = 1024 * 1024
 TAIL_BYTES_WHEN_CROWDED = 64 * 1024
@@ -250,6 +256,14 @@ class EventLog:
         self._is_closed = True
         for log in list(self._sessions.values()):
             log.close()
+
+
+async def fold(chunk: Chunk, step: Callable[[Chunk], T]) -> T:
+    """What `step` makes of a chunk: in a thread when it may take long.
+
+    A hostile line of megabytes takes a second. Ordinary ones take less than the way to a thread and back.
+    """
+    return await asyncio.to_thread(step, chunk) if len(chunk.data) > LARGE_BYTES else step(chunk)
 
 
 def _weight(chunk: Chunk) -> int:

@@ -24,6 +24,14 @@ CREATE INDEX queued_prompts_in_order ON queued_prompts (session_id, position);
 CREATE UNIQUE INDEX queued_prompts_by_message
     ON queued_prompts (session_id, message_id) WHERE message_id IS NOT NULL;
 
+-- Which turn a message was added to while that ran, by the client's name for the message.
+CREATE TABLE steered_messages (
+    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    message_id TEXT NOT NULL,
+    turn_id    TEXT NOT NULL,
+    PRIMARY KEY (session_id, message_id)
+) WITHOUT ROWID;
+
 -- Everything that has a task id: turns, and prompts that wait to become one.
 CREATE VIEW jobs AS
     SELECT id, session_id, generation, status, message_id, options, created_at, started_at, finished_at,

@@ -284,10 +284,45 @@ def test_doctor_tells_everything_and_what_to_do(home: Path) -> None:
         "database": "ok",
         "redis": "WRONG",
     }.items() <= rows.items()
-    assert {"claude-code": "WRONG", "claude-code login": "note"}.items() <= rows.items()
+    assert {"claude-code": "WRONG", "codex": "ok", "codex login": "note"}.items() <= rows.items()
     assert {"port", "git"} <= rows.keys()
     assert "agentsrv token --write" in finished.stdout
     assert "hunter2" not in finished.stdout + finished.stderr
+
+
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_doctor_takes_one_agent_for_enough(home: Path) -> None:
+    """A second agent that is not installed is a hint; without any, or where a setting names it, it is wrong."""
+    claude = program(home / "claude", "echo 2.1.330")
+    for package in ("claude_agent_sdk", "codex_cli_bin"):
+        (home / f"{package}.py").write_text("# hides the installed one")
+    paths = {"PYTHONPATH": f"{home}:{ROOT}", "API_KEY": KEY}
+
+    one = command(home, "doctor", CLAUDE_PATH=claude, **paths)
+    none = command(home, "doctor", **paths)
+    named = command(home, "doctor", CLAUDE_PATH=claude, CODEX_PATH="/nowhere/codex", **paths)
+
+    assert (0, 1, 1) == (one.returncode, none.returncode, named.returncode)
+    assert "note   codex " in one.stdout
+    assert "codex was not found; install the `agents` extra or set CODEX_PATH" in one.stdout
+    assert "CODEX_PATH is /nowhere/codex" in named.stdout
+
+
+@pytest.mark.parametrize(("mode", "code"), [("bypass", 0), ("ask", 1)])
+def test_doctor_tries_whether_codex_can_confine_its_commands(home: Path, mode: str, code: int) -> None:
+    """Where it cannot, that is a hint, unless it is what prompts ask for by default; nothing is left behind."""
+    codex = program(home / "codex", 'test "$1" != sandbox && echo 0.163.0')
+
+    finished = command(home, "doctor", API_KEY=KEY, CODEX_PATH=codex, DEFAULT_PERMISSION_MODE=mode)
+
+    assert finished.returncode == code
+    assert "codex cannot confine its commands" in finished.stdout
+    assert not (home / ".local").exists()
 
 
 def test_doctor_is_content_with_a_good_machine(home: Path) -> None:

@@ -24,6 +24,14 @@ def refusal(**variables: str) -> str:
     return str(caught.value)
 
 
+def test_all_wrong_settings_are_named_at_once() -> None:
+    """Who starts the server again after mending one setting does not meet the next one."""
+    message = refusal(API_KEY=KEY, PORT="x", PERMISSION_TIMEOUT="-1", DEFAULT_PERMISSION_MODE="yolo")
+
+    assert message.count(";") == 2
+    assert all(name in message for name in ("PORT", "PERMISSION_TIMEOUT", "DEFAULT_PERMISSION_MODE"))
+
+
 def test_a_key_is_all_that_must_be_set() -> None:
     """With nothing but API_KEY the server listens on loopback and keeps its data below the home directory."""
     config = read()

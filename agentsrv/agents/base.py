@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -308,6 +309,12 @@ def _image_block(image: Image) -> dict[str, Any]:
     return {"type": "image", "source": source}
 
 
+def as_conversation(value: Any) -> str | None:
+    """An agent's name for a conversation; None for what cannot be one. It becomes a file's name and an argument."""
+    is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", value)
+    return value if is_name else None
+
+
 def conversation_lost(conversation: str) -> Conflict:
     return Conflict(
         f"the agent has no record of conversation {conversation} any more, so it cannot be forked",
@@ -336,6 +343,13 @@ def find_program(
             return program
     on_path = shutil.which(name, path=environment.get("PATH"))
     return Path(on_path) if on_path else None
+
+
+def not_found(name: str, setting: str, configured: Path | None) -> str:
+    """Why `find_program` has found nothing, and what to do."""
+    if configured is not None:
+        return f"{setting} is {configured}, which is no program that the server may run"
+    return f"{name} was not found; install the `agents` extra or set {setting}"
 
 
 def is_executable(path: Path) -> bool:

@@ -30,12 +30,14 @@ from agentsrv.agents.base import (
     Effect,
     Launch,
     Question,
+    as_conversation,
     as_object,
     child_environment,
     conversation_lost,
     dump,
     find_program,
     load_object,
+    not_found,
     raw_event,
     unsupported,
     user_event,
@@ -142,6 +144,10 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_place = msgspec.json.Decoder(_Place).decode
 
 NOT_LOGGED_IN = "Claude Code is not logged in; set ANTHROPIC_API_KEY, or log in once with `claude`"
+
+UNREAD = frozenset({"discarded", "refused"})
+DEALT_WITH = UNREAD | {"completed", "cancelled"}
+"""The last states of a message's lifecycle."""
 
 ORDINARY = frozenset({"assistant", "user", "stream_event"})
 NOTHING = Effect(event=None)
@@ -250,8 +256,7 @@ class ClaudeAdapter:
             case "result", _:
                 return self._result(line)
             case "command_lifecycle", _:
-                self._lifecycle(line)
-                return None
+                return self._lifecycle(line)
             case "control_response", _:
                 return NOTHING
             case "control_request", _:
@@ -273,17 +278,23 @@ class ClaudeAdapter:
         has_begun = self._has_result if self._prompt_id is None else self._prompt_id in self._dealt_with
         return has_begun and self._steered <= self._dealt_with
 
-    def _lifecycle(self, line: bytes) -> None:
+    def _lifecycle(self, line: bytes) -> Effect | None:
         message = load_object(line) or {}
-        if message.get("state") in ("completed", "cancelled"):
-            self._dealt_with.add(str(message.get("command_uuid")))
+        state, message_id = _text(message.get("state")), str(message.get("command_uuid"))
+        if state not in DEALT_WITH:
+            return None
+        self._dealt_with.add(message_id)
+        if state not in UNREAD:
+            return None
+        if message_id == self._prompt_id and self._outcome is None:
+            self._outcome = Outcome(TurnStatus.FAILED, f"the agent has {state} the prompt", "agent_error")
+        return Effect(event=line, outcome=self._outcome, lost_steer=message_id)
 
     def _init(self, line: bytes) -> Effect:
-        internal_id = (load_object(line) or {}).get("session_id")
-        if not isinstance(internal_id, str) or internal_id == self._internal_id:
+        internal_id = as_conversation((load_object(line) or {}).get("session_id"))
+        if internal_id == self._internal_id:
             internal_id = None
-        else:
-            self._internal_id = internal_id
+        self._internal_id = internal_id or self._internal_id
         return Effect(event=line, begins=True, internal_session_id=internal_id)
 
     def _note_error(self, line: bytes) -> None:
@@ -465,6 +476,8 @@ class ClaudeCode:
         return conversation
 
     def _transcript(self, conversation: str, cwd: str) -> Path | None:
+        if as_conversation(conversation) is None:
+            return None
         name = f"{conversation}.jsonl"
         projects = self._config_directory() / "projects"
         usual = projects / re.sub(r"[^A-Za-z0-9]", "-", cwd) / name
@@ -510,7 +523,7 @@ class ClaudeCode:
     async def describe(self) -> AgentInfo:
         program = self.find()
         if program is None:
-            problem = "claude was not found; install the `agents` extra or set CLAUDE_PATH"
+            problem = not_found("claude", "CLAUDE_PATH", self._config.claude_path)
             return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
         version, trouble = await read_version(program, self.environment())
         return AgentInfo(

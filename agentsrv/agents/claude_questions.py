@@ -105,7 +105,9 @@ def _call(tool: str, input_: Mapping[str, Any]) -> str:
     Not the rules that go with it: with a rule in force the CLI still asks about calls that suggest the same one
     and do more, such as writing a file of settings, or a redirection to another directory.
     """
-    said = json.dumps({name: value for name, value in input_.items() if name != "description"}, sort_keys=True)
+    # The model says each time anew what a command is good for.
+    told = {name for name in input_ if (tool, name) != ("Bash", "description")}
+    said = json.dumps({name: input_[name] for name in told}, sort_keys=True)
     if len(said) > MAX_NAMED_CHARS:
         said = hashlib.sha256(said.encode()).hexdigest()
     return f"{tool} {said}"

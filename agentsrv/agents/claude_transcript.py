@@ -17,6 +17,9 @@ from typing import BinaryIO
 from agentsrv.agents.base import conversation_lost, load_object
 from agentsrv.errors import StorageFull
 
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Of a conversation; a message with its images has half of that."""
+
 
 def copy_transcript(source: Path, conversation: str, point: str | None) -> None:
     """Copy a conversation up to the message `point`, under another name; the file appears whole or not at all.
@@ -45,7 +48,9 @@ def _copy_lines(lines: BinaryIO, copy: BinaryIO, names: tuple[str, str], point: 
     # Inside of a JSON string the quotes would have backslashes: this is always the field.
     old, new = (f'"sessionId":"{name}"'.encode() for name in names)
     wanted = f'"uuid":"{point}"'.encode()
-    for line in lines:
+    while line := lines.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise OSError(errno.EFBIG, "a line is too long to be a message")
         copy.write(line.replace(old, new))
         if wanted in line and (load_object(line) or {}).get("uuid") == point:
             return True

@@ -9,12 +9,14 @@ id of the call that it works on.
 from __future__ import annotations
 
 import re
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentsrv.agents import updates as acp
 from agentsrv.agents.updates import (
+    REMEMBERED,
     CallFields,
     Content,
     Recent,
@@ -24,8 +26,10 @@ from agentsrv.agents.updates import (
     ToolStatus,
     Update,
     as_count,
+    as_id,
     as_object,
     as_objects,
+    as_path,
     as_text,
 )
 
@@ -93,15 +97,25 @@ class _Streamed:
     id: str
     attempt: int = 1
     blocks: Recent[_Block] = field(default_factory=Recent)
+    waiting: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=REMEMBERED)))
+    """Their indexes by type, the first one first."""
 
     @property
     def message_id(self) -> str:
         return self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
 
+    def begin(self, index: str, type_: str) -> None:
+        self.blocks[index] = _Block(type_)
+        self.waiting[type_].append(index)
+
     def take(self, type_: str) -> _Block | None:
         """The first block of this type whose whole has not come yet; it has now."""
-        index = next((index for index, block in self.blocks.items() if block.type == type_), None)
-        return None if index is None else self.blocks.pop(index)
+        waiting = self.waiting[type_]
+        while waiting:
+            block = self.blocks.get(index := waiting.popleft())
+            if block is not None and block.type == type_:
+                return self.blocks.pop(index)
+        return None
 
 
 class ClaudeUpdates:
@@ -138,7 +152,7 @@ class ClaudeUpdates:
         index = str(as_count(event.get("index")))
         match event.get("type"):
             case "message_start":
-                self._begin(as_text(as_object(event.get("message")).get("id")))
+                self._begin(as_id(as_object(event.get("message")).get("id")))
                 return []
             case "content_block_start":
                 return self._block_starts(index, as_object(event.get("content_block")))
@@ -155,9 +169,9 @@ class ClaudeUpdates:
     def _block_starts(self, index: str, block: Mapping[str, Any]) -> list[Update]:
         type_ = as_text(block.get("type"))
         if type_ in TEXTS:
-            self._streamed.blocks[index] = _Block(type_)
+            self._streamed.begin(index, type_)
             return self._piece(index, as_text(block.get(type_)))
-        name, call_id = as_text(block.get("name")), as_text(block.get("id"))
+        name, call_id = as_text(block.get("name")), as_id(block.get("id"))
         if type_ not in TOOL_USES or name == PLAN_TOOL or not call_id or call_id in self._calls:
             return []
         self._note_call(call_id, name)
@@ -175,13 +189,13 @@ class ClaudeUpdates:
 
     def _assistant(self, line: Mapping[str, Any]) -> list[Update]:
         message = as_object(line.get("message"))
-        inside = as_text(line.get("parent_tool_use_id")) or None
+        inside = as_id(line.get("parent_tool_use_id")) or None
         blocks = as_objects(message.get("content"))
         if line.get("error") and message.get("model") == "<synthetic>":
             return [acp.notice("error", "\n".join(as_text(block.get("text")) for block in blocks))]
         if inside is None and (usage := as_object(message.get("usage"))):
             self._context_tokens = _context_tokens(usage) or self._context_tokens
-        message_id = as_text(message.get("id"))
+        message_id = as_id(message.get("id"))
         return [update for block in blocks for update in self._block(block, message_id, inside)]
 
     def _block(self, block: Mapping[str, Any], message_id: str, inside: str | None) -> list[Update]:
@@ -216,7 +230,7 @@ class ClaudeUpdates:
     # Calls of tools
 
     def _call(self, block: Mapping[str, Any], inside: str | None) -> list[Update]:
-        call_id, name = as_text(block.get("id")), as_text(block.get("name"))
+        call_id, name = as_id(block.get("id")), as_text(block.get("name"))
         given = as_object(block.get("input"))
         if not call_id:
             return []
@@ -245,7 +259,7 @@ class ClaudeUpdates:
         return [update for block in results for update in self._called(block, details)]
 
     def _called(self, block: Mapping[str, Any], details: Any) -> list[Update]:
-        call_id = as_text(block.get("tool_use_id"))
+        call_id = as_id(block.get("tool_use_id"))
         name = self._calls.get(call_id) or ""
         if not call_id or name == PLAN_TOOL:
             return []
@@ -256,7 +270,7 @@ class ClaudeUpdates:
     def _system(self, message: Mapping[str, Any]) -> list[Update]:
         match message.get("subtype"):
             case "init":
-                self._cwd, self._model = as_text(message.get("cwd")), as_text(message.get("model"))
+                self._cwd, self._model = as_path(message.get("cwd")), as_text(message.get("model"))
             case "api_retry":
                 attempt, limit = as_count(message.get("attempt")), as_count(message.get("max_retries"))
                 reason = as_text(message.get("error"))
@@ -265,9 +279,9 @@ class ClaudeUpdates:
                 return [acp.notice("compaction", "the conversation was compacted")]
             case "model_fallback":
                 return [acp.notice("model", as_text(message.get("content")))]
-            case "task_progress" if call_id := as_text(message.get("tool_use_id")):
+            case "task_progress" if call_id := as_id(message.get("tool_use_id")):
                 return [acp.tool_call_progress(call_id, progress=as_text(message.get("description")))]
-            case "task_notification" if call_id := as_text(message.get("tool_use_id")):
+            case "task_notification" if call_id := as_id(message.get("tool_use_id")):
                 return [acp.tool_call_update(call_id, _task_ended(message))]
             case _:
                 pass
@@ -281,7 +295,7 @@ class ClaudeUpdates:
         found: list[Update] = []
         if not (self._has_spoken or message.get("is_error")):
             # Structured output is said here alone.
-            found += self._said("text", words, as_text(message.get("uuid")), None)
+            found += self._said("text", words, as_id(message.get("uuid")), None)
         self._has_spoken = False
         # Subagents may have used other models.
         used = as_object(as_object(message.get("modelUsage")).get(self._model))
@@ -302,7 +316,7 @@ def _title(name: str) -> str:
 
 def _described(name: str, given: dict[str, Any], cwd: str) -> CallFields:
     """What a call is about to do."""
-    path = _absolute(as_text(given.get("file_path")) or as_text(given.get("notebook_path")), cwd)
+    path = _absolute(as_path(given.get("file_path")) or as_path(given.get("notebook_path")), cwd)
     fields: CallFields = {"kind": _kind(name), "title": _title(name)}
     if path:
         fields |= {"title": f"{name} {path}", "locations": [acp.location(path, _line(given.get("offset")))]}
@@ -366,7 +380,7 @@ def _outcome(name: str, block: Mapping[str, Any], details: Any, cwd: str) -> Cal
 def _edited(details: Mapping[str, Any], cwd: str) -> CallFields:
     """Where a file was changed. Only now is it known what a written file had in it before."""
     fields: CallFields = {"status": "completed"}
-    path = _absolute(as_text(details.get("filePath")), cwd)
+    path = _absolute(as_path(details.get("filePath")), cwd)
     lines = [_line(hunk.get("newStart")) for hunk in as_objects(details.get("structuredPatch"))]
     if path and lines:
         fields["locations"] = [acp.location(path, line) for line in lines]

@@ -30,12 +30,14 @@ from agentsrv.agents.base import (
     Effect,
     Launch,
     Question,
+    as_conversation,
     as_object,
     child_environment,
     conversation_lost,
     dump,
     find_program,
     load_object,
+    not_found,
     raw_event,
     unsupported,
     user_event,
@@ -385,8 +387,8 @@ class CodexAdapter:
         """A thread of this process; those after the first are the agent's own helpers."""
         if self._thread_id is not None:
             return None
-        thread_id = as_object(_params(line).get("thread")).get("id")
-        return self._loaded(thread_id, line) if isinstance(thread_id, str) else None
+        thread_id = as_conversation(as_object(_params(line).get("thread")).get("id"))
+        return None if thread_id is None else self._loaded(thread_id, line)
 
     def _status_changed(self, line: bytes) -> Effect | None:
         """The first that is heard of a resumed thread. Of other threads: whether a helper works."""
@@ -613,6 +615,8 @@ class Codex:
             raise conversation_lost(fork.conversation)
 
     def _rollout(self, thread_id: str) -> Path | None:
+        if as_conversation(thread_id) is None:
+            return None
         return next((self._home() / "sessions").glob(f"*/*/*/rollout-*-{thread_id}.jsonl"), None)
 
     def user_event(
@@ -653,7 +657,7 @@ class Codex:
     async def describe(self) -> AgentInfo:
         program = self.find()
         if program is None:
-            problem = "codex was not found; install the `agents` extra or set CODEX_PATH"
+            problem = not_found("codex", "CODEX_PATH", self._config.codex_path)
             return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
         (version, trouble), models = await asyncio.gather(
             read_version(program, self.environment()), self._models(program)

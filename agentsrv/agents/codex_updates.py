@@ -11,10 +11,12 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from agentsrv.agents import updates as acp
 from agentsrv.agents.updates import (
+    MAX_PARTS,
     CallFields,
     Content,
     Recent,
@@ -24,8 +26,10 @@ from agentsrv.agents.updates import (
     ToolStatus,
     Update,
     as_count,
+    as_id,
     as_object,
     as_objects,
+    as_path,
     as_text,
     as_texts,
 )
@@ -39,6 +43,9 @@ STATUSES: dict[str, ToolStatus] = {
 
 NAMED_LATE = frozenset({"webSearch", "imageGeneration"})
 """Items that say only when they are completed what they are about."""
+
+MAX_UNQUOTED = 16 * 1024
+"""`shlex` takes time that grows with the square of a command's length."""
 
 PIECES = ("/delta", "Delta", "/progress")
 
@@ -73,7 +80,7 @@ class CodexUpdates:
         if not isinstance(method, str) or "id" in message:
             # A question is told of in the server's own words; an answer is the server's affair.
             return []
-        item_id, inside = as_text(params.get("itemId")), self._inside(params)
+        item_id, inside = as_id(params.get("itemId")), self._inside(params)
         if method.endswith(PIECES):
             return self._news(method, item_id, params, inside) if self._deltas else []
         item = as_object(params.get("item"))
@@ -95,7 +102,7 @@ class CodexUpdates:
 
     def _inside(self, params: Mapping[str, Any]) -> str | None:
         """The call by which a helper was started, for what the helper says; its thread when it is not known."""
-        thread = as_text(params.get("threadId"))
+        thread = as_id(params.get("threadId"))
         if not thread or not self._thread or thread == self._thread:
             return None
         return self._helpers.get(thread) or thread
@@ -104,7 +111,7 @@ class CodexUpdates:
         turn = as_object(params.get("turn"))
         match method:
             case "turn/started" if not self._thread and turn.get("rootTurnId") in (None, turn.get("id")):
-                self._thread = as_text(params.get("threadId"))
+                self._thread = as_id(params.get("threadId"))
             case "turn/completed":
                 self.stop_reason = "end_turn" if turn.get("status") == "completed" else None
             case "turn/plan/updated":
@@ -166,7 +173,7 @@ class CodexUpdates:
         return [] if fields is None else self._call(item, {"status": "in_progress"} | fields, inside)
 
     def _completed(self, item: Mapping[str, Any], inside: str | None) -> list[Update]:
-        item_id = as_text(item.get("id"))
+        item_id = as_id(item.get("id"))
         match item.get("type"):
             case "agentMessage":
                 return _said(*self._rest(item_id, item_id, as_text(item.get("text"))), inside)
@@ -175,7 +182,8 @@ class CodexUpdates:
             case "reasoning":
                 return self._reasoned(item, item_id, inside)
             case "plan" if text := as_text(item.get("text")):
-                return [acp.plan([(step, "pending") for step in LIST_ITEM.findall(text) or [text]])]
+                steps = [found[1] for found in islice(LIST_ITEM.finditer(text), MAX_PARTS)]
+                return [acp.plan([(step, "pending") for step in steps or [text]])]
             case "contextCompaction":
                 return [acp.notice("compaction", "the conversation was compacted")]
             case "subAgentActivity":
@@ -198,13 +206,13 @@ class CodexUpdates:
         fields = _described(item)
         if fields is None:
             return []
-        if as_text(item.get("id")) in self._calls and item.get("type") not in NAMED_LATE:
+        if as_id(item.get("id")) in self._calls and item.get("type") not in NAMED_LATE:
             # The rest was told when it started.
             fields = {"status": fields["status"]} if "status" in fields else {}
         return self._call(item, {"status": "completed"} | fields | _outcome(item), inside)
 
     def _call(self, item: Mapping[str, Any], fields: CallFields, inside: str | None) -> list[Update]:
-        call_id = as_text(item.get("id"))
+        call_id = as_id(item.get("id"))
         if not call_id:
             return []
         if call_id in self._calls:
@@ -214,7 +222,7 @@ class CodexUpdates:
 
     def _helper(self, item: Mapping[str, Any]) -> list[Update]:
         """A helper has started or ended. Both are items, each of which starts and completes at once."""
-        call_id, thread = as_text(item.get("id")), as_text(item.get("agentThreadId"))
+        call_id, thread = as_id(item.get("id")), as_id(item.get("agentThreadId"))
         kind = item.get("kind")
         if kind not in ("started", "completed", "interrupted") or not call_id or call_id in self._calls:
             return []
@@ -278,7 +286,7 @@ def _described(item: Mapping[str, Any]) -> CallFields | None:
         case "webSearch":
             fields = _searched(item)
         case "imageView":
-            path = as_text(item.get("path"))
+            path = as_path(item.get("path"))
             fields = {"title": f"View {path}", "kind": "read", "locations": [acp.location(path)]}
         case "imageGeneration":
             fields = {"title": as_text(item.get("revisedPrompt")) or "Make an image", "kind": "other"}
@@ -319,7 +327,7 @@ def _command(item: Mapping[str, Any]) -> str:
     if len(actions) == 1 and (words := as_text(actions[0].get("command"))):
         return words
     try:
-        shell = shlex.split(command)
+        shell = shlex.split(command) if len(command) <= MAX_UNQUOTED else []
     except ValueError:
         return command
     return shell[2] if len(shell) == 3 and shell[1] in ("-c", "-lc") else command
@@ -339,13 +347,15 @@ def _changed(changes: list[dict[str, Any]]) -> CallFields:
     locations: list[dict[str, Any]] = []
     kinds: set[str] = set()
     for change in changes:
+        if len(content) >= MAX_PARTS:
+            break
         kind, path, text = (
             as_object(change.get("kind")),
-            as_text(change.get("path")),
+            as_path(change.get("path")),
             as_text(change.get("diff")),
         )
         kinds.add(as_text(kind.get("type")))
-        path = as_text(kind.get("move_path")) or path
+        path = as_path(kind.get("move_path")) or path
         match kind.get("type"):
             case "add":
                 parts: list[tuple[str | None, str, int | None]] = [(None, text, None)]
@@ -368,10 +378,13 @@ def _changed(changes: list[dict[str, Any]]) -> CallFields:
 
 
 def _hunks(diff: str) -> list[tuple[str | None, str, int | None]]:
-    """(before, after, line) of each hunk of a unified diff, with the lines around the change."""
+    """(before, after, line) of each hunk of a unified diff, with the lines around the change.
+
+    What comes after MAX_PARTS of them is in the last one.
+    """
     hunks: list[tuple[list[str], list[str], int | None]] = []
     for line in LINE.findall(diff):
-        if line.startswith("@@"):
+        if line.startswith("@@") and len(hunks) < MAX_PARTS:
             found = HUNK.match(line)
             hunks.append(([], [], int(found[1]) or None if found else None))
         elif hunks:

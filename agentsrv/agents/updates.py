@@ -27,6 +27,10 @@ REMEMBERED = 4096
 """So many calls or messages of one turn are known by their ids; of more, the oldest are forgotten."""
 
 MAX_ID_CHARACTERS = 256
+MAX_PATH_CHARACTERS = 4096
+MAX_PARTS = 2000
+"""So many blocks, changes or steps of one message are told of. An update repeats ids and paths with each of its
+parts, so that without these limits a megabyte of a hostile line would become a terabyte."""
 
 
 class CallFields(TypedDict, total=False):
@@ -194,11 +198,22 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def as_objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    """The first MAX_PARTS of them."""
+    return [item for item in value[:MAX_PARTS] if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def as_id(value: Any) -> str:
+    """The name of a message or call; empty when it is too long to be one."""
+    return value if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS else ""
+
+
+def as_path(value: Any) -> str:
+    """A path, or as much of it as a path can have."""
+    return as_text(value)[:MAX_PATH_CHARACTERS]
 
 
 def as_texts(value: Any) -> list[str]:

@@ -1,8 +1,14 @@
-"""Asks a program for its version, or for something else that it tells about itself."""
+"""Asks a program for its version, or for something else that it tells about itself.
+
+It works in `/`: where the server was started there may be a repository, whose settings are none of its business.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 TIMEOUT_S = 15.0
@@ -30,6 +36,7 @@ async def ask(program: Path, *arguments: str, env: dict[str, str]) -> tuple[byte
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            cwd="/",
             start_new_session=True,
         )
     except OSError as exc:
@@ -38,8 +45,11 @@ async def ask(program: Path, *arguments: str, env: dict[str, str]) -> tuple[byte
         async with asyncio.timeout(TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
         return None, f"did not answer {question} within {TIMEOUT_S:g} s"
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
         return None, f"{question} ended with exit code {process.returncode}"
     return output, None

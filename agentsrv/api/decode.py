@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import unquote_to_bytes
 
@@ -214,7 +215,7 @@ def convert(values: Mapping[str, Any], kind: type[T], convert_field: Convert) ->
             try:
                 fields[field.name] = convert_field(values[name], field.type)
             except msgspec.ValidationError as exc:
-                problems.append(_problem(name, str(exc)))
+                problems.append(_problem(name, str(exc), field.type))
         elif field.required:
             problems.append(Problem(name, "is required"))
     if problems:
@@ -244,11 +245,24 @@ def _literal(text: str) -> bool | int | str:
     return int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text
 
 
-def _problem(name: str, message: str) -> Problem:
+def _problem(name: str, message: str, kind: Any) -> Problem:
     """msgspec's ``Expected `str`, got `int` - at `$[0].data` ``: its path goes on from ours."""
     reason, _, inner = message.partition(" - at `$")
+    if not inner and reason.startswith("Invalid enum value") and (choices := list(_choices(kind))):
+        reason = f"must be one of {', '.join(choices)}"
     steps = re.findall(r"[^.\[\]`]+", inner)
     return Problem(".".join([name, *steps]), reason)
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The texts that a field of this type may have, where they are listed."""
+    if isinstance(kind, str):
+        yield kind
+    elif isinstance(kind, type) and issubclass(kind, StrEnum):
+        yield from kind
+    else:
+        for part in get_args(kind):
+            yield from _choices(part)
 
 
 def _refuse(problems: list[Problem]) -> NoReturn:

@@ -15,6 +15,7 @@ from agentsrv.api.schemas import (
     AgentView,
     ForkedFrom,
     JobView,
+    PermissionOption,
     PermissionView,
     QueuedView,
     SessionView,
@@ -96,7 +97,7 @@ def pending_view(turn: Turn, pending: Pending) -> PermissionView:
         title=question.title,
         input=question.input,
         tool_call_id=question.tool_call_id,
-        options=answer_options(question),
+        options=msgspec.convert(answer_options(question), list[PermissionOption]),
         created_at=timestamp(pending.created_at),
         expires_at=None if pending.expires_at is None else timestamp(pending.expires_at),
     )

@@ -109,6 +109,7 @@ def start_turn(request: web.Request, body: Generate) -> StartTurn:
         message_id=message_id(request, body),
         if_busy=body.if_busy,
         use_worktree=body.use_worktree,
+        is_mode_given=given(body.permission_mode) is not None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from agentsrv.api.decode import given, invalid_field, read_body, turn_id_of
 from agentsrv.api.encode import json_response, pending_view, timestamp
@@ -38,13 +38,13 @@ async def answer_permission(request: web.Request) -> web.Response:
         message=given(body.message),
         updated_input=given(body.updated_input),
     )
-    done = await request.app[TURNS].answer(turn_id, request_id, answer)
+    await request.app[TURNS].answer(turn_id, request_id, answer)
     return json_response(
         PermissionAnswered(
             request_id=request_id,
             task_id=turn_id,
-            decision=done.decision,
-            remember="session" if done.remember else UNSET,
+            decision=body.decision,
+            remember=body.remember,
             timestamp=timestamp(),
         )
     )

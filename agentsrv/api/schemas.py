@@ -243,8 +243,8 @@ class SessionView(Struct, kw_only=True, rename="camel"):
     updated_at: str
     is_streaming: bool
     active_task_id: str | None
-    worktree: str | None = None
-    forked_from: ForkedFrom | None = None
+    worktree: str | None
+    forked_from: ForkedFrom | None
 
 
 class SessionList(Struct, kw_only=True, rename="camel"):
@@ -275,6 +275,13 @@ class JobAccepted(Struct, kw_only=True, rename="camel"):
     status: Literal["queued", "running"] = "queued"
 
 
+class PermissionOption(Struct, kw_only=True):
+    """An answer that may be given, in the fields of one."""
+
+    decision: Literal["allow", "deny"]
+    remember: Literal["session"] | UnsetType = UNSET
+
+
 class PermissionView(Struct, kw_only=True, rename="camel"):
     """What an agent waits for. `expires_at` null: there is no time limit."""
 
@@ -286,7 +293,7 @@ class PermissionView(Struct, kw_only=True, rename="camel"):
     title: str
     input: dict[str, Any]
     tool_call_id: str | None
-    options: list[dict[str, str]]
+    options: list[PermissionOption]
     created_at: str
     expires_at: str | None
 
@@ -300,8 +307,8 @@ class PermissionList(Struct, kw_only=True):
 class PermissionAnswered(Struct, kw_only=True, rename="camel"):
     request_id: str
     task_id: str
-    decision: str
-    remember: str | UnsetType
+    decision: Literal["allow", "deny"]
+    remember: Literal["session"] | UnsetType = UNSET
     timestamp: str
 
 
@@ -333,15 +340,15 @@ class JobView(Struct, kw_only=True, rename="camel"):
     session_id: str
     status: TurnStatus
     created_at: str
-    started_at: str | UnsetType
-    finished_at: str | UnsetType
-    error: str | UnsetType
+    started_at: str | UnsetType = UNSET
+    finished_at: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
     first_event_id: int
     last_event_id: int
-    stop_reason: str | UnsetType
-    usage: dict[str, Any] | UnsetType
-    cost_usd: float | UnsetType
-    structured_output: Any
+    stop_reason: str | UnsetType = UNSET
+    usage: dict[str, Any] | UnsetType = UNSET
+    cost_usd: float | UnsetType = UNSET
+    structured_output: Any = UNSET
 
 
 class JobList(Struct, kw_only=True, rename="camel"):
@@ -634,9 +641,14 @@ class FieldProblem(Struct, kw_only=True):
 
 
 class ErrorBody(Struct, kw_only=True):
-    """Every answer that is not 2xx. Some have one more field, such as the `taskId` of a busy session."""
+    """Every answer that is not 2xx: `error` for people, `code` for programs, `details` when fields are wrong.
 
-    error: str
-    code: str
+    Some have one more field, such as the `taskId` of a busy session.
+    """
+
+    error: Annotated[
+        str, Meta(examples=["session s is busy with job 6f0c; follow it, stop it, or wait for its end"])
+    ]
+    code: Annotated[str, Meta(examples=["session_busy"])]
     timestamp: str
     details: list[FieldProblem] | UnsetType = UNSET

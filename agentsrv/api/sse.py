@@ -24,6 +24,7 @@ from agentsrv.api.keys import CONFIG
 from agentsrv.api.middleware import is_gone
 from agentsrv.api.schemas import Follow
 from agentsrv.errors import AgentsrvError
+from agentsrv.eventlog import fold
 from agentsrv.model import Chunk, Seq
 from agentsrv.projections import native
 
@@ -83,7 +84,15 @@ async def stream(
     on_lost: Callable[[], Awaitable[None]] | None = None,
 ) -> web.StreamResponse:
     """Answer with the events of `chunks`, to their end, as `stream_frames` does."""
-    return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost)
+    if render is native.render:
+        return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost)
+    return await stream_frames(request, _folded(chunks, render), bytes, headers=headers, on_lost=on_lost)
+
+
+async def _folded(chunks: AsyncGenerator[Chunk, None], render: Render) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield await fold(chunk, render)
 
 
 async def stream_frames(

@@ -8,7 +8,7 @@ events from the first one on, and nothing that was before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -30,6 +30,9 @@ from agentsrv.agents.updates import (
 from agentsrv.model import Chunk, Seq, SessionId, Source, TurnId, TurnStatus
 
 log = logging.getLogger(__name__)
+
+MAX_TOLD_BYTES = 64 * 1024 * 1024
+"""So much of one event is told of. No line of an agent is that long; what one is made into may be."""
 
 OURS = frozenset({"error", "raw", "gap", "permission_request", "permission_resolved"})
 """The types of events that the server makes, or makes of an agent's line."""
@@ -70,16 +73,18 @@ class Acp:
         """
         return b"".join([_frames(seq, values) for seq, values in self.read(chunk)])
 
-    def read(self, chunk: Chunk) -> Iterator[tuple[Seq, list[bytes]]]:
+    def read(self, chunk: Chunk) -> list[tuple[Seq, list[bytes]]]:
         """(seq, JSON values) of each event that has something to tell."""
         # What comes between two turns belongs to the one before.
         if chunk.turn_id is not None and chunk.turn_id != self._turn_id:
             self._begin(chunk.turn_id)
+        found: list[tuple[Seq, list[bytes]]] = []
         for seq, line in enumerate(chunk.lines(), chunk.first_seq):
             values = self._values(chunk.source, line)
             # What has no place in the log has the seq 0, and is news to everybody.
             if values and not 0 < seq <= self._after:
-                yield seq, values
+                found.append((seq, values))
+        return found
 
     def _begin(self, turn_id: TurnId | None) -> None:
         self._turn_id = turn_id
@@ -127,9 +132,16 @@ class Acp:
         return values
 
     def _told(self, updates: list[Update]) -> list[bytes]:
+        values: list[bytes] = []
+        left = MAX_TOLD_BYTES
         for update in updates:
             self._note_call(update)
-        return [_encode({"sessionId": self._session_id, "update": update}) for update in updates]
+            value = _encode({"sessionId": self._session_id, "update": update})
+            left -= len(value)
+            if left < 0:
+                break
+            values.append(value)
+        return values
 
     def _note_call(self, update: Update) -> None:
         if (call_id := update.get("toolCallId")) is None or (status := update.get("status")) is None:

@@ -58,7 +58,7 @@ STDERR_KEPT_BYTES = 16 * 1024
 PIPE_BYTES = READ_BYTES = 64 * 1024
 LAST_READS = 16
 """Reads of stderr after the end: a whole pipe, even an enlarged one; not more, a survivor may write on."""
-MESSAGE_IDS_KEPT = 1024
+MESSAGE_IDS_KEPT = 16 * 1024
 LEFTOVER_GRACE_S = 1.0
 """What an agent that ended by itself leaves running gets this long between TERM and KILL."""
 KILL_LIMIT_S = 1.5

@@ -95,11 +95,13 @@ async def resolve_question(
     await db.write(write, must_happen=must_happen)
 
 
-async def add_to_turn(db: Database, turn: Turn, message: Chunk) -> None:
-    """Store a user message that joins a running turn. Raises StaleLease, StorageFull."""
+async def add_to_turn(db: Database, turn: Turn, message: Chunk, message_id: str | None) -> None:
+    """Store a user message that joins a running turn. Raises MessageIdUsed, StaleLease, StorageFull."""
 
     async def write(connection: aiosqlite.Connection) -> None:
         await events.insert(connection, message, Lease(turn.session_id, turn.generation))
+        if message_id is not None:
+            await turns.note_steered(connection, turn, message_id)
 
     await db.write(write)
 

@@ -42,8 +42,18 @@ async def get(db: Database, turn_id: TurnId) -> Turn:
 
 
 async def find_by_message(db: Database, session_id: SessionId, message_id: str) -> Turn | None:
+    """The job that a message has begun, or was added to while it ran."""
     rows = await db.read(
-        f"SELECT {COLUMNS} FROM jobs WHERE session_id = :session_id AND message_id = :message_id",
+        f"""
+        SELECT {COLUMNS}
+          FROM jobs
+         WHERE session_id = :session_id AND message_id = :message_id
+         UNION ALL
+        SELECT {COLUMNS}
+          FROM turns
+         WHERE id = (SELECT turn_id FROM steered_messages
+                      WHERE session_id = :session_id AND message_id = :message_id)
+        """,
         {"session_id": session_id, "message_id": message_id},
     )
     return _turn(rows[0]) if rows else None
@@ -128,6 +138,17 @@ async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
         )
     except sqlite3.IntegrityError as exc:
         raise MessageIdUsed(f"message {turn.message_id} has a job in session {turn.session_id}") from exc
+
+
+async def note_steered(db: aiosqlite.Connection, turn: Turn, message_id: str) -> None:
+    """Remember that a message was added to a turn. Raises MessageIdUsed."""
+    try:
+        await db.execute(
+            "INSERT INTO steered_messages VALUES (:session_id, :message_id, :turn_id)",
+            {"session_id": turn.session_id, "message_id": message_id, "turn_id": turn.id},
+        )
+    except sqlite3.IntegrityError as exc:
+        raise MessageIdUsed(f"message {message_id} has joined a job in session {turn.session_id}") from exc
 
 
 async def set_status(db: aiosqlite.Connection, turn_id: TurnId, status: TurnStatus) -> None:

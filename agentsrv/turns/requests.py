@@ -26,7 +26,10 @@ class IfBusy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartTurn:
-    """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one."""
+    """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one.
+
+    `is_mode_given`: the permission mode is the client's, and not the server's default.
+    """
 
     session_id: SessionId
     prompt: str
@@ -37,6 +40,7 @@ class StartTurn:
     images: tuple[Image, ...] = ()
     if_busy: IfBusy = IfBusy.REJECT
     use_worktree: bool = False
+    is_mode_given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,12 @@ def message_uuid(request: StartTurn) -> str:
     return str(uuid.uuid5(STEERING, f"{request.session_id} {request.message_id}"))
 
 
-def require_same_options(running: TurnOptions, asked: TurnOptions) -> None:
+def require_same_options(running: TurnOptions, request: StartTurn) -> None:
     """A turn that runs cannot be changed. Raises InvalidInput (`unsupported_option`)."""
+    ignored = {"partial_messages"} if request.is_mode_given else {"partial_messages", "permission_mode"}
     for option in fields(TurnOptions):
-        if option.name in {"permission_mode", "partial_messages"}:
+        if option.name in ignored:
             continue
-        value = getattr(asked, option.name)
+        value = getattr(request.options, option.name)
         if value is not None and value != getattr(running, option.name):
             raise unsupported(option.name, "a prompt that steers a running turn cannot change this")

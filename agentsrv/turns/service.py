@@ -396,14 +396,12 @@ class TurnService:
             # It is not in the database yet, nor perhaps its session, and may never be.
             await asyncio.wait({active.started})
             return await self.start(request)
-        if (
-            request.if_busy is IfBusy.STEER
-            and active is not None
-            and active.is_prompted
-        ):
+        if request.if_busy is IfBusy.STEER and active is not None and active.is_prompted:
             # A task of its own: a client that leaves must not leave a message half added.
             steering = self._tasks.start(self._steer(active, request), name=f"steer:{active.turn.id}")
             steered = await asyncio.shield(steering)
+            if isinstance(steered, turns.MessageIdUsed):
+                return await self._repeated(request)
             if isinstance(steered, AgentsrvError):
                 raise steered
             if steered is not None:
@@ -417,7 +415,7 @@ class TurnService:
         event = kind.user_event(active.session, TurnId(message_id), request.prompt, request.images)
         assert active.log is not None
         try:
-            require_same_options(active.turn.options, request.options)
+            require_same_options(active.turn.options, request)
             async with active.log.hold() as seq:
                 if message_id in active.steered:
                     return Started(active.turn, is_new=False)
@@ -425,7 +423,7 @@ class TurnService:
                 if active.verdict.done() or active.finished.is_set() or size > MAX_STEERED_BYTES:
                     return None
                 chunk = server_chunk(active.turn, Source.USER, seq, [event])
-                await transactions.add_to_turn(self._db, active.turn, chunk)
+                await transactions.add_to_turn(self._db, active.turn, chunk, request.message_id)
                 active.steered[message_id] = event
                 active.log.publish(chunk)
                 # Before the agent's next line is read, which may be the last one of the turn.

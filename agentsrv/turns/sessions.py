@@ -11,7 +11,7 @@ from functools import partial
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.base import Agent
 from agentsrv.errors import AgentsrvError, NotFound
-from agentsrv.eventlog import EventLog, now_ms
+from agentsrv.eventlog import EventLog, fold, now_ms
 from agentsrv.model import Fork, Seq, Session, SessionId, Source, Turn
 from agentsrv.projections.acp import Acp
 from agentsrv.store import sessions, turns
@@ -162,7 +162,7 @@ class SessionService:
         first = await self.start_of_turn(session_id, after)
         found: list[tuple[Seq, bytes]] = []
         async for chunk in self._log.follow(session_id, first - 1, lambda: last):
-            found += [(seq, value) for seq, values in acp.read(chunk) for value in values]
+            found += [(seq, value) for seq, values in await fold(chunk, acp.read) for value in values]
             if limit is not None and len(found) >= limit:
                 break
         return found[:limit]

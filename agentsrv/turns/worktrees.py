@@ -27,7 +27,7 @@ from agentsrv.workspace.git_protocol import (
     Request,
     Worktree,
 )
-from agentsrv.workspace.paths import Workspace
+from agentsrv.workspace.paths import Workspace, is_text
 from agentsrv.workspace.worker import GitWorkers
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,10 @@ class SessionWorktrees:
 
         Raises NotFound (`worktree_not_found`), Conflict (`worktree_has_changes`, `worktree_in_use`), Forbidden.
         """
-        return await self._remove(self._workspace.resolve(path), set(), force=force)
+        resolved = self._workspace.resolve(path)
+        if not is_text(resolved):
+            raise NotFound("no worktree of a session has such a name", code="worktree_not_found")
+        return await self._remove(resolved, set(), force=force)
 
     async def list_all(self) -> list[SessionWorktree]:
         """All that are there, by path."""

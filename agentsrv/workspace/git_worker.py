@@ -51,6 +51,10 @@ EXTENSIONS = ["partialclone"]
 fetched: they count as unreadable."""
 
 
+PATIENCE_S, NUDGE_S = 3.0, 0.02
+"""How long a request goes on undisturbed, and how often it is nudged then."""
+
+
 def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as requests:
         settings = msgspec.json.decode(_receive(requests), type=Settings)
@@ -59,12 +63,17 @@ def main(descriptor: int) -> None:
         )
         give_up_rights(settings)
         configure_libgit2()
+        signal.signal(signal.SIGALRM, lambda *_: None)
         # What is there now stays, and need not be looked at by the collector again.
         gc.collect()
         gc.freeze()
         connection.sendall(READY)
         while data := _receive(requests):
+            # A repository may have a named pipe where a file should be, and libgit2 waits for ever for somebody
+            # to write to it. A signal ends that wait, and with it the reading of that one repository.
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, NUDGE_S)
             kind, body = answer(workspace, data)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             connection.sendall(ANSWER.pack(len(body), kind))
             connection.sendall(body)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from agentsrv.errors import InvalidInput, NotFound, Problem
+from agentsrv.errors import Forbidden, InvalidInput, NotFound, Problem
 from agentsrv.model import Image
 from agentsrv.workspace.paths import Workspace
 
@@ -82,6 +82,9 @@ def _read_file(workspace: Workspace, text: str, field: str) -> bytes:
         raise _invalid(field, f"{exc.message}; relative paths begin at the top of the workspace") from exc
     except InvalidInput as exc:
         raise _invalid(field, exc.message.removeprefix(f"{field}: ")) from exc
+    except Forbidden as exc:
+        problem = Problem(field, exc.message)
+        raise Forbidden(f"{field}: {exc.message}", code=exc.code, problems=[problem]) from exc
     with open(descriptor, "rb") as file:
         # What the kernel makes up (/proc, in a workspace that has it) says it is empty, and may never end.
         return file.read(min(os.fstat(descriptor).st_size, MAX_IMAGE_BYTES + 1))

@@ -70,6 +70,7 @@ WRITTEN = ("worktrees", "refs", "refs/heads", "logs", "logs/refs", "logs/refs/he
 """Directories of a repository in which something is made. They may not lead elsewhere."""
 
 MAX_NAMES = 1000
+MAX_OWNER_BYTES = 1024
 MAX_SHELF_NAME = 50
 MAX_WORKTREES = 2_000
 MAX_COMMITS = 1_000
@@ -413,7 +414,7 @@ def _own_git_directory(workspace: Workspace, path: Path) -> GitDirectory | None:
 def _owner_of(git_dir: Path) -> Owner | None:
     """None for a worktree that was not made here, or where somebody has changed what stands there."""
     try:
-        owner = msgspec.json.decode(read_pointer(git_dir / OWNER), type=Owner)
+        owner = msgspec.json.decode(read_pointer(git_dir / OWNER, MAX_OWNER_BYTES), type=Owner)
         is_possible = pygit2.reference_is_valid_name(HEADS + owner.branch)
     except (OSError, ValueError, RecursionError):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import Effect
+from agentsrv.agents.base import Effect, dump
 from agentsrv.agents.claude_code import ClaudeAdapter, ClaudeCode
 from agentsrv.config import Config
 from agentsrv.errors import InvalidInput
@@ -17,6 +17,7 @@ from agentsrv.model import Outcome, PermissionMode, Session, SessionId, TurnId, 
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "claude"
 CONVERSATION = "5e551011-0000-4000-8000-000000000000"
+PROMPT = TurnId("00000000-0000-4000-8000-000000000001")
 
 
 def transcript(name: str) -> list[bytes]:
@@ -427,3 +428,32 @@ def test_user_event_is_what_the_cli_reads(tmp_path: Path) -> None:
     assert json.loads(event)["message"]["content"] == [{"type": "text", "text": "--help\n\u2028\x00\"'"}]
     assert json.loads(event)["uuid"] == turn_id
     assert b"\n" not in event
+
+
+@pytest.mark.parametrize("state", ["discarded", "refused"])
+def test_message_that_is_never_read_is_not_waited_for(state: str) -> None:
+    """The CLI tells that it has thrown a message away: the turn ends all the same, and the message is known as lost."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(PROMPT, TurnOptions())
+    adapter.steer("m-1", b"{}")
+    lines: list[dict[str, Any]] = [
+        {"type": "result", "subtype": "success", "user_message_uuids": [PROMPT]},
+        {"type": "command_lifecycle", "command_uuid": "m-1", "state": state},
+        {"type": "system", "subtype": "session_state_changed", "state": "idle"},
+    ]
+    effects = [adapter.receive(dump(line)) for line in lines]
+
+    assert [effect and effect.lost_steer for effect in effects] == [None, "m-1", None]
+    assert [effect and effect.is_over for effect in effects] == [False, False, True]
+
+
+@pytest.mark.parametrize("state", ["discarded", "refused"])
+def test_prompt_that_is_never_read_fails(state: str) -> None:
+    """A prompt that the CLI has thrown away is a job that failed, not one that hangs or is done."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(PROMPT, TurnOptions())
+    adapter.receive(dump({"type": "command_lifecycle", "command_uuid": PROMPT, "state": state}))
+    effect = adapter.receive(dump({"type": "system", "subtype": "session_state_changed", "state": "idle"}))
+
+    assert effect is not None
+    assert (effect.is_over, effect.outcome and effect.outcome.status) == (True, TurnStatus.FAILED)

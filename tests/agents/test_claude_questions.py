@@ -222,8 +222,14 @@ def test_other_requests_are_answered_at_once() -> None:
     ("allowed", "asked"),
     [
         (("Bash", {"command": "touch a"}), ("Bash", {"command": "touch a > /root/.ssh/authorized_keys"})),
-        (("Write", {"file_path": "/w/a", "content": "x"}), ("Write", {"file_path": "/w/.bashrc", "content": "x"})),
-        (("Write", {"file_path": "/w/a", "content": "x" * 9999}), ("Write", {"file_path": "/w/a", "content": "y" * 9999})),
+        (
+            ("Write", {"file_path": "/w/a", "content": "x"}),
+            ("Write", {"file_path": "/w/.bashrc", "content": "x"}),
+        ),
+        (
+            ("Write", {"file_path": "a", "content": "x" * 9999}),
+            ("Write", {"file_path": "a", "content": "y" * 9999}),
+        ),
     ],
 )
 def test_allowed_call_is_no_leave_for_one_that_suggests_the_same_rule(
@@ -239,5 +245,16 @@ def test_allowed_call_is_no_leave_for_one_that_suggests_the_same_rule(
         return found
 
     assert allowance(*allowed) != allowance(*asked)
-    assert allowance(*allowed) == allowance(allowed[0], allowed[1] | {"description": "in other words"})
     assert len(allowance(*allowed)) < 1100
+
+
+def test_command_is_the_same_in_other_words() -> None:
+    """What the model says about a command makes no other command of it; with other tools it may."""
+
+    def allowance(tool: str, description: str) -> str | None:
+        rule = {"type": "addRules", "rules": [{"toolName": tool}]}
+        request = {"tool_name": tool, "input": {"description": description}, "permission_suggestions": [rule]}
+        return read_question("1", request).allowance
+
+    assert allowance("Bash", "one") == allowance("Bash", "other")
+    assert allowance("mcp__tickets__open", "one") != allowance("mcp__tickets__open", "other")

@@ -326,7 +326,10 @@ def allowance_of(method: str, params: dict[str, Any], changes: list[Any] | None 
     [
         ({"command": ["rm", "a b"], "cwd": "/w"}, {"command": ["rm", "a", "b"], "cwd": "/w"}),
         ({"command": "ls", "cwd": "/a in /b"}, {"command": "ls in /a", "cwd": "/b"}),
-        ({"command": "ls", "cwd": "/w"}, {"command": "ls", "cwd": "/w", "additionalPermissions": {"network": True}}),
+        (
+            {"command": "ls", "cwd": "/w"},
+            {"command": "ls", "cwd": "/w", "additionalPermissions": {"network": True}},
+        ),
     ],
 )
 def test_allowed_command_is_no_leave_for_another_one(allowed: dict[str, Any], asked: dict[str, Any]) -> None:

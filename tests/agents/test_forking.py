@@ -116,17 +116,33 @@ def test_copy_without_a_point_is_whole(source: Path) -> None:
 
 
 def test_what_cannot_be_copied_leaves_nothing(source: Path) -> None:
-    """The point is not there; or a pipe, a link or nothing is in the transcript's place: a clear error each time."""
+    """The point is not there; or a pipe, a link, an endless line or nothing is in the transcript's place: a clear
+    error each time."""
     directory = source.parent
     os.mkfifo(directory / "pipe.jsonl")
     (directory / "link.jsonl").symlink_to(source)
+    with (directory / "endless.jsonl").open("wb") as endless:
+        endless.truncate(1 << 40)
     before = sorted(directory.iterdir())
 
-    for name, point in (("old", "d"), ("pipe", None), ("link", None), ("nothing", None)):
+    for name, point in (("old", "d"), ("pipe", None), ("link", None), ("endless", None), ("nothing", None)):
         with pytest.raises(Conflict) as refused:
             copy_transcript(directory / f"{name}.jsonl", "new", point)
         assert refused.value.code == "conversation_lost"
     assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", [ClaudeCode, Codex])
+@pytest.mark.parametrize("name", ["../../secret", "*", "**", "a/b", "x" * 5000, "a\0", "-x", ""])
+def test_a_name_that_leads_elsewhere_names_no_conversation(
+    kind: Callable[[Config], Agent], tmp_path: Path, name: str
+) -> None:
+    """An agent may call its conversation what it likes; only what is below its own directory is looked for."""
+    (tmp_path / ".claude/projects/p").mkdir(parents=True)
+    (tmp_path / "secret.jsonl").write_text("")
+
+    with pytest.raises(Conflict):
+        make(kind, tmp_path).copy_conversation(Fork("source", 9, name, None), "/srv")
 
 
 def ask_for_thread(internal_id: str | None) -> tuple[CodexAdapter, bytes]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.agents.updates import REMEMBERED, Recent, Sent
+from agentsrv.agents.base import dump
+from agentsrv.agents.claude_updates import ClaudeUpdates
+from agentsrv.agents.codex_updates import CodexUpdates
+from agentsrv.agents.updates import MAX_PARTS, REMEMBERED, Recent, Sent
 
 
 @given(st.lists(st.text()), st.text())
@@ -38,3 +44,95 @@ def test_memory_of_calls_is_bounded() -> None:
     assert len(recent.items()) == REMEMBERED
     assert "9" not in recent
     assert str(REMEMBERED + 9) in recent
+
+
+LONG = "x" * 10_000
+
+HUGE = {
+    "ids of messages": (
+        ClaudeUpdates,
+        {"type": "assistant", "message": {"id": LONG, "content": [{"type": "text", "text": "a"}] * 5000}},
+    ),
+    "ids of parents": (
+        ClaudeUpdates,
+        {
+            "type": "assistant",
+            "parent_tool_use_id": LONG,
+            "message": {"id": "m", "content": [{"type": "text", "text": "a"}] * 5000},
+        },
+    ),
+    "paths of edits": (
+        ClaudeUpdates,
+        {
+            "type": "assistant",
+            "message": {
+                "content": [
+                    {
+                        "type": "tool_use",
+                        "id": "c",
+                        "name": "MultiEdit",
+                        "input": {"file_path": LONG, "edits": [{}] * 5000},
+                    }
+                ]
+            },
+        },
+    ),
+    "paths of hunks": (
+        CodexUpdates,
+        {
+            "method": "item/started",
+            "params": {
+                "item": {
+                    "type": "fileChange",
+                    "id": "c",
+                    "changes": [{"path": LONG, "kind": {"type": "update"}, "diff": "@@\n" * 5000}] * 10,
+                }
+            },
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_line_does_not_grow_without_bounds(name: str) -> None:
+    """What a line says once is repeated with each of its parts: both are limited."""
+    reader, message = HUGE[name]
+
+    assert len(dump(reader().read(message))) < 40_000_000
+
+
+def test_no_hunk_is_lost() -> None:
+    """Of a change with more parts than are told of apart, the last one has the rest."""
+    change = {"path": "p", "kind": {"type": "update"}, "diff": "".join(f"@@\n+{n}\n" for n in range(3000))}
+    item = {"type": "fileChange", "id": "c", "changes": [change]}
+    [update] = CodexUpdates().read({"method": "item/started", "params": {"item": item}})
+
+    assert len(update["content"]) == MAX_PARTS
+    assert update["content"][-1]["newText"].split() == [str(n) for n in range(MAX_PARTS - 1, 3000)]
+
+
+def test_a_long_command_is_told_as_it_is() -> None:
+    """To take it out of the shell around it would take longer than anybody waits."""
+    command = "bash -lc '" + "x" * 1_000_000 + "'"
+    item = {"type": "commandExecution", "id": "c", "command": command}
+    [update] = CodexUpdates().read({"method": "item/started", "params": {"item": item}})
+
+    assert update["title"] == command
+
+
+def test_blocks_that_were_begun_and_never_ended() -> None:
+    """However many there are, a whole block finds its own: the first one of its type."""
+    reader = ClaudeUpdates()
+    reader.read(streamed({"type": "message_start", "message": {"id": "m"}}))
+    for index in range(5000):
+        block = {"type": "text" if index == 4999 else "thinking"}
+        reader.read(streamed({"type": "content_block_start", "index": index, "content_block": block}))
+    delta = {"type": "text_delta", "text": "a"}
+    reader.read(streamed({"type": "content_block_delta", "index": 4999, "delta": delta}))
+    whole = {"type": "assistant", "message": {"id": "m", "content": [{"type": "text", "text": "ab"}]}}
+
+    assert [update["content"]["text"] for update in reader.read(whole)] == ["b"]
+
+
+def streamed(event: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "stream_event", "event": event}

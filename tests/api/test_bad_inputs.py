@@ -463,3 +463,23 @@ def parse(answer: bytes) -> tuple[int, Any]:
     text = body.decode()
     assert "Traceback" not in text
     return int(status[1]), json.loads(text) if b"application/json" in head else text
+
+
+async def test_a_wrong_choice_is_answered_with_the_right_ones(server: Server) -> None:
+    """Who misspells one of a few words is told them all, of a body and of a query."""
+    prompt = {
+        "session_id": "new",
+        "prompt": "x",
+        "permission_mode": "yolo",
+        "if_busy": "wait",
+        "format": "xml",
+    }
+    body = await server.ask("POST", "/generate/v2", json=prompt)
+    query = await server.ask("GET", "/generate/v2/jobs?status=done")
+
+    assert {problem["path"]: problem["message"] for problem in body.json["details"]} == {
+        "permission_mode": "must be one of bypass, accept_edits, ask, plan",
+        "if_busy": "must be one of reject, queue, steer",
+        "format": "must be one of native, acp",
+    }
+    assert query.json["error"].startswith("status: must be one of queued, running, ")

@@ -63,6 +63,16 @@ def test_what_needs_a_key_says_so() -> None:
     assert all("401" in op["responses"] for path in paths.values() for op in path.values() if op["security"])
 
 
+def test_required_is_what_is_always_there() -> None:
+    """A client made from the document takes a job that has only begun, and an answer that is not remembered."""
+    schemas = document(ROUTES, "1")["components"]["schemas"]
+    always = {"taskId", "sessionId", "status", "createdAt", "firstEventId", "lastEventId"}
+
+    assert set(schemas["JobView"]["required"]) == always
+    assert "remember" not in schemas["PermissionAnswered"]["required"]
+    assert set(schemas["SessionView"]["required"]) == set(schemas["SessionView"]["properties"])
+
+
 def test_patterns_are_those_of_json_schema() -> None:
     r"""No `\Z`: ECMA-262 does not know it."""
     assert r"\Z" not in str(document(ROUTES, "1"))

@@ -88,3 +88,20 @@ def test_doctor_and_agents_know_the_version(claude_server: Server) -> None:
     assert claude["version"].startswith("2.")
     assert "ANTHROPIC_API_KEY" in claude["credentials"]
     assert "fake-model-key" not in str(agents)
+
+
+def test_leave_to_edit_is_no_leave_to_edit_settings(claude_server: Server) -> None:
+    """I allow edits for the session: Claude still asks about files of settings, and nobody answers for me."""
+    steps = script("write a.txt x", "write b.txt x", "write .bashrc x", "text end")
+    task_id = claude_server.start_job(steps, permission_mode="ask")
+    stream = claude_server.follow(task_id)
+    asked = []
+    for decision in ({"decision": "allow", "remember": "session"}, {"decision": "deny"}):
+        question = stream.until(lambda event: event.type == "permission_request").json
+        asked.append(question["input"]["file_path"].rpartition("/")[2])
+        path = f"/generate/v2/jobs/{task_id}/permissions/{question['requestId']}"
+        assert claude_server.ask("POST", path, decision).status == 200
+
+    assert stream.rest()[-1].json["status"] == "completed"
+    assert asked == ["a.txt", ".bashrc"]
+    assert not (claude_server.workspace / ".bashrc").exists()

@@ -352,3 +352,17 @@ def test_unknown_lines_do_no_harm(reader: str, line: bytes, caplog: pytest.LogCa
     assert [data.get("type") for _, data in frames[1:-1]] in ([], ["raw"])
     assert frames[-1][1]["done"] is True
     assert caplog.text == ""
+
+
+def test_what_an_event_becomes_is_bounded() -> None:
+    """A hostile line of a megabyte that would become gigabytes is told of in part, and the stream goes on."""
+    edits = {"file_path": "p" * 4000, "edits": [{}] * 2000}
+    call = {"type": "tool_use", "name": "MultiEdit", "input": edits}
+    blocks = [{**call, "id": f"c{number}"} for number in range(20)]
+    hostile = json.dumps({"type": "assistant", "message": {"id": "m", "content": blocks}}).encode()
+    after = b'{"type":"assistant","message":{"id":"n","content":[{"type":"text","text":"on"}]}}'
+    stream = rendered(log_of(("t1", [hostile, after])), "claude")
+
+    assert len(hostile) < 2_000_000
+    assert len(stream) < 70_000_000
+    assert [frame["update"]["content"] for _, frame in frames_of(stream)][-1] == {"type": "text", "text": "on"}

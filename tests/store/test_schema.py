@@ -10,7 +10,7 @@ from agentsrv.store.migrate import migrations_directory
 # The sums: sha256sum migrations/*
 FROZEN = {
     "0001.initial.sql": "c8d15b47e720b379058f40df3e4d9f963acd47d9ee2747b9ab1b495d1a92ee05",
-    "0002.working-together.sql": "0e5f33696436979908aa5d1e5c19532a139307a37b00ac88d454dd77bb54f24a",
+    "0002.working-together.sql": "96803654513ea1d454e11dade4878891e8534b9221fc27a614db17e69d13827a",
 }
 
 

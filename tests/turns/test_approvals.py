@@ -280,7 +280,10 @@ def test_agent_that_asks_without_end_is_stopped(server: Server) -> None:
     task_id = start(server, *(question(f"q{number}") for number in range(101)), "hang")
     job = server.ended_job(task_id)
 
-    assert (job["status"], job["error"]) == ("failed", "the agent asked for more than 100 permissions at once")
+    assert (job["status"], job["error"]) == (
+        "failed",
+        "the agent asked for more than 100 permissions at once",
+    )
     assert resolutions(ended(server, task_id)) == ["cancelled"] * 100
 
 

@@ -17,7 +17,8 @@ from agentsrv.store import sessions
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
 from agentsrv.tasks import Tasks
-from agentsrv.turns.live import ActiveTurn, LiveAgent, Verdict
+from agentsrv.turns.active import ActiveTurn, Verdict
+from agentsrv.turns.live import LiveAgent
 from agentsrv.turns.recovery import DeadRunner
 from tests.kit import TIMEOUT_S
 

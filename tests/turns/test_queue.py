@@ -255,6 +255,19 @@ def test_same_message_steers_once(server: Server) -> None:
     assert texts(server.history()).count("go left") == 1
 
 
+def test_same_message_does_not_begin_a_turn_later(server: Server) -> None:
+    """A client that repeats its request when the turn has ended, and the server has died, gets that turn's job."""
+    running = busy(server, "await-steer")
+    steer(server, "go left", message_id="m-1", background=True).body()
+    server.ended_job(running)
+    server.kill9()
+    server.start()
+
+    for mode in ("reject", "queue", "steer"):
+        assert server.generate("go left", if_busy=mode, message_id="m-1").headers["X-Task-Id"] == running
+    assert server.ask("GET", "/generate/v2/jobs").json["count"] == 1
+
+
 def test_steering_prompt_survives_a_killed_server(server: Server) -> None:
     """What was accepted is read by the agent once, though the server is killed at that moment."""
     running = busy(server, "sleep 0.5", "await-steer", "hang")
@@ -267,7 +280,9 @@ def test_steering_prompt_survives_a_killed_server(server: Server) -> None:
     assert texts(server.history()).count("go left") == 1
 
 
-@pytest.mark.parametrize(("option", "value"), [("model", "other"), ("effort", "low"), ("max_turns", 3)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("model", "other"), ("effort", "low"), ("max_turns", 3), ("permission_mode", "ask")]
+)
 def test_steering_cannot_change_the_turn(server: Server, option: str, value: Any) -> None:
     """An option that differs from the running turn's is refused by its name, never ignored."""
     busy(server)
@@ -291,7 +306,9 @@ def test_followers_may_come_at_the_moment_a_prompt_begins(server: Server) -> Non
     server.stop()
     streams = [server.follow(job) for job in jobs for _ in range(12)]
 
-    assert [stream.rest()[-1].json["taskId"] for stream in streams] == [job for job in jobs for _ in range(12)]
+    assert [stream.rest()[-1].json["taskId"] for stream in streams] == [
+        job for job in jobs for _ in range(12)
+    ]
 
 
 def test_queue_has_an_end(server: Server) -> None:

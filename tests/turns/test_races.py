@@ -32,7 +32,11 @@ def stored(server: Server, session: str = "s") -> list[int]:
 
 def test_output_between_turns_does_not_lose_the_next_turn(server: Server) -> None:
     """My agent's background command writes all the time: my next prompts are answered, and no event is lost."""
-    pid = next(e.json["pid"] for e in run(server, script("child chatty quick")) if "pid" in e.json and e.type == "fake")
+    pid = next(
+        e.json["pid"]
+        for e in run(server, script("child chatty quick"))
+        if "pid" in e.json and e.type == "fake"
+    )
     statuses = [run(server)[-1].json["status"] for _ in range(10)]
     alive = is_alive(pid)
     server.terminate()

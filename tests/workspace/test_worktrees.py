@@ -659,3 +659,65 @@ async def test_what_a_killed_removal_left_goes_with_the_next(worktrees: Worktree
     assert [made.path] == [item.path for item in await worktrees.listed()]
     await worktrees.remove(made.path)
     assert worktrees.is_clean()
+
+
+# Agents that are up to no good
+
+
+async def test_a_link_to_another_worktree_is_not_followed(worktrees: Worktrees, repo: Path) -> None:
+    """An agent that puts a link in its worktree's place does not have another session's removed."""
+    mine, theirs = await worktrees.make(session_id="a"), await worktrees.make(session_id="b")
+    os.rename(mine.path, f"{mine.path}-moved")
+    os.symlink(theirs.path, mine.path)
+    with pytest.raises(AgentsrvError) as caught:
+        await worktrees.remove(mine.path, force=True)
+
+    assert "worktree_not_found" == caught.value.code
+    assert Path(theirs.path, "a").exists()
+    assert "session/b" in worktrees.branches()
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        '{"session": "s", "branch": "session/../main"}',
+        '{"session": "s", "branch": "main"}',
+        '{"session": "s", "branch": "session/%s"}' % ("x" * 900),
+        '{"session": "s", "branch": "session/%s"}' % ("x" * 9000),
+        '{"session": "s", "branch": "session/s", "x": %s}' % ("[" * 400 + "]" * 400),
+        '{"session": "s", "branch": "session/s", "x": %s}' % ("[" * 8000 + "]" * 8000),
+    ],
+    ids=["path", "main", "long", "too long", "deep", "too deep"],
+)
+async def test_a_forged_owner_does_no_harm(worktrees: Worktrees, repo: Path, owner: str) -> None:
+    """Whatever an agent writes there: others get worktrees, this one can be removed, and no branch of the user's goes."""
+    made = await worktrees.make()
+    (repo / ".git/worktrees/s/agentsrv").write_text(owner)
+    await worktrees.make(session_id="other")
+    await worktrees.make()
+    await worktrees.remove(made.path, force=True)
+
+    assert not Path(made.path).exists()
+    assert "main" in worktrees.branches()
+
+
+async def test_a_link_where_the_session_was_to_work(worktrees: Worktrees, repo: Path) -> None:
+    """It is followed, as it is without a worktree."""
+    (worktrees.base / "link").symlink_to(repo / "sub")
+
+    assert str(worktrees.base / ".worktrees/repo/s/sub") == (await worktrees.make("link")).cwd
+
+
+@pytest.mark.parametrize("name", [".git/shallow", ".git/info/grafts", ".git/refs/heads/main"])
+async def test_a_pipe_in_a_repository_hides_that_one_alone(
+    worktrees: Worktrees, repo: Path, name: str
+) -> None:
+    """libgit2 would wait for ever for somebody to write to it. The others are listed nevertheless."""
+    make_repository(worktrees.base / "other", {"a": "a\n"})
+    (repo / name).unlink(missing_ok=True)
+    os.mkfifo(repo / name)
+    answer = await worktrees.readers.ask(FindRepositories()) + b"}"
+    problems = {found["name"]: found["problem"] for found in msgspec.json.decode(answer)["repositories"]}
+
+    assert problems["other"] is None
+    assert "damaged" in problems["repo"]
