@@ -128,6 +128,7 @@ class ClaudeUpdates:
         self._model = ""
         self._streamed = _Streamed("")
         self._calls: Recent[str] = Recent()
+        self._returned: Recent[bool] = Recent()
         self._context_tokens = 0
         self._has_spoken = False
 
@@ -260,6 +261,7 @@ class ClaudeUpdates:
 
     def _called(self, block: Mapping[str, Any], details: Any) -> list[Update]:
         call_id = as_id(block.get("tool_use_id"))
+        self._returned[call_id] = True
         name = self._calls.get(call_id) or ""
         if not call_id or name == PLAN_TOOL:
             return []
@@ -282,7 +284,9 @@ class ClaudeUpdates:
             case "task_progress" if call_id := as_id(message.get("tool_use_id")):
                 return [acp.tool_call_progress(call_id, progress=as_text(message.get("description")))]
             case "task_notification" if call_id := as_id(message.get("tool_use_id")):
-                return [acp.tool_call_update(call_id, _task_ended(message))]
+                # The result of a call that was waited for is still to come, and says more.
+                is_waited_for = call_id in self._calls and call_id not in self._returned
+                return [] if is_waited_for else [acp.tool_call_update(call_id, _task_ended(message))]
             case _:
                 pass
         return []

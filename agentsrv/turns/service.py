@@ -239,9 +239,13 @@ class TurnService:
     # Questions of agents
 
     def pending(self) -> list[tuple[Turn, Pending]]:
-        """All questions that wait for an answer, the oldest first."""
+        """All questions that wait for a user's answer, the oldest first."""
         found = [
-            (active.turn, pending) for active in self._active.values() for pending in active.pending.values()
+            (active.turn, pending)
+            for active in self._active.values()
+            for pending in active.pending.values()
+            # Otherwise it is being answered by what was allowed before.
+            if pending.question.allowance not in active.session.allowances
         ]
         return sorted(found, key=lambda entry: entry[1].created_at)
 

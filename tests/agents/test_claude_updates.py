@@ -229,6 +229,23 @@ def test_todo_list_is_a_plan() -> None:
     ]
 
 
+def test_call_that_is_waited_for_ends_with_its_result() -> None:
+    """The notice of a task that the agent waits for comes just before its result, which alone ends the call."""
+    notice = {"type": "system", "subtype": "task_notification", "tool_use_id": "c", "status": "completed"}
+    call = {"type": "tool_use", "id": "c", "name": "Bash", "input": {"command": "ls"}}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "a.txt", "is_error": False}
+    lines = [
+        {"type": "assistant", "message": {"id": "m", "content": [call]}},
+        notice | {"summary": "List files"},
+        {"type": "user", "message": {"role": "user", "content": [result]}},
+    ]
+    ended = [update for update in updates_of(lines) if update.get("status") == "completed"]
+
+    assert [update["content"] for update in ended] == [
+        [{"type": "content", "content": {"type": "text", "text": "a.txt"}}]
+    ]
+
+
 def test_background_command_ends_when_it_ends() -> None:
     """A command in the background is in progress until the CLI tells of its end, maybe after the answer."""
     found = updates_of(lines_of("background_bash"))

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from agentsrv.agents.version import ask
+from agentsrv.tasks import Tasks
 
 SHELL = Path("/bin/sh")
 
@@ -20,10 +21,10 @@ async def test_who_does_not_wait_any_more_leaves_nothing_behind(tmp_path: Path) 
     """Neither the program, nor what it has started."""
     os.mkfifo(pipe := tmp_path / "pipe")
     script = f"sleep 300 > {pipe} & sleep 300"
-    asking = asyncio.create_task(ask(SHELL, "-c", script, env={"PATH": "/usr/bin:/bin"}))
+    tasks = Tasks("test")
+    tasks.spawn(ask(SHELL, "-c", script, env={"PATH": "/usr/bin:/bin"}), name="ask")
     with await asyncio.to_thread(pipe.open, "rb") as held:
-        asking.cancel()
-        await asyncio.wait([asking])
+        await tasks.close()
         async with asyncio.timeout(10):
             # It ends when all that could write to it are dead.
             assert await asyncio.to_thread(held.read) == b""

@@ -101,6 +101,16 @@ PROTECTED = [
     ("GET", "/generate/v2/jobs/x"),
     ("GET", "/generate/v2/jobs/x/stream"),
     ("DELETE", "/generate/there/stop"),
+    ("POST", "/sessions/there/fork"),
+    ("GET", "/sessions/there/queue"),
+    ("PUT", "/sessions/there/queue"),
+    ("DELETE", "/sessions/there/queue"),
+    ("DELETE", "/sessions/there/queue/x"),
+    ("GET", "/permissions"),
+    ("GET", "/generate/v2/jobs/x/permissions"),
+    ("POST", "/generate/v2/jobs/x/permissions/y"),
+    ("GET", "/git/worktrees"),
+    ("DELETE", "/git/worktrees?path=x"),
     ("GET", "/agents"),
     ("GET", "/env/PATH"),
     ("GET", "/health/ready"),
@@ -160,6 +170,9 @@ def origins() -> Iterator[Row]:
             ("GET", "/health"),
             ("GET", "/sessions/there/events"),
             ("DELETE", "/sessions/there"),
+            ("POST", "/sessions/there/fork"),
+            ("POST", "/generate/v2/jobs/x/permissions/y"),
+            ("DELETE", "/git/worktrees?path=x"),
         ]:
             request = http(method, path, f"Origin: {origin}")
             yield Row(f"origin {origin}: {method} {path}", request, (403,), "origin_not_allowed")
@@ -224,12 +237,23 @@ BAD_JSON = [
 ]
 
 
+ANSWER = "/generate/v2/jobs/x/permissions/y"
+
+WITH_BODY = [
+    ("POST", "/sessions"),
+    ("POST", "/generate/v2"),
+    ("POST", "/sessions/there/fork"),
+    ("PUT", "/sessions/there/queue"),
+    ("POST", ANSWER),
+]
+
+
 def bodies() -> Iterator[Row]:
-    for path in ["/sessions", "/generate/v2"]:
+    for method, path in WITH_BODY:
         for body in BAD_JSON:
-            yield Row(f"{path} {body[:20]!r}", http("POST", path, body=body), (400,), "invalid_json")
+            yield Row(f"{path} {body[:20]!r}", http(method, path, body=body), (400,), "invalid_json")
         for body in [b"[]", b'"x"', b"null", b"1", b"true", b"[{}]"]:
-            yield Row(f"{path} {body!r}", http("POST", path, body=body), (400,), "invalid_body")
+            yield Row(f"{path} {body!r}", http(method, path, body=body), (400,), "invalid_body")
     nested: Any = "x"
     for _ in range(100):
         nested = {"a": nested}
@@ -298,8 +322,18 @@ WRONG_IN_GENERATE: dict[str, list[Any]] = {
     "output_schema": [1, "x", [], True, None],
     "partial_messages": [1, "true", [], {}, None],
     "format": [*OF_NO_TYPE, "xml"],
+    "if_busy": [*OF_NO_TYPE, "wait", "Queue"],
     "on_disconnect": [*OF_NO_TYPE, "stop"],
 }
+
+WRONG_IN_ANSWER: dict[str, list[Any]] = {
+    "decision": [*OF_NO_TYPE, "ALLOW", "timed_out", "cancelled"],
+    "remember": [*OF_NO_TYPE, "always"],
+    "message": [*OF_NO_TYPE, "x" * 10_001, "a\0", "\ud800"],
+    "updatedInput": [1, "x", [], True, None, {"a": "\0"}],
+}
+
+WRONG_IN_QUEUE: list[Any] = [1, "x", {}, True, None, [1], [None], [[]], ["a\0"], ["x"] * 10_001]
 
 
 def fields() -> Iterator[Row]:
@@ -309,12 +343,30 @@ def fields() -> Iterator[Row]:
             if field in ("name", "model"):
                 change = json_body("PUT", "/sessions/there", {field: value})
                 yield Row(f"PUT {field} {str(value)[:20]!a}", change, (400,), None, field)
+            if field in ("sessionId", "name", "model"):
+                fork = json_body("POST", "/sessions/there/fork", {field: value})
+                yield Row(f"fork {field} {str(value)[:20]!a}", fork, (400,), None, field)
     for field, values in WRONG_IN_GENERATE.items():
         for value in values:
             yield Row(
                 f"generate {field} {str(value)[:20]!a}", generate(**{field: value}), (400,), None, field
             )
+    for field, values in WRONG_IN_ANSWER.items():
+        for value in values:
+            answer = json_body("POST", ANSWER, {"decision": "deny", field: value})
+            yield Row(f"answer {field} {str(value)[:20]!a}", answer, (400,), None, field)
+    for value in WRONG_IN_QUEUE:
+        queue = json_body("PUT", "/sessions/there/queue", {"taskIds": value})
+        yield Row(f"queue {str(value)[:20]!a}", queue, (400,), None, "taskIds")
     invalid = (400,), "invalid_input"
+    remember = json_body("POST", ANSWER, {"decision": "deny", "remember": "session"})
+    yield Row("a denial is not remembered", remember, *invalid, "remember")
+    yield Row("no decision", json_body("POST", ANSWER, {}), *invalid, "decision")
+    yield Row("no taskIds", json_body("PUT", "/sessions/there/queue", {}), *invalid, "taskIds")
+    unknown = json_body("PUT", "/sessions/there/queue", {"taskIds": ["x"]})
+    yield Row("a queue of jobs that do not wait", unknown, (409,), "queue_changed")
+    taken = json_body("POST", "/sessions/there/fork", {"sessionId": "there"})
+    yield Row("a fork with an id that is taken", taken, (409,), "session_exists")
     yield Row("no prompt", json_body("POST", "/generate/v2", {"session_id": "new"}), *invalid, "prompt")
     yield Row("no session", json_body("POST", "/generate/v2", {"prompt": "hi"}), *invalid, "session_id")
     yield Row("a field name with NUL", json_body("POST", "/sessions", {"a\0": 1}), *invalid)
@@ -369,6 +421,13 @@ PATHS_WITH_ID = [
     ("GET", "/generate/v2/jobs/{}"),
     ("GET", "/generate/v2/jobs/{}/stream"),
     ("DELETE", "/generate/{}/stop"),
+    ("POST", "/sessions/{}/fork"),
+    ("GET", "/sessions/{}/queue"),
+    ("DELETE", "/sessions/{}/queue"),
+    ("DELETE", "/sessions/there/queue/{}"),
+    ("DELETE", "/sessions/{}/queue/x"),
+    ("GET", "/generate/v2/jobs/{}/permissions"),
+    ("DELETE", "/git/worktrees?path=.worktrees/{}/s"),
 ]
 
 
@@ -378,6 +437,10 @@ def paths() -> Iterator[Row]:
             yield Row(f"{method} {path} {id_[:20]}", http(method, path.format(id_)), (400, 404))
         change = json_body("PUT", f"/sessions/{id_}", {"name": "x"})
         yield Row(f"PUT /sessions/{id_[:20]}", change, (400, 404))
+        queue = json_body("PUT", f"/sessions/{id_}/queue", {"taskIds": []})
+        yield Row(f"PUT queue of {id_[:20]}", queue, (400, 404))
+        for path in [f"/generate/v2/jobs/{id_}/permissions/y", f"/generate/v2/jobs/x/permissions/{id_}"]:
+            yield Row(f"POST {path[:60]}", json_body("POST", path, {"decision": "deny"}), (400, 404))
 
 
 NUMBERS = ["-1", "1.5", "x", "1e9", "NaN", "%2B1", "%201", "0x1", "%D9%A3", "9" * 30, "%00", ""]
@@ -398,6 +461,7 @@ QUERIES = [
     ("GET", "/sessions/there/events?after=x", "after"),
     ("GET", "/sessions/there/events?after=999999", "Last-Event-ID"),
     ("GET", "/sessions/there/events?format=ACP", "format"),
+    ("GET", "/generate/v2/jobs/x/stream?format=", "format"),
     ("GET", "/sessions/there/messages?format=xml", "format"),
     ("DELETE", "/sessions/there?force=yes", "force"),
     ("DELETE", "/sessions/there?force=1", "force"),
@@ -411,6 +475,9 @@ QUERIES = [
 
 
 def queries() -> Iterator[Row]:
+    for path in ["file:///caf%25E9", ".worktrees", ".worktrees/r", "~", "", "out", "/etc"]:
+        request = http("DELETE", f"/git/worktrees?force=true&path={path}")
+        yield Row(f"remove worktree {path}", request, (403, 404))
     for method, path, field in QUERIES:
         yield Row(f"{method} {path[:60]}", http(method, path), (400,), None, field)
 

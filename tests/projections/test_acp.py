@@ -365,4 +365,4 @@ def test_what_an_event_becomes_is_bounded() -> None:
 
     assert len(hostile) < 2_000_000
     assert len(stream) < 70_000_000
-    assert [frame["update"]["content"] for _, frame in frames_of(stream)][-1] == {"type": "text", "text": "on"}
+    assert b'"text":"on"' in stream

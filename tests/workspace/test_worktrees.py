@@ -690,8 +690,9 @@ async def test_a_link_to_another_worktree_is_not_followed(worktrees: Worktrees, 
     ids=["path", "main", "long", "too long", "deep", "too deep"],
 )
 async def test_a_forged_owner_does_no_harm(worktrees: Worktrees, repo: Path, owner: str) -> None:
-    """Whatever an agent writes there: others get worktrees, this one can be removed, and no branch of the user's goes."""
+    """Whatever an agent writes there: others get worktrees, this one can be removed, no other branch goes with it."""
     made = await worktrees.make()
+    write_files(Path(made.path), {"a": "not to be discarded\n"})
     (repo / ".git/worktrees/s/agentsrv").write_text(owner)
     await worktrees.make(session_id="other")
     await worktrees.make()
