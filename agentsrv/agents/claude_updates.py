@@ -97,7 +97,9 @@ class _Streamed:
     id: str
     attempt: int = 1
     blocks: Recent[_Block] = field(default_factory=Recent)
-    waiting: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=REMEMBERED)))
+    waiting: dict[str, deque[str]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=REMEMBERED))
+    )
     """Their indexes by type, the first one first."""
 
     @property

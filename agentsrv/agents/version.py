@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
+import subprocess
 from pathlib import Path
 
 TIMEOUT_S = 15.0
@@ -27,29 +27,30 @@ async def read_version(program: Path, env: dict[str, str]) -> tuple[str | None, 
 
 async def ask(program: Path, *arguments: str, env: dict[str, str]) -> tuple[bytes | None, str | None]:
     """(what the program prints, None), or (None, what is wrong)."""
+    # In a thread: asyncio kills a program alone when its start is cancelled, and not what that has started.
+    return await asyncio.to_thread(_ask, program, arguments, env)
+
+
+def _ask(program: Path, arguments: tuple[str, ...], env: dict[str, str]) -> tuple[bytes | None, str | None]:
     question = " ".join(arguments)
     try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
+        process = subprocess.Popen(
+            (program, *arguments),
             env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
         )
     except OSError as exc:
         return None, f"cannot be started: {exc.strerror}"
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        return None, f"did not answer {question} within {TIMEOUT_S:g} s"
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    with process:
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None, f"did not answer {question} within {TIMEOUT_S:g} s"
     if process.returncode != 0:
         return None, f"{question} ended with exit code {process.returncode}"
     return output, None

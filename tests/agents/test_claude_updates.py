@@ -234,7 +234,7 @@ def test_call_that_is_waited_for_ends_with_its_result() -> None:
     notice = {"type": "system", "subtype": "task_notification", "tool_use_id": "c", "status": "completed"}
     call = {"type": "tool_use", "id": "c", "name": "Bash", "input": {"command": "ls"}}
     result = {"type": "tool_result", "tool_use_id": "c", "content": "a.txt", "is_error": False}
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"type": "assistant", "message": {"id": "m", "content": [call]}},
         notice | {"summary": "List files"},
         {"type": "user", "message": {"role": "user", "content": [result]}},

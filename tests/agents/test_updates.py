@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from agentsrv.agents.base import dump
 from agentsrv.agents.claude_updates import ClaudeUpdates
 from agentsrv.agents.codex_updates import CodexUpdates
-from agentsrv.agents.updates import MAX_PARTS, REMEMBERED, Recent, Sent
+from agentsrv.agents.updates import MAX_PARTS, REMEMBERED, Recent, Sent, UpdateReader
 
 
 @given(st.lists(st.text()), st.text())
@@ -48,7 +49,7 @@ def test_memory_of_calls_is_bounded() -> None:
 
 LONG = "x" * 10_000
 
-HUGE = {
+HUGE: dict[str, tuple[Callable[[], UpdateReader], dict[str, Any]]] = {
     "ids of messages": (
         ClaudeUpdates,
         {"type": "assistant", "message": {"id": LONG, "content": [{"type": "text", "text": "a"}] * 5000}},

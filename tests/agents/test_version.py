@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import select
 from pathlib import Path
 
+import pytest
+
+from agentsrv.agents import version
 from agentsrv.agents.version import ask
-from agentsrv.tasks import Tasks
 
 SHELL = Path("/bin/sh")
 
 
-async def test_nothing_of_where_the_server_was_started_is_seen(tmp_path: Path) -> None:
+async def test_nothing_of_where_the_server_was_started_is_seen() -> None:
     """A repository there cannot say how the program is to behave."""
     assert await ask(SHELL, "-c", "pwd", env={}) == (b"/\n", None)
 
 
-async def test_who_does_not_wait_any_more_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Neither the program, nor what it has started."""
+async def test_a_program_that_does_not_answer_goes_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own processes too: nothing is left of the question."""
+    monkeypatch.setattr(version, "TIMEOUT_S", 1.0)
     os.mkfifo(pipe := tmp_path / "pipe")
-    script = f"sleep 300 > {pipe} & sleep 300"
-    tasks = Tasks("test")
-    tasks.spawn(ask(SHELL, "-c", script, env={"PATH": "/usr/bin:/bin"}), name="ask")
-    with await asyncio.to_thread(pipe.open, "rb") as held:
-        await tasks.close()
-        async with asyncio.timeout(10):
-            # It ends when all that could write to it are dead.
-            assert await asyncio.to_thread(held.read) == b""
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        script = f"sleep 300 > {pipe} & sleep 300"
+        output, trouble = await ask(SHELL, "-c", script, env={"PATH": "/usr/bin:/bin"})
+        poll = select.poll()
+        poll.register(reader, 0)
+
+        assert output is None
+        assert trouble is not None
+        # The last process that could have written to it is dead.
+        assert [events for _, events in poll.poll(10_000)] == [select.POLLHUP]

@@ -223,8 +223,8 @@ class FakeAgent:
                 due, _, text = rest.partition(" ")
                 self.later.append((time.monotonic() + float(due) if is_number(due) else due, text))
             case "ask":
-                count, tool, given = rest.split(" ", 2)
-                self.ask(int(count), tool, json.loads(given))
+                calls, tool, given = rest.split(" ", 2)
+                self.ask(int(calls), tool, json.loads(given))
             case "withdraw":
                 request_id = self.request("Bash", {"command": "rm"})
                 self.emit({"type": "control_cancel_request", "request_id": request_id})
@@ -240,7 +240,7 @@ class FakeAgent:
     def request(self, tool: str, given: dict[str, Any]) -> str:
         self.asked += 1
         request_id = f"ask-{self.asked}"
-        request = {
+        request: dict[str, Any] = {
             "subtype": "can_use_tool",
             "tool_name": tool,
             "input": given,
