@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import msgspec
 from aiohttp import web
 
@@ -24,12 +27,12 @@ from agentsrv.api.schemas import (
     ForkSession,
     ListMessages,
     ListSessions,
-    MessageList,
     SessionDeleted,
     SessionList,
     UpdateSession,
 )
 from agentsrv.api.sse import require_reached, resume_point, stream
+from agentsrv.api.transfer import send
 from agentsrv.model import Session, SessionId
 
 
@@ -98,17 +101,14 @@ async def delete_session(request: web.Request) -> web.Response:
     return json_response(SessionDeleted(session_id=session_id, timestamp=timestamp()))
 
 
-async def list_messages(request: web.Request) -> web.Response:
+async def list_messages(request: web.Request) -> web.StreamResponse:
     """The whole messages of a session, oldest first, without token deltas."""
     query = read_query(request, ListMessages)
-    session_id = session_id_of(request)
     sessions = request.app[SESSIONS]
+    session = await sessions.get(session_id_of(request))
     read = sessions.messages if query.format == "native" else sessions.acp_messages
-    found = await read(session_id, limit=given(query.limit), after=query.after)
-    messages = [msgspec.Raw(data) for _, data in found]
-    return json_response(
-        MessageList(session_id=session_id, messages=messages, count=len(messages), timestamp=timestamp())
-    )
+    pieces = _message_list(session.id, read(session, query.after), given(query.limit))
+    return await send(request, pieces, headers={"Content-Type": "application/json; charset=utf-8"})
 
 
 async def follow_session(request: web.Request) -> web.StreamResponse:
@@ -120,6 +120,24 @@ async def follow_session(request: web.Request) -> web.StreamResponse:
     require_reached(after, await request.app[SESSIONS].last_seq(session_id))
     followed = await followed_session(request, session, after, query.format)
     return await stream(request, *followed, headers={"X-Session-Id": session_id})
+
+
+async def _message_list(
+    session_id: SessionId, groups: AsyncGenerator[list[bytes], None], limit: int | None
+) -> AsyncGenerator[bytes, None]:
+    """A `MessageList`, piece by piece: a long session is more than should be held."""
+    before = b'{"sessionId":%b,"messages":[' % msgspec.json.encode(session_id)
+    count = 0
+    async with aclosing(groups):
+        async for group in groups:
+            if messages := group if limit is None else group[: limit - count]:
+                yield before + b",".join(messages)
+                before = b","
+                count += len(messages)
+            if count == limit:
+                break
+    last = b'],"count":%d,"timestamp":%b}' % (count, msgspec.json.encode(timestamp()))
+    yield last if count else before + last
 
 
 def _created(request: web.Request, session: Session) -> web.Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +13,7 @@ from agentsrv.agents import AgentRegistry
 from agentsrv.agents.base import Agent
 from agentsrv.errors import AgentsrvError, NotFound
 from agentsrv.eventlog import EventLog, fold, now_ms
-from agentsrv.model import Fork, Seq, Session, SessionId, Source, Turn
+from agentsrv.model import Chunk, Fork, Seq, Session, SessionId, Source, Turn
 from agentsrv.projections.acp import Acp
 from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
@@ -130,42 +131,26 @@ class SessionService:
         self._turns.queue.forget(session_id)
         self._log.forget(session_id)
 
-    async def messages(
-        self, session_id: SessionId, *, limit: int | None, after: Seq
-    ) -> list[tuple[Seq, bytes]]:
-        """(seq, JSON) of the whole messages after `after`, oldest first: no token deltas, no notices.
+    async def messages(self, session: Session, after: Seq) -> AsyncGenerator[list[bytes], None]:
+        """JSON of the whole messages after `after`, oldest first, by the chunk: no token deltas, no notices."""
+        is_message = self._agents.get(session.agent).is_message
+        async with aclosing(await self._written(session.id, after)) as chunks:
+            async for chunk in chunks:
+                yield [line for line in chunk.lines() if is_message(line)]
 
-        Raises NotFound.
-        """
-        agent = self._agents.get((await self.get(session_id)).agent)
+    async def acp_messages(self, session: Session, after: Seq) -> AsyncGenerator[list[bytes], None]:
+        """The same as ACP notifications, of which an event may give several."""
+        make_reader = partial(self._agents.get(session.agent).updates, deltas=False)
+        acp = Acp(session.id, make_reader, after=after, messages_only=True)
+        first = await self.start_of_turn(session.id, after)
+        async with aclosing(await self._written(session.id, first - 1)) as chunks:
+            async for chunk in chunks:
+                yield [value for _, values in await fold(chunk, acp.read) for value in values]
+
+    async def _written(self, session_id: SessionId, after: Seq) -> AsyncGenerator[Chunk, None]:
+        """What the log has after `after` now."""
         last = (await self._log.session(session_id)).last_seq
-        found: list[tuple[Seq, bytes]] = []
-        async for chunk in self._log.follow(session_id, after, lambda: last):
-            for seq, line in enumerate(chunk.lines(), chunk.first_seq):
-                if agent.is_message(line):
-                    found.append((seq, line))
-                    if len(found) == limit:
-                        return found
-        return found
-
-    async def acp_messages(
-        self, session_id: SessionId, *, limit: int | None, after: Seq
-    ) -> list[tuple[Seq, bytes]]:
-        """(seq, JSON) of the conversation after `after` as ACP notifications, oldest first: no deltas.
-
-        An event may give several of them. Raises NotFound.
-        """
-        agent = self._agents.get((await self.get(session_id)).agent)
-        last = (await self._log.session(session_id)).last_seq
-        make_reader = partial(agent.updates, deltas=False)
-        acp = Acp(session_id, make_reader, after=after, messages_only=True)
-        first = await self.start_of_turn(session_id, after)
-        found: list[tuple[Seq, bytes]] = []
-        async for chunk in self._log.follow(session_id, first - 1, lambda: last):
-            found += [(seq, value) for seq, values in await fold(chunk, acp.read) for value in values]
-            if limit is not None and len(found) >= limit:
-                break
-        return found[:limit]
+        return self._log.follow(session_id, after, lambda: last)
 
     async def start_of_turn(self, session_id: SessionId, seq: Seq) -> Seq:
         """The first event of the newest turn that had begun by `seq`; 1 when none had."""
