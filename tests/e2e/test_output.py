@@ -154,3 +154,14 @@ def test_agent_that_outruns_its_reader_is_stopped(make_server: ServerMaker, benc
 
     assert job["status"] == "failed"
     assert "more than" in job["error"]
+
+
+@pytest.mark.parametrize("format", ["native", "acp"])
+def test_long_history_is_not_held(server: Server, format: str) -> None:
+    """Who asks for all messages of a long session gets them, and the server keeps none of it."""
+    server.ended_job(server.start_job(script("lines 20000 1700")))
+    before = rss_bytes(server.pid)
+    history = server.ask("GET", f"/sessions/s/messages?format={format}").json
+
+    assert history["count"] == len(history["messages"]) > 20_000
+    assert rss_bytes(server.pid) - before < 30 * MIB
