@@ -145,8 +145,8 @@ async def test_the_agents_names_as_model_mean_its_default(server: Server) -> Non
 
 async def test_head_starts_nothing_and_streams_nothing(server: Server) -> None:
     """HEAD on a stream gives its headers; HEAD on generate is no way to start."""
-    path = f"/generate/v2/jobs/{await server.start()}/stream"
-    head = await server.ask("HEAD", path)
+    task_id = await server.start()
+    head = await server.ask("HEAD", f"/generate/v2/jobs/{task_id}/stream")
 
     assert (head.status, head.headers["Content-Type"], head.text) == (
         200,
@@ -155,6 +155,8 @@ async def test_head_starts_nothing_and_streams_nothing(server: Server) -> None:
     )
     assert (await server.ask("HEAD", "/generate/v2")).status == 405
     assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
+    # Otherwise its agent would outlive the server.
+    await server.end_of(task_id)
 
 
 async def test_a_server_that_stops_ends_streams_cleanly(server: Server) -> None:
