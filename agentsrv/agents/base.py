@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -22,9 +22,6 @@ import msgspec
 from agentsrv.agents.updates import UpdateReader
 from agentsrv.errors import Conflict, InvalidInput, Problem
 from agentsrv.model import Answer, Fork, Image, Outcome, Session, TurnId, TurnOptions
-
-RAW_KEPT_BYTES = 64 * 1024
-"""How much of a line that is cut (over the limit) is kept in the log."""
 
 PASSED_ON = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
@@ -320,6 +317,12 @@ def conversation_lost(conversation: str) -> Conflict:
         f"the agent has no record of conversation {conversation} any more, so it cannot be forked",
         code="conversation_lost",
     )
+
+
+def require_effort(options: TurnOptions, efforts: Collection[str]) -> None:
+    """Raises InvalidInput (`unsupported_option`) for an effort that an agent does not have."""
+    if options.effort is not None and options.effort not in efforts:
+        raise unsupported("effort", f"must be one of {', '.join(efforts)}")
 
 
 def unsupported(option: str, message: str) -> InvalidInput:

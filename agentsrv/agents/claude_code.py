@@ -39,6 +39,7 @@ from agentsrv.agents.base import (
     load_object,
     not_found,
     raw_event,
+    require_effort,
     unsupported,
     user_event,
 )
@@ -434,8 +435,7 @@ class ClaudeCode:
         )
 
     async def check(self, options: TurnOptions) -> None:
-        if options.effort is not None and options.effort not in EFFORTS:
-            raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+        require_effort(options, EFFORTS)
         if options.output_schema is not None and len(dump(options.output_schema)) > MAX_SCHEMA_BYTES:
             raise unsupported("output_schema", f"must not be larger than {MAX_SCHEMA_BYTES} bytes of JSON")
 

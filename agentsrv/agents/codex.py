@@ -39,6 +39,7 @@ from agentsrv.agents.base import (
     load_object,
     not_found,
     raw_event,
+    require_effort,
     unsupported,
     user_event,
 )
@@ -549,8 +550,7 @@ class Codex:
         )
 
     async def check(self, options: TurnOptions) -> None:
-        if options.effort is not None and options.effort not in EFFORTS:
-            raise unsupported("effort", f"must be one of {', '.join(EFFORTS)}")
+        require_effort(options, EFFORTS)
         for field in ("max_turns", "max_budget_usd"):
             if getattr(options, field) is not None:
                 raise unsupported(field, "codex has no such limit")

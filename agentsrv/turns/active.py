@@ -84,6 +84,8 @@ class ActiveTurn:
         self.caught_up = asyncio.Event()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
         self.started: asyncio.Future[None] = loop.create_future()
+        # Maybe nobody waits for it: a failure must not be reported as never retrieved then.
+        self.started.add_done_callback(lambda started: started.exception())
         self.finished = asyncio.Event()
         self.answerable = asyncio.Event()
         """Whoever waits for the end gets an answer now: the turn has finished, or the server stops."""

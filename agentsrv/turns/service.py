@@ -490,8 +490,6 @@ class TurnService:
             new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
         )
         active = self._activate(self._usable(session), turn, prompt.user_event)
-        # Nobody else waits for it, so its failure must not be reported as never retrieved.
-        active.started.add_done_callback(lambda started: started.exception())
         self.queue.take(session.id, turn.id)
         await self._run(active, is_new=False, was_queued=True)
         if active.started.exception() is not None:
@@ -751,8 +749,6 @@ class TurnService:
             return
         turn = new_turn(session.id, TurnOptions(model=session.model), None)
         active = self._activate(session, turn, None)
-        # Nobody else waits for it, so its failure must not be reported as never retrieved.
-        active.started.add_done_callback(lambda started: started.exception())
         if await self._opened(active, None, is_new=False):
             agent.begin(active)
             await self._work_and_finish(active, agent)

@@ -221,7 +221,7 @@ def test_other_requests_are_answered_at_once() -> None:
 @pytest.mark.parametrize(
     ("allowed", "asked"),
     [
-        (("Bash", {"command": "touch a"}), ("Bash", {"command": "touch a > /root/.ssh/authorized_keys"})),
+        (("Bash", {"command": "touch a"}), ("Bash", {"command": "touch a > /home/ada/.ssh/authorized_keys"})),
         (
             ("Write", {"file_path": "/w/a", "content": "x"}),
             ("Write", {"file_path": "/w/.bashrc", "content": "x"}),
