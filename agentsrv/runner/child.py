@@ -175,6 +175,25 @@ IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 """Ignored by runners. Only ignoring survives an exec (handlers do not), so the agent resets these."""
 
 
+LIBC_SIGNALS = (32, 33)
+RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+"""The system call's number by `uname -m`. (Linux, asm/unistd.h.)"""
+
+
+def reset_signals() -> None:
+    """Put every signal back to its default: what is ignored here would be ignored by every agent.
+
+    glibc keeps two signals for itself, which its own sigaction() refuses; its posix_spawn(), with which GNU
+    make starts programs, leaves them ignored.
+    """
+    for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(each, signal.SIG_DFL)
+    number = RT_SIGACTION.get(os.uname().machine)
+    for libcs_own in LIBC_SIGNALS if number else ():
+        libc.syscall(number, libcs_own, bytes(32), None, 8)  # All zero is the default, on both.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def exec_agent(
     spec: dict[str, Any], runner_pid: int, umask: int, stdio: tuple[int, int, int], failed: int
 ) -> NoReturn:
@@ -731,9 +750,7 @@ def be_zygote(control: socket.socket, umask: int) -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(each, signal.SIG_DFL)  # An ignored signal would be ignored by every agent.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    reset_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # No collection: it would touch, and so copy, pages that runners share with the zygote.
     gc.disable()

@@ -66,6 +66,31 @@ async def test_agent_starts_with_default_signals_mask_and_umask(lab: Lab) -> Non
     assert status == {"Umask": f"{umask:04o}", "SigBlk": "0" * 16, "SigIgn": "0" * 16}
 
 
+SPAWN_AN_AGENT = """
+import asyncio, sys
+from pathlib import Path
+from tests.runner.conftest import Lab
+
+async def main():
+    lab = Lab(Path(sys.argv[1]))
+    await lab.zygote.start()
+    agent = await lab.zygote.spawn(lab.spec("/bin/grep", "SigIgn", "/proc/self/status"))
+    await agent.wait_exit()
+    await lab.zygote.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_agent_has_default_signals_though_make_started_the_server(tmp_path: Path) -> None:
+    """GNU make starts programs by posix_spawn(), which leaves ignored what only libc may set back."""
+    argv = [sys.executable, "-c", SPAWN_AN_AGENT, str(tmp_path)]
+    pid = os.posix_spawn(sys.executable, argv, {})
+    assert await asyncio.to_thread(os.waitpid, pid, 0) == (pid, 0)
+    (output,) = tmp_path.glob("*/out")
+    assert output.read_text().split() == ["SigIgn:", "0" * 16]
+
+
 async def test_agent_leads_its_own_session(lab: Lab) -> None:
     """An agent that signals its process group does not hit its runner."""
     handle = await lab.start("import os; os.kill(0, 9)")
