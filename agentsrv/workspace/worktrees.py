@@ -70,6 +70,7 @@ WRITTEN = ("worktrees", "refs", "refs/heads", "logs", "logs/refs", "logs/refs/he
 """Directories of a repository in which something is made. They may not lead elsewhere."""
 
 MAX_NAMES = 1000
+RESERVE_ATTEMPTS = 10
 MAX_OWNER_BYTES = 1024
 MAX_SHELF_NAME = 50
 MAX_WORKTREES = 2_000
@@ -94,8 +95,7 @@ def make(workspace: Workspace, request: MakeWorktree) -> MadeWorktree:
     head = _head_of(workspace, root)
     with _shelf_for(workspace, git_directory(root)) as shelf:
         shelf.discard_leftovers(request.session_id)
-        name, branch = shelf.free_name(request.session_id)
-        shelf.reserve(name, head, Owner(session=request.session_id, branch=branch))
+        name, branch = shelf.reserve(request.session_id, head)
         try:
             shelf.fill(name)
             inside = _make_inside(workspace, shelf.path / name / cwd.relative_to(root))
@@ -178,8 +178,17 @@ class Shelf:
                 return name, prefix + name
         raise Conflict(f"all names for a worktree of session {session_id} are taken", code="exists")
 
-    def reserve(self, name: str, head: pygit2.Oid, owner: Owner) -> None:
-        """Make the git directory of a worktree, locked, and its branch. Raises Conflict when either is there."""
+    def reserve(self, session_id: str, head: pygit2.Oid) -> tuple[str, str]:
+        """Make the git directory of a worktree, locked, and its branch; returns their names. Raises Conflict."""
+        for _ in range(RESERVE_ATTEMPTS):
+            name, branch = self.free_name(session_id)
+            # Another worker may have been faster at that name, or have taken the directory of all away.
+            with suppress(Conflict, NotFound):
+                self._reserve(name, head, Owner(session=session_id, branch=branch))
+                return name, branch
+        raise Conflict(f"no name for a worktree of session {session_id} stays free; try again", code="exists")
+
+    def _reserve(self, name: str, head: pygit2.Oid, owner: Owner) -> None:
         git_dir = self.git_directory(name)
         with _writing(git_dir):
             git_dir.parent.mkdir(exist_ok=True)

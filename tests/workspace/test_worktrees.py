@@ -29,6 +29,7 @@ from agentsrv.workspace.git_protocol import (
 from agentsrv.workspace.git_worker import configure_libgit2
 from agentsrv.workspace.paths import Workspace
 from agentsrv.workspace.worker import GitWorkers
+from agentsrv.workspace.worktrees import Shelf
 from tests.workspace.git_kit import commit, make_repository, run_git, write_files
 
 T = TypeVar("T")
@@ -467,6 +468,22 @@ async def test_many_at_once(worktrees: Worktrees, repo: Path) -> None:
     )
     await asyncio.gather(*(worktrees.remove(one.path) for one in made))
     assert worktrees.is_clean()
+
+
+def test_another_worker_is_faster_at_a_name(here: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a free name and its use somebody else takes it: the next one is used."""
+    repo = make_repository(here.base / "repo", {"a": "a\n"})
+    free_name = Shelf.free_name
+
+    def taken_at_once(shelf: Shelf, session_id: str) -> tuple[str, str]:
+        monkeypatch.setattr(Shelf, "free_name", free_name)
+        name, branch = free_name(shelf, session_id)
+        shelf.git_directory(name).mkdir(parents=True)
+        return name, branch
+
+    monkeypatch.setattr(Shelf, "free_name", taken_at_once)
+    made = worktrees_module.make(here, MakeWorktree(cwd=str(repo), session_id="s"))
+    assert "session/s-2" == made.branch
 
 
 # Removing
