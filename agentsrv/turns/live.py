@@ -250,7 +250,11 @@ class LiveAgent:
         if effect.is_over:
             self._quiet.set()
         turn = self.turn
-        if turn is None or self._is_halting:
+        if turn is None:
+            return False
+        if effect.question is not None or effect.withdrawn is not None:
+            turn.on_effect(turn, effect)
+        if self._is_halting:
             return False
         if effect.lost_steer in turn.steered and effect.lost_steer not in self._refused:
             self._refused.append(effect.lost_steer)
@@ -259,8 +263,6 @@ class LiveAgent:
         if effect.gave_up is not None:
             turn.outcome = effect.gave_up
             turn.settle(Verdict.GAVE_UP)
-        if effect.question is not None or effect.withdrawn is not None:
-            turn.on_effect(turn, effect)
         if effect.is_over:
             turn.settle(Verdict.OVER)
         return effect.is_over

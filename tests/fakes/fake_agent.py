@@ -15,7 +15,7 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
                                       environment), `chatty` (a line a second to stdout), `brief` (ends after 1 s),
                                       `quick` (does all that a thousand times faster)
     SCRIPT: ignore-term               SIGTERM does nothing from now on;  `ignore-interrupt`: nor do interrupts
-    SCRIPT: last-words                SIGTERM is answered with a message, and the end
+    SCRIPT: last-words {"type": "x"}  SIGTERM is answered with this line, or a message, and the end
     SCRIPT: sleep 0.5                 silence;  `hang`: until interrupted;  `deaf`: without reading stdin
     SCRIPT: close-stdout              close stdout and go on
     SCRIPT: result {"is_error": true} fields that the result of this turn gets
@@ -205,7 +205,7 @@ class FakeAgent:
             case "ignore-term":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             case "last-words":
-                signal.signal(signal.SIGTERM, self.end)
+                signal.signal(signal.SIGTERM, lambda *_: self.end(rest))
             case "ignore-interrupt":
                 self.hears_interrupts = False
             case "sleep":
@@ -281,8 +281,11 @@ class FakeAgent:
         where = {"argv": self.argv, "env": ENVIRONMENT, "cwd": os.getcwd(), "pid": os.getpid()}
         self.emit({"type": "fake", **where, "stdin": line.decode("utf-8", "backslashreplace")})
 
-    def end(self, *_: object) -> None:
-        self.say("last words")
+    def end(self, last_words: str) -> None:
+        if last_words:
+            write(1, last_words.encode() + b"\n")
+        else:
+            self.say("last words")
         os._exit(0)
 
     # -- stdout
