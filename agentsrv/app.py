@@ -39,7 +39,9 @@ from agentsrv.store.migrate import migrate
 from agentsrv.terminals.manager import TerminalManager
 from agentsrv.terminals.tokens import TerminalTokens
 from agentsrv.turns.pool import AgentPool
+from agentsrv.turns.queue import PromptQueue
 from agentsrv.turns.recovery import recover
+from agentsrv.turns.running import RunningTurns
 from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
 from agentsrv.turns.worktrees import SessionWorktrees
@@ -65,6 +67,10 @@ def make_app(config: Config) -> web.Application:
     git = GitWorkers(workspace, config.environment)
     git_writers = GitWorkers(workspace, config.environment, may_write=True, request_timeout_s=WRITE_TIMEOUT_S)
     worktrees = SessionWorktrees(db, workspace, readers=git, writers=git_writers)
+    queue = PromptQueue(db)
+    running = RunningTurns(
+        config=config, db=db, event_log=event_log, worktrees=worktrees, pool=pool, queue=queue
+    )
     turns = TurnService(
         config=config,
         db=db,
@@ -72,7 +78,8 @@ def make_app(config: Config) -> web.Application:
         agents=agents,
         workspace=workspace,
         worktrees=worktrees,
-        pool=pool,
+        running=running,
+        queue=queue,
     )
     terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
 
@@ -98,7 +105,7 @@ def make_app(config: Config) -> web.Application:
             stack.callback(watcher.close)
             stack.push_async_callback(pool.close)
             stack.push_async_callback(turns.close)
-            await recover(db, event_log, pool, turns)
+            await recover(db, event_log, pool, running)
             await turns.begin_queued()
             stack.push_async_callback(terminals.close)
             await terminals.recover()

@@ -70,6 +70,8 @@ class ActiveTurn:
         self.user_event = user_event
         """The prompt, until the agent has it."""
         self.is_prompted = user_event is not None
+        self.is_new_session = False
+        self.was_queued = False
         self.on_effect = on_effect
         self.worktree_event: bytes | None = None
         """What the log says of the worktree that the session got for this turn, its first."""

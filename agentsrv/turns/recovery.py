@@ -23,7 +23,7 @@ from agentsrv.store.runners import RunnerRecord
 from agentsrv.turns.active import ActiveTurn, Runner
 from agentsrv.turns.live import LiveAgent
 from agentsrv.turns.pool import AgentPool
-from agentsrv.turns.service import TurnService
+from agentsrv.turns.running import RunningTurns
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class DeadRunner:
         """There is no connection."""
 
 
-async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: TurnService) -> None:
+async def recover(db: Database, event_log: EventLog, pool: AgentPool, running: RunningTurns) -> None:
     """Take over every runner and close every turn that has none. Before any request is served.
 
     When this returns, what the agents had written before is in the log: nothing can get ahead of it, and a
@@ -72,10 +72,10 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
         async with slots:
             # A process that was being replaced has nothing to do with the turn, but the log comes first.
             for record in older:
-                if (agent := await _take_over(db, event_log, pool, service, record, None)) is not None:
+                if (agent := await _take_over(db, event_log, pool, running, record, None)) is not None:
                     await pool.retire(agent)
             turn = open_turns.get(newest.session_id)
-            return await _take_over(db, event_log, pool, service, newest, turn)
+            return await _take_over(db, event_log, pool, running, newest, turn)
 
     found = await asyncio.gather(*(take_over(older, newest) for *older, newest in _by_session(records)))
     agents = [agent for agent in found if agent is not None]
@@ -87,7 +87,7 @@ async def recover(db: Database, event_log: EventLog, pool: AgentPool, service: T
         log.warning("not all output of running agents is in the log yet; is the disk full?")
     # Not those that are not active: one that goes on may have ended by now.
     for session_id in open_turns.keys() - {agent.session_id for agent in agents}:
-        await _close_lost_turn(db, service, open_turns[session_id])
+        await _close_lost_turn(db, running, open_turns[session_id])
     if records or open_turns:
         log.info("recovered: %d agents, %d open turns", len(agents), len(open_turns))
 
@@ -117,7 +117,7 @@ async def _take_over(
     db: Database,
     event_log: EventLog,
     pool: AgentPool,
-    service: TurnService,
+    running: RunningTurns,
     record: RunnerRecord,
     turn: Turn | None,
 ) -> LiveAgent | None:
@@ -136,7 +136,7 @@ async def _take_over(
     if turn is None:
         pool.rest(agent)
         return agent
-    service.resume_turn(session, turn, session_log, written, agent)
+    running.resume_turn(session, turn, session_log, written, agent)
     return agent
 
 
@@ -156,10 +156,10 @@ async def _read_turn(event_log: EventLog, turn: Turn) -> list[Chunk]:
     return [chunk async for chunk in event_log.follow(turn.session_id, turn.first_seq - 1, lambda: last)]
 
 
-async def _close_lost_turn(db: Database, service: TurnService, turn: Turn) -> None:
+async def _close_lost_turn(db: Database, running: RunningTurns, turn: Turn) -> None:
     session = await sessions.find(db, SessionId(turn.session_id))
     assert session is not None
     outcome = Outcome(
         TurnStatus.INTERRUPTED, "the server went down before the agent had started", "runner_lost"
     )
-    await service.close_turn(ActiveTurn(session, turn, None), outcome)
+    await running.close_turn(ActiveTurn(session, turn, None), outcome)

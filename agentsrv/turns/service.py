@@ -1,4 +1,4 @@
-"""Start, follow and stop turns."""
+"""What clients ask for: start, follow and stop turns, and answer their questions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.agents.base import Effect
 from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
-from agentsrv.eventlog import EventLog, SessionLog, now_ms, server_chunk
+from agentsrv.eventlog import EventLog, now_ms, server_chunk
 from agentsrv.model import (
     Answer,
     Chunk,
@@ -25,20 +24,16 @@ from agentsrv.model import (
     Source,
     Turn,
     TurnId,
-    TurnOptions,
     TurnStatus,
 )
-from agentsrv.runner.handle import RunnerError
-from agentsrv.store import events, queue, sessions, transactions, turns
+from agentsrv.store import events, queue, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.queue import QueuedPrompt
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Pending, Verdict
-from agentsrv.turns.approvals import Approvals, answered_before, closing_events
+from agentsrv.turns.approvals import answered_before
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
-from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
-from agentsrv.turns.outcomes import explain, final_events, internal_error
-from agentsrv.turns.pool import AgentPool, Starting
+from agentsrv.turns.outcomes import final_events
 from agentsrv.turns.queue import PromptQueue
 from agentsrv.turns.requests import (
     IfBusy,
@@ -46,9 +41,9 @@ from agentsrv.turns.requests import (
     StartTurn,
     message_uuid,
     new_turn,
-    queued_again,
     require_same_options,
 )
+from agentsrv.turns.running import RunningTurns
 from agentsrv.turns.worktrees import SessionWorktrees
 from agentsrv.workspace.paths import Workspace
 
@@ -63,10 +58,7 @@ MAX_STEERED_BYTES = 64 * 1024 * 1024
 
 
 class TurnService:
-    """The turns of this server: each has a task of its own, from its lease to its `done`.
-
-    `queue` holds the prompts that wait for theirs.
-    """
+    """All turns, those that run here and those of the past; `queue` holds the prompts that wait for theirs."""
 
     def __init__(
         self,
@@ -77,7 +69,8 @@ class TurnService:
         agents: AgentRegistry,
         workspace: Workspace,
         worktrees: SessionWorktrees,
-        pool: AgentPool,
+        running: RunningTurns,
+        queue: PromptQueue,
     ) -> None:
         self.is_draining = False
         self._config = config
@@ -86,12 +79,11 @@ class TurnService:
         self._agents = agents
         self._workspace = workspace
         self._worktrees = worktrees
-        self._pool = pool
-        self._pool.on_wake = self._woke_up
-        self._tasks = Tasks("turns")
-        self._approvals = Approvals(db, self._tasks, config.permission_timeout_s)
-        self.queue = PromptQueue(db)
-        self._active: dict[SessionId, ActiveTurn] = {}
+        self._running = running
+        self._running.on_end = self._start_queued
+        self._running.on_refusal = self._start_queued_later
+        self.queue = queue
+        self._tasks = Tasks("prompts")
 
     # What clients ask for
 
@@ -109,16 +101,13 @@ class TurnService:
                 return Started(known, is_new=False)
         session, is_new = await self._session_for(request)
         needs_worktree = request.use_worktree and self._worktrees.is_missing(session)
-        running = self._active.get(session.id)
-        if running is not None and running.turn.message_id == request.message_id is not None:
-            await asyncio.shield(running.started)
-            return Started(running.turn, is_new=False)
+        active = self._running.of(session.id)
+        if active is not None and active.turn.message_id == request.message_id is not None:
+            await asyncio.shield(active.started)
+            return Started(active.turn, is_new=False)
         if request.if_busy is not IfBusy.REJECT and self.is_active(session.id):
             return await self._join(session, request)
-        active = self._reserve(session, request)
-        self._tasks.spawn(
-            self._run(active, is_new, needs_worktree=needs_worktree), name=f"turn:{active.turn.id}"
-        )
+        active = self._begin(session, request, is_new_session=is_new, needs_worktree=needs_worktree)
         try:
             # The turn belongs to the server from here on: a client that goes away takes nothing with it.
             await asyncio.shield(active.started)
@@ -132,7 +121,7 @@ class TurnService:
 
     async def get(self, turn_id: TurnId) -> Turn:
         """Raises NotFound (`job_not_found`)."""
-        active = self._find_active(turn_id)
+        active = self._running.find_open(turn_id)
         return active.turn if active else await turns.get(self._db, turn_id)
 
     async def list_turns(
@@ -155,7 +144,7 @@ class TurnService:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 turn = await self._begun(turn_id)
-                if active := self._find_active(turn.id):
+                if active := self._running.find_open(turn.id):
                     await active.answerable.wait()
         return await self.get(turn_id)
 
@@ -164,7 +153,7 @@ class TurnService:
 
         Raises NotFound (`not_running`).
         """
-        active = self._active.get(session_id)
+        active = self._running.of(session_id)
         if active is None:
             raise _not_running(session_id)
         active.settle(Verdict.STOPPED)
@@ -198,7 +187,7 @@ class TurnService:
         """
         if not turn.status.is_final:
             turn = await self._begun(turn.id)
-        active = self._find_active(turn.id)
+        active = self._running.find_open(turn.id)
         if active is None:
             turn = await turns.get(self._db, turn.id)
         if turn.status is TurnStatus.QUEUED:
@@ -231,7 +220,7 @@ class TurnService:
             with contextlib.suppress(NotFound):
                 return await self.queue.cancel(turn.session_id, turn_id)
             turn = await self.get(turn_id)
-        if self._active_turn(turn_id) is not None:
+        if self._running.find(turn_id) is not None:
             with contextlib.suppress(NotFound):
                 return await self.stop(turn.session_id)
         return await self.get(turn_id)
@@ -242,7 +231,7 @@ class TurnService:
         """All questions that wait for a user's answer, the oldest first."""
         found = [
             (active.turn, pending)
-            for active in self._active.values()
+            for active in self._running.all()
             for pending in active.pending.values()
             # Otherwise it is being answered by what was allowed before.
             if pending.question.allowance not in active.session.allowances
@@ -255,8 +244,8 @@ class TurnService:
         Raises NotFound (`job_not_found`, `permission_not_found`), Conflict (`permission_answered`,
         `job_ended`), InvalidInput for an answer that does not fit, StorageFull.
         """
-        if active := self._find_active(turn_id):
-            return await self._approvals.answer(active, question_id, answer)
+        if active := self._running.find_open(turn_id):
+            return await self._running.approvals.answer(active, question_id, answer)
         turn = await turns.get(self._db, turn_id)
         for chunk in await events.of_server(self._db, turn.session_id, turn.first_seq, turn.last_seq or 0):
             for event in map(json.loads, chunk.lines()):
@@ -275,24 +264,18 @@ class TurnService:
         """Refuse new turns from now on, and answer those who wait for the end of one."""
         self.is_draining = True
         self.queue.close()
-        for active in self._active.values():
+        for active in self._running.all():
             active.answerable.set()
 
     async def close(self) -> None:
         """Let turns that are ending end; the others go on under their runners, for the next server."""
         self.drain()
-        ending = [active for active in self._active.values() if active.verdict.done()]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                for active in ending:
-                    await active.finished.wait()
-        for active in self._active.values():
-            active.forget_questions()
+        await self._running.close()
         await self._tasks.close()
 
     def is_active(self, session_id: SessionId) -> bool:
         """Does a turn run in the session, or wait to run?"""
-        return session_id in self._active or self.queue.first(session_id) is not None
+        return session_id in self._running or self.queue.first(session_id) is not None
 
     # Before the turn
 
@@ -359,28 +342,28 @@ class TurnService:
         )
         return replace(session, cwd=directory, internal_session_id=internal_id)
 
-    def _reserve(self, session: Session, request: StartTurn) -> ActiveTurn:
-        """Make the session this server's only turn. No await between the checks and the reservation."""
+    def _begin(
+        self, session: Session, request: StartTurn, *, is_new_session: bool, needs_worktree: bool
+    ) -> ActiveTurn:
+        """Begin the turn, if the session and the server are free. No await between the checks and that."""
         if self.is_draining:
             raise _draining()
-        if (running := self._active.get(session.id)) is not None:
-            raise sessions.busy(session.id, running.turn.id)
+        if (active := self._running.of(session.id)) is not None:
+            raise sessions.busy(session.id, active.turn.id)
         if (waiting := self.queue.first(session.id)) is not None:
             raise sessions.busy(session.id, waiting)
-        if len(self._active) >= self._config.max_concurrent_turns:
+        if len(self._running) >= self._config.max_concurrent_turns:
             raise LimitReached(
-                f"{len(self._active)} turns are running, which is the limit; try again later",
+                f"{len(self._running)} turns are running, which is the limit; try again later",
                 code="too_many_turns",
                 retry_after_s=5,
             )
         options = replace(request.options, model=request.options.model or session.model)
         turn = new_turn(session.id, options, request.message_id)
         event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
-        return self._activate(session, turn, event)
-
-    def _activate(self, session: Session, turn: Turn, user_event: bytes | None) -> ActiveTurn:
-        active = self._active[session.id] = ActiveTurn(session, turn, user_event, self._heed)
-        return active
+        return self._running.start(
+            session, turn, event, is_new_session=is_new_session, needs_worktree=needs_worktree
+        )
 
     async def _repeated(self, request: StartTurn) -> Started:
         assert request.message_id is not None
@@ -395,7 +378,7 @@ class TurnService:
         """Add the prompt to the turn that runs, or to those that wait for its end."""
         if self.is_draining:
             raise _draining()
-        active = self._active.get(session.id)
+        active = self._running.of(session.id)
         if active is not None and not active.started.done():
             # It is not in the database yet, nor perhaps its session, and may never be.
             await asyncio.wait({active.started})
@@ -413,30 +396,16 @@ class TurnService:
         return await self._enqueue(session, request)
 
     async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | AgentsrvError | None:
-        """Put the prompt into the running turn; None when that is ending, or has got too much already."""
-        message_id = message_uuid(request)
+        """Put the prompt into the running turn; None when that does not take it any more."""
+        event_id = message_uuid(request)
         kind = self._agents.get(active.session.agent)
-        event = kind.user_event(active.session, TurnId(message_id), request.prompt, request.images)
-        assert active.log is not None
+        event = kind.user_event(active.session, TurnId(event_id), request.prompt, request.images)
         try:
             require_same_options(active.turn.options, request)
-            async with active.log.hold() as seq:
-                if message_id in active.steered:
-                    return Started(active.turn, is_new=False)
-                size = len(event) + sum(map(len, active.steered.values()))
-                if active.verdict.done() or active.finished.is_set() or size > MAX_STEERED_BYTES:
-                    return None
-                chunk = server_chunk(active.turn, Source.USER, seq, [event])
-                await transactions.add_to_turn(self._db, active.turn, chunk, request.message_id)
-                active.steered[message_id] = event
-                active.log.publish(chunk)
-                # Before the agent's next line is read, which may be the last one of the turn.
-                agent = self._pool.of(active.session.id)
-                if agent is not None and agent.turn is active and not active.verdict.done():
-                    agent.steer(message_id)
+            after = await self._running.add(active, event_id, event, request.message_id)
         except AgentsrvError as exc:
             return exc
-        return Started(active.turn, is_new=False, after=seq - 1)
+        return None if after is None else Started(active.turn, is_new=False, after=after)
 
     async def _enqueue(self, session: Session, request: StartTurn) -> Started:
         turn = new_turn(session.id, request.options, request.message_id)
@@ -454,12 +423,12 @@ class TurnService:
 
     def _start_queued(self) -> None:
         """Begin what waits where nothing runs any more, within the limit. The end of any turn comes here again."""
-        free = 0 if self.is_draining else self._config.max_concurrent_turns - len(self._active)
-        waiting = [session_id for session_id in self.queue.sessions() if session_id not in self._active]
+        free = 0 if self.is_draining else self._config.max_concurrent_turns - len(self._running)
+        waiting = [session_id for session_id in self.queue.sessions() if session_id not in self._running]
         for session_id in waiting[: max(free, 0)]:
-            self._tasks.spawn(self._run_queued(session_id), name=f"queued:{session_id}")
+            self._tasks.spawn(self._begin_queued(session_id), name=f"queued:{session_id}")
 
-    async def _run_queued(self, session_id: SessionId) -> None:
+    async def _begin_queued(self, session_id: SessionId) -> None:
         try:
             while (turn_id := self._next_in(session_id)) is not None:
                 session = await sessions.find(self._db, session_id)
@@ -469,7 +438,7 @@ class TurnService:
                 elif prompt is None:
                     self.queue.take(session_id, turn_id)
                 elif turn_id == self._next_in(session_id):
-                    await self._run_prompt(session, prompt)
+                    self._start_prompt(session, prompt)
                     return
         except Unavailable:
             self._start_queued_later()
@@ -478,22 +447,21 @@ class TurnService:
 
     def _next_in(self, session_id: SessionId) -> TurnId | None:
         """The prompt of the session that may begin now."""
-        is_possible = session_id not in self._active and len(self._active) < self._config.max_concurrent_turns
+        is_possible = (
+            session_id not in self._running and len(self._running) < self._config.max_concurrent_turns
+        )
         return self.queue.first(session_id) if is_possible and not self.is_draining else None
 
     def _start_queued_later(self) -> None:
         asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
 
-    async def _run_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
+    def _start_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
         options = replace(prompt.options, model=prompt.options.model or session.model)
         turn = replace(
             new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
         )
-        active = self._activate(self._usable(session), turn, prompt.user_event)
+        self._running.start(self._usable(session), turn, prompt.user_event, was_queued=True)
         self.queue.take(session.id, turn.id)
-        await self._run(active, is_new=False, was_queued=True)
-        if active.started.exception() is not None:
-            self.queue.put_back(session.id, turn.id)
 
     def _usable(self, session: Session) -> Session:
         """The session with its directory resolved, if it is there: otherwise its agent cannot be started."""
@@ -505,7 +473,7 @@ class TurnService:
         """The turn once it is not queued any more, or the server stops."""
         turn = await self.get(turn_id)
         while not self.is_draining:
-            active = self._active_turn(turn_id)
+            active = self._running.find(turn_id)
             if active is not None and not active.started.done():
                 # In the database it may run already.
                 await asyncio.wait({active.started})
@@ -516,251 +484,6 @@ class TurnService:
             turn = await self.get(turn_id)
         return turn
 
-    # The turn
-
-    async def _run(
-        self, active: ActiveTurn, is_new: bool, *, was_queued: bool = False, needs_worktree: bool = False
-    ) -> None:
-        """The life of a turn."""
-        if needs_worktree and not await self._moved_to_worktree(active, is_new=is_new):
-            return
-        # The process starts while the turn is committed; it gets its prompt only afterwards.
-        starting = self._pool.start(active.session, active.turn)
-        if await self._opened(active, starting, is_new=is_new, was_queued=was_queued):
-            await self._work_and_finish(active, None, starting)
-
-    async def _moved_to_worktree(self, active: ActiveTurn, *, is_new: bool) -> bool:
-        """Give the session its worktree, before its agent is started there; False when that failed."""
-        try:
-            active.session, active.worktree_event = await self._worktrees.make(active.session, is_new=is_new)
-        except Exception as exc:
-            self._refuse(active, exc)
-            return False
-        return True
-
-    async def _opened(
-        self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool = False
-    ) -> bool:
-        """Open the turn; when that fails leave everything as it was, and tell those who wait for it."""
-        try:
-            await self._open(active, starting, is_new=is_new, was_queued=was_queued)
-        except Exception as exc:
-            if starting is not None:
-                await self._pool.abandon(starting)
-            if active.worktree_event is not None:
-                await self._worktrees.undo(active.session)
-            self._refuse(active, exc)
-            return False
-        active.started.set_result(None)
-        return True
-
-    def _refuse(self, active: ActiveTurn, exc: Exception) -> None:
-        """The turn does not take place."""
-        if not isinstance(exc, AgentsrvError):
-            log.error("turn %s could not be opened", active.turn.id, exc_info=exc)
-        del self._active[active.session.id]
-        active.started.set_exception(exc)
-        active.end()
-        if (agent := self._pool.of(active.session.id)) is not None:
-            agent.resume()
-        self._start_queued_later()
-
-    async def _work_and_finish(
-        self, active: ActiveTurn, agent: LiveAgent | None, starting: Starting | None = None
-    ) -> None:
-        try:
-            if agent is None:
-                agent = await self._pool.take(active.session, active.turn, starting)
-                agent.begin(active)
-            verdict = await self._verdict(active)
-            outcome = await self._outcome(active, agent, verdict)
-        except RunnerError as exc:
-            code = "storage_full" if exc.about == "disk" else "agent_not_started"
-            outcome = Outcome(TurnStatus.FAILED, str(exc), code)
-        except Exception:
-            log.exception("turn %s failed", active.turn.id)
-            outcome = internal_error()
-        try:
-            await self.close_turn(active, outcome, agent)
-        except AgentsrvError:
-            raise
-        except Exception:
-            # What the agent said cannot be stored. The session must not stay busy for ever for its sake.
-            log.exception("the outcome of turn %s cannot be recorded", active.turn.id)
-            await self.close_turn(active, internal_error(), agent)
-
-    async def _open(
-        self, active: ActiveTurn, starting: Starting | None, *, is_new: bool, was_queued: bool
-    ) -> None:
-        """Commit lease, turn, prompt and a new process's runner, all or nothing; then show the prompt."""
-        session = active.session
-        # Kept, so that those who follow from now on find it in memory.
-        active.log = session_log = await self._log.session(session.id, is_new=is_new)
-        async with session_log.hold() as seq:
-            opened = replace(active.turn, first_seq=seq)
-            chunk = None
-            if active.user_event is not None:
-                lines = [line for line in (active.user_event, active.worktree_event) if line is not None]
-                chunk = server_chunk(opened, Source.USER, seq, lines)
-
-            active.turn = await transactions.open_turn(
-                self._db,
-                session,
-                opened,
-                is_new_session=is_new,
-                prompt=chunk,
-                runner=None if starting is None else starting.record,
-                was_queued=was_queued,
-            )
-            # What the session's process writes from here on, before its turn begins or as it is replaced,
-            # comes behind the prompt: under the older lease it would be refused.
-            if (agent := self._pool.of(session.id)) is not None:
-                agent.lease = active.lease
-            if chunk is not None:
-                session_log.publish(chunk)
-
-    async def _verdict(self, active: ActiveTurn) -> Verdict:
-        """Wait for the turn's verdict, or pass it when a time limit is over."""
-        loop = asyncio.get_running_loop()
-        started_at = loop.time()
-        while not active.verdict.done():
-            limits = []
-            if active.pending:
-                # It is not the agent that keeps still.
-                active.last_output_at = loop.time()
-            if self._config.turn_timeout_s:
-                limits.append(started_at + self._config.turn_timeout_s)
-            if self._config.turn_idle_timeout_s:
-                limits.append(active.last_output_at + self._config.turn_idle_timeout_s)
-            if limits and min(limits) <= loop.time():
-                active.settle(Verdict.TIMED_OUT)
-                break
-            await asyncio.wait({active.verdict}, timeout=min(limits) - loop.time() if limits else None)
-        return active.verdict.result()
-
-    async def _outcome(self, active: ActiveTurn, agent: LiveAgent, verdict: Verdict) -> Outcome:
-        match verdict:
-            case Verdict.OVER:
-                return active.outcome or Outcome(TurnStatus.COMPLETED)
-            case Verdict.EXITED:
-                assert agent.exit is not None
-                return active.outcome or explain(agent.exit, agent.adapter)
-            case Verdict.GAVE_UP:
-                await agent.halt()
-                assert active.outcome is not None
-                return active.outcome
-            case Verdict.STOPPED:
-                await agent.halt()
-                return Outcome(TurnStatus.CANCELLED, stop_reason="cancelled")
-            case Verdict.TIMED_OUT:
-                await agent.halt()
-                return Outcome(
-                    TurnStatus.FAILED, "the turn took longer than the server allows", "turn_timeout"
-                )
-            case Verdict.STALE:
-                await agent.runner.kill(TERM_GRACE_S)
-                return Outcome(TurnStatus.INTERRUPTED, "another server took over the session", "stale_lease")
-
-    async def close_turn(self, active: ActiveTurn, outcome: Outcome, agent: LiveAgent | None = None) -> None:
-        """Commit the outcome with the turn's last events, release the lease, and show them."""
-        session_id = active.session.id
-        session_log = await self._log.session(session_id)
-        async with session_log.hold() as seq:
-            unanswered = closing_events(active)
-            lines = [*unanswered, *final_events(active.turn.id, outcome, seq + len(unanswered))]
-            turn = replace(
-                active.turn,
-                status=outcome.status,
-                outcome=outcome,
-                finished_at=now_ms(),
-                last_seq=seq + len(lines) - 1,
-            )
-            chunk = server_chunk(turn, Source.SERVER, seq, lines)
-            unread = [] if agent is None else [queued_again(turn, event) for event in agent.unread()]
-            try:
-                await transactions.close_turn(
-                    self._db,
-                    turn,
-                    chunk,
-                    runner_id=None if agent is None else agent.id,
-                    agent_state={} if agent is None else agent.adapter.state(),
-                    unread=unread,
-                )
-            except events.StaleLease:
-                log.warning("turn %s lost its session to another owner; its end is not recorded", turn.id)
-            else:
-                active.turn = turn
-                session_log.publish(chunk)
-                for prompt in reversed(unread):
-                    self.queue.put_back(session_id, prompt.turn_id)
-        # From here to the end there is no await: a client that sees `done` may start the next turn at once.
-        self._active.pop(session_id, None)
-        active.end()
-        if agent is not None:
-            agent.end_turn()
-            self._pool.rest(agent)
-        self._start_queued()
-
-    def resume_turn(
-        self, session: Session, turn: Turn, session_log: SessionLog, written: list[Chunk], agent: LiveAgent
-    ) -> None:
-        """Go on with a turn that an earlier server began; `written` is what the log has of it."""
-        active = self._activate(session, turn, _prompt_of(written))
-        active.log = session_log
-        active.started.set_result(None)
-        agent.begin(active)
-        self._tasks.spawn(self._work_and_finish(active, agent), name=f"turn:{active.turn.id}")
-        for number, chunk in enumerate(written):
-            for line in chunk.lines() if chunk.turn_id == turn.id else ():
-                self._replay(active, agent, chunk, line, is_prompt=number == 0)
-
-    def _replay(
-        self, active: ActiveTurn, agent: LiveAgent, chunk: Chunk, line: bytes, *, is_prompt: bool
-    ) -> None:
-        if line.startswith(b'{"type":"permission_'):
-            self._approvals.recall(active, json.loads(line), chunk.created_at)
-        elif chunk.source is Source.AGENT:
-            agent.replay(line)
-        elif chunk.source is Source.USER and not is_prompt:
-            message_id = json.loads(line)["uuid"]
-            active.steered[message_id] = line
-            agent.steer(message_id)
-
-    def _heed(self, active: ActiveTurn, effect: Effect) -> None:
-        """The agent has asked something, or needs no answer any more."""
-        if effect.question is not None:
-            self._approvals.asked(active, effect.question)
-        if effect.withdrawn is not None:
-            self._approvals.withdrawn(active, effect.withdrawn)
-
-    # Agents between turns
-
-    def _woke_up(self, agent: LiveAgent) -> None:
-        """An idle agent works again, for a background command has ended: a turn without a prompt."""
-        self._tasks.spawn(self._run_unprompted(agent), name=f"wake:{agent.id}")
-
-    async def _run_unprompted(self, agent: LiveAgent) -> None:
-        session = await sessions.find(self._db, agent.session_id)
-        if session is None:
-            agent.resume()
-            return
-        if session.id in self._active:
-            # A prompt came at the same moment. What the agent does is part of that turn, which reads on.
-            return
-        turn = new_turn(session.id, TurnOptions(model=session.model), None)
-        active = self._activate(session, turn, None)
-        if await self._opened(active, None, is_new=False):
-            agent.begin(active)
-            await self._work_and_finish(active, agent)
-
-    def _find_active(self, turn_id: TurnId) -> ActiveTurn | None:
-        active = self._active_turn(turn_id)
-        return active if active is not None and active.started.done() else None
-
-    def _active_turn(self, turn_id: TurnId) -> ActiveTurn | None:
-        """Also one that is not in the database yet."""
-        return next((active for active in self._active.values() if active.turn.id == turn_id), None)
-
 
 def _not_running(session_id: SessionId) -> NotFound:
     return NotFound(f"nothing runs in session {session_id}", code="not_running")
@@ -768,8 +491,3 @@ def _not_running(session_id: SessionId) -> NotFound:
 
 def _draining() -> Unavailable:
     return Unavailable("the server is shutting down; try again", code="draining", retry_after_s=5)
-
-
-def _prompt_of(written: list[Chunk]) -> bytes | None:
-    """The turn's user event; an unprompted turn has none."""
-    return written[0].lines()[0] if written and written[0].source is Source.USER else None
