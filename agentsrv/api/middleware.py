@@ -58,6 +58,9 @@ DEFAULT_RETRY_S = 5
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _request_id = web.RequestKey("request_id", str)
 
+SERVER = "agentsrv"
+"""What answers call us; the versions of what we are made of are nobody's business."""
+
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Last-Event-ID, Range, "
     "X-Request-Id"
@@ -76,8 +79,6 @@ def middlewares(config: Config) -> list[Middleware]:
 @web.middleware
 async def log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """One line for each request. It holds no header, no query and no body: those carry keys and prompts."""
-    given = request.headers.get("X-Request-Id", "")
-    request[_request_id] = given if REQUEST_ID.fullmatch(given) else token_hex(8)
     started = time.monotonic()
     status, sent = CLIENT_GONE, 0
     try:
@@ -98,10 +99,18 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
                 "status": status,
                 "bytes": sent,
                 "ms": round((time.monotonic() - started) * 1000, 1),
-                "request_id": request[_request_id],
+                "request_id": request_id(request),
                 "peer": request.remote,
             },
         )
+
+
+def request_id(request: web.Request) -> str:
+    """What the log and the answer call it: the client's own name for it, when that is a sane one."""
+    if _request_id not in request:
+        given = request.headers.get("X-Request-Id", "")
+        request[_request_id] = given if REQUEST_ID.fullmatch(given) else token_hex(8)
+    return request[_request_id]
 
 
 @web.middleware
@@ -120,9 +129,9 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
     except Exception as exc:
         if isinstance(exc, ConnectionError) and is_gone(request):
             return web.Response(status=CLIENT_GONE)
-        logger.exception("a request failed", extra={"request_id": request[_request_id]})
+        logger.exception("a request failed", extra={"request_id": request_id(request)})
         failed = AgentsrvError(
-            f"something went wrong here; the log has it as {request[_request_id]}", code="internal_error"
+            f"something went wrong here; the log has it as {request_id(request)}", code="internal_error"
         )
         return error_response(failed)
 
@@ -257,9 +266,9 @@ def add_headers(config: Config) -> Callable[[web.Request, web.StreamResponse], A
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
-        headers["X-Request-Id"] = request.get(_request_id, "")
+        headers["X-Request-Id"] = request_id(request)
         headers["X-Content-Type-Options"] = "nosniff"
-        headers[hdrs.SERVER] = "agentsrv"
+        headers[hdrs.SERVER] = SERVER
         headers.add(hdrs.VARY, hdrs.ORIGIN)
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in config.allowed_origins:

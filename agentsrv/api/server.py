@@ -7,9 +7,9 @@ import logging
 from secrets import token_hex
 from typing import Any
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, hdrs, web
 
-from agentsrv.api.middleware import access_logger, error_response, http_error_response
+from agentsrv.api.middleware import SERVER, access_logger, error_response, http_error_response
 from agentsrv.errors import AgentsrvError, InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Runner(web.ServerRunner):
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version < HttpVersion10:
-            return error_response(InvalidInput("use HTTP/1.1", code="bad_request"))
+            return answer_noise(request)
         try:
             return await self._application_server.request_handler(request)
         except web.HTTPException as exc:
@@ -94,19 +94,26 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is not a request, such as a TLS hello on this port: one log line, no traceback."""
+        """Answer what could not be read as a request, or failed before its handler ran."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; all that is left is to close")
         if status == 400:
-            access_logger.info("not an HTTP request", extra={"status": 400, "peer": request.remote})
-            # aiohttp's message may quote the bytes that it could not read: perhaps a key.
-            error: AgentsrvError = InvalidInput(
-                "this is not valid HTTP, or its head is too large", code="bad_request"
-            )
-        else:
-            logger.error("a request failed outside its handler", exc_info=exc)
-            error = AgentsrvError("something went wrong here", code="internal_error")
-        response = error_response(error)
-        response.headers["X-Request-Id"] = token_hex(8)
-        response.force_close()
-        return response
+            return answer_noise(request)
+        logger.error("a request failed outside its handler", exc_info=exc)
+        return _bare(AgentsrvError("something went wrong here", code="internal_error"))
+
+
+def answer_noise(request: web.BaseRequest) -> web.Response:
+    """For what is not a request, such as a TLS hello on this port: one log line, no traceback."""
+    access_logger.info("not an HTTP request", extra={"status": 400, "peer": request.remote})
+    # aiohttp's message may quote the bytes that it could not read: perhaps a key.
+    return _bare(InvalidInput("this is not valid HTTP/1.1, or its head is too large", code="bad_request"))
+
+
+def _bare(error: AgentsrvError) -> web.Response:
+    """An answer that passes neither middlewares nor signals, and brings its headers itself."""
+    response = error_response(error)
+    response.headers["X-Request-Id"] = token_hex(8)
+    response.headers[hdrs.SERVER] = SERVER
+    response.force_close()
+    return response

@@ -36,6 +36,15 @@ async def test_an_odd_request_id_is_replaced(server: Server, id_: str) -> None:
     assert answer.headers["X-Request-Id"] not in ("", id_)
 
 
+async def test_an_expectation_that_nobody_knows_is_refused_under_the_same_id(server: Server) -> None:
+    """What is refused before any middleware runs carries the client's id as well."""
+    request = b"GET /nope HTTP/1.1\r\nHost: x\r\nExpect: a-pony\r\nX-Request-Id: trace-1\r\n\r\n"
+    head, _, _ = (await server.send(request)).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 417 ")
+    assert b"\r\nX-Request-Id: trace-1" in head
+
+
 @pytest.mark.parametrize("path", ["/health", "/nope", "/sessions/s/events", "/generate/v2/jobs/x"])
 async def test_an_allowed_origin_is_echoed_on_every_answer(server: Server, path: str) -> None:
     """The origin itself, never `*`, also on errors and streams."""

@@ -20,7 +20,15 @@ from tests.api.kit import TIMEOUT_S, Server
 TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("noise", [TLS_HELLO, b"GET / HTTP/1.1\r\nX : y\r\n\r\n", b"\0\0\0\0\r\n\r\n"])
+NOISE = [
+    TLS_HELLO,
+    b"GET / HTTP/1.1\r\nX : y\r\n\r\n",
+    b"\0\0\0\0\r\n\r\n",
+    b"GET / HTTP/0.9\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("noise", NOISE)
 async def test_noise_gets_the_one_error_shape_and_one_log_line(
     server: Server, noise: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -30,6 +38,7 @@ async def test_noise_gets_the_one_error_shape_and_one_log_line(
 
     assert head[8:].startswith(b" 400 ")
     assert b"\r\nX-Request-Id: " in head
+    assert b"\r\nServer: agentsrv" in head
     assert json.loads(body)["code"] == "bad_request"
     assert [record.getMessage() for record in caplog.records] == ["not an HTTP request"]
 
