@@ -43,11 +43,12 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
     204 when the job has ended and the client has its last event already.
     """
     query = read_query(request, Follow)
-    after = resume_point(request, query)
+    seen = resume_point(request, query)
+    after = seen or 0
     turns = request.app[TURNS]
     turn = await turns.get(turn_id_of(request))
     require_reached(after, turns.last_seq(turn))
-    if turn.last_seq is not None and after >= turn.last_seq:
+    if seen is not None and turn.last_seq is not None and seen >= turn.last_seq:
         return web.Response(status=204)
     return await stream(
         request,

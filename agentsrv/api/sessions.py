@@ -114,7 +114,7 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
 async def follow_session(request: web.Request) -> web.StreamResponse:
     """The events of all turns of a session, past and to come, as an event stream that stays open."""
     query = read_query(request, Follow)
-    after = resume_point(request, query)
+    after = resume_point(request, query) or 0
     session_id = session_id_of(request)
     session = await request.app[SESSIONS].get(session_id)
     require_reached(after, await request.app[SESSIONS].last_seq(session_id))

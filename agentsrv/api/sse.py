@@ -58,15 +58,15 @@ URGENT_STEP_S = 1.0
 """How soon a lost client is noticed where that ends its job; elsewhere it only saves memory."""
 
 
-def resume_point(request: web.Request, query: Follow) -> Seq:
-    """After which event the client wants to go on; 0: from the start.
+def resume_point(request: web.Request, query: Follow) -> Seq | None:
+    """After which event the client wants to go on; None: from the start, it has seen nothing yet.
 
     `Last-Event-ID` wins over `?after=`: a browser that reconnects repeats the URL it began with.
     """
     given = request.headers.getall("Last-Event-ID", [query.after])
     if len(given) > 1 or not re.fullmatch("[0-9]{0,18}", given[0]):
         raise invalid_field("Last-Event-ID", "must be the id of one event, a whole number")
-    return int(given[0] or 0)
+    return int(given[0]) if given[0] else None
 
 
 def require_reached(after: Seq, last_seq: Seq) -> None:
@@ -115,6 +115,8 @@ async def stream_frames(
         return web.Response(headers=all_headers)
     response = EventSourceResponse(allow_all_methods=True, send_timeout=request.app[CONFIG].stall_timeout_s)
     response.headers.update(all_headers)
+    # What aiohttp-sse says here is wrong for a client that wants the connection closed; aiohttp knows.
+    del response.headers["Connection"]
     scope = asyncio.timeout(None)
     try:
         async with aclosing(chunks), scope:
