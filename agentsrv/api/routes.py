@@ -101,7 +101,7 @@ ROUTES = (
     Operation("GET", "/git/diff", git.get_diff, {200: s.DiffView}, (404, 422, 503), query=s.DiffQuery),
 
     Operation("GET", "/agents", agents.list_agents, {200: s.AgentList}),
-    Operation("GET", "/env/{names:.*}", env.check_environment, {200: JSON}, (400,)),
+    Operation("GET", r"/env/{names:[\s\S]*}", env.check_environment, {200: JSON}, (400,)),
 )
 # fmt: on
 
@@ -114,10 +114,14 @@ def setup(app: web.Application) -> None:
     # Where earlier clients look for files. First, so that `filesystem` is not taken for a session.
     for op in ROUTES:
         if op.path.startswith("/filesystem/"):
-            app.router.add_route(op.method, f"/sessions{op.path}", op.handler, expect_handler=continue_later)
+            _add(app, op, f"/sessions{op.path}")
     for op in ROUTES:
-        for method in ("GET", "HEAD") if op.method == "GET" else (op.method,):
-            app.router.add_route(method, op.path, op.handler, name=op.name, expect_handler=continue_later)
+        _add(app, op, op.path, name=op.name)
     # Load balancers like to add the slash.
     app.router.add_get("/health/", health.health)
     app.on_response_prepare.append(add_headers(app[CONFIG]))
+
+
+def _add(app: web.Application, op: Operation, path: str, *, name: str | None = None) -> None:
+    for method in ("GET", "HEAD") if op.method == "GET" else (op.method,):
+        app.router.add_route(method, path, op.handler, name=name, expect_handler=continue_later)

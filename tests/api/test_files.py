@@ -168,6 +168,18 @@ async def test_tags_save_transfers(server: Server, base: Path) -> None:
     assert (head.headers["Content-Length"], head.headers["ETag"]) == ("10", tag)
 
 
+@pytest.mark.parametrize("prefix", ["", "/sessions"])
+async def test_a_look_at_the_headers_works_where_earlier_clients_look(
+    server: Server, base: Path, prefix: str
+) -> None:
+    """HEAD answers under both names of the routes."""
+    (base / "a").write_bytes(b"0123456789")
+    head = await server.ask("HEAD", f"{prefix}{CONTENT}a")
+    listing = await server.ask("HEAD", f"{prefix}/filesystem/files")
+
+    assert (head.status, head.headers.get("Content-Length"), listing.status) == (200, "10", 200)
+
+
 async def test_a_file_is_written_when_it_is_still_the_same(server: Server, base: Path) -> None:
     """Make, replace by tag, refuse an old tag, refuse to make it twice."""
     made = await put(server, "new/a", b"1", If_None_Match="*")
