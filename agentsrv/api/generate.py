@@ -136,11 +136,14 @@ def wants_deltas(body: Generate) -> bool:
 def message_id(request: web.Request, body: Generate) -> str | None:
     """The client's name for this prompt: in the body, or the header `Idempotency-Key`, or in both alike."""
     in_body = given(body.message_id)
-    in_header = request.headers.get("Idempotency-Key")
-    if in_header is None:
+    in_headers = set(request.headers.getall("Idempotency-Key", []))
+    if not in_headers:
         return in_body
-    if not re.match(MESSAGE_ID_PATTERN, in_header):
-        raise invalid_field("Idempotency-Key", "must be 1 to 200 printable ASCII characters without spaces")
+    in_header = in_headers.pop()
+    if in_headers or not re.match(MESSAGE_ID_PATTERN, in_header):
+        raise invalid_field(
+            "Idempotency-Key", "must be one, of 1 to 200 printable ASCII characters without spaces"
+        )
     if in_body not in (None, in_header):
         raise invalid_field("message_id", "differs from the header Idempotency-Key")
     return in_header

@@ -373,6 +373,8 @@ def fields() -> Iterator[Row]:
     yield Row("a field name with NUL", json_body("POST", "/sessions", {"a\0": 1}), *invalid)
     yield Row("two message ids", generate("Idempotency-Key: b", message_id="a"), *invalid, "message_id")
     yield Row("a bad message id", generate("Idempotency-Key: a b"), *invalid, "Idempotency-Key")
+    two_keys = generate("Idempotency-Key: a", "Idempotency-Key: b")
+    yield Row("two message ids in headers", two_keys, *invalid, "Idempotency-Key")
     yield Row("another agent", generate(session_id="there", agent="codex"), (409,), "agent_mismatch")
     yield Row("another cwd", generate(session_id="there", cwd="inside"), (409,), "cwd_mismatch")
     yield Row("an id that is taken", create(sessionId="there"), (409,), "session_exists")
