@@ -42,26 +42,37 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     Raises UnsupportedMediaType, TooSlow, HTTPRequestEntityTooLarge, InvalidInput (`invalid_json`,
     `invalid_body`, or `invalid_input` with every field that is wrong).
     """
-    document = parse_json(await _read(request))
+    _require_json(request)
+    return _decoded(await _read(request), kind)
+
+
+async def read_optional_body(request: web.Request, kind: type[T]) -> T:
+    """Like `read_body`; no body counts as `{}`, also one of no bytes, which proxies make of it."""
+    body = await _read(request)
+    if not body:
+        return kind()
+    _require_json(request)
+    return _decoded(body, kind)
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    document = parse_json(body)
     if not isinstance(document, dict):
         raise InvalidInput("the body must be a JSON object", code="invalid_body")
     return convert(document, kind, _convert_strictly)
 
 
-async def read_optional_body(request: web.Request, kind: type[T]) -> T:
-    """Like `read_body`; no body at all counts as `{}`."""
-    return await read_body(request, kind) if request.body_exists else kind()
-
-
 def read_query(request: web.Request, kind: type[T]) -> T:
     """The query parameters as a `kind`; each may come once, a list several times. Unknown ones are ignored."""
     require_utf8(request)
-    query = request.query
-    lists = {field.encode_name for field in _fields(kind) if field.default_factory is list}
-    repeated = sorted({name for name in query if len(query.getall(name)) > 1} - lists)
-    if repeated:
+    found = {
+        field.encode_name: (request.query.getall(field.encode_name), field.default_factory is list)
+        for field in _fields(kind)
+        if field.encode_name in request.query
+    }
+    if repeated := [name for name, (texts, is_list) in found.items() if len(texts) > 1 and not is_list]:
         _refuse([Problem(name, "may be given only once") for name in repeated])
-    values = {name: query.getall(name) if name in lists else query[name] for name in query}
+    values = {name: texts if is_list else texts[0] for name, (texts, is_list) in found.items()}
     return convert(values, kind, _convert_text)
 
 
@@ -111,12 +122,15 @@ def unsupported(field: str, message: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])
 
 
-async def _read(request: web.Request) -> bytes:
+def _require_json(request: web.Request) -> None:
     if request.body_exists and (
         request.content_type != "application/json"
         or (request.charset or "utf-8").lower() not in ("utf-8", "utf8")
     ):
         raise UnsupportedMediaType("send the body as application/json, in UTF-8")
+
+
+async def _read(request: web.Request) -> bytes:
     timeout_s = request.app[CONFIG].body_timeout_s
     try:
         async with asyncio.timeout(timeout_s):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -125,6 +126,32 @@ async def test_a_busy_session_names_the_job_that_keeps_it_busy(server: Server) -
 
     assert (busy.status, busy.json["code"], busy.json["taskId"]) == (409, "session_busy", task_id)
     assert (stopped.status, stopped.json["taskId"]) == (200, task_id)
+
+
+async def test_a_job_that_was_cancelled_while_it_waited_says_so(server: Server) -> None:
+    """Who follows it only then gets its `done`, once."""
+    await server.start("SCRIPT: hang")
+    path = f"/generate/v2/jobs/{await server.start(if_busy='queue')}/stream"
+    await server.ask("DELETE", "/sessions/s/queue")
+    first = await server.ask("GET", path)
+    again = await server.ask("GET", path, headers={"Last-Event-ID": "0"})
+
+    assert [(id_, event["status"]) for id_, event in events_of(first.text)] == [(0, "cancelled")]
+    assert (first.status, again.status) == (200, 204)
+
+
+async def test_a_body_of_no_bytes_is_none(server: Server) -> None:
+    """A proxy may pass on a request without a body as one of no chunks: stop and fork work all the same."""
+    await server.start("SCRIPT: hang")
+
+    async def nothing() -> AsyncGenerator[bytes, None]:
+        return
+        yield b""
+
+    stopped = await server.ask("DELETE", "/generate/s/stop", data=nothing())
+    forked = await server.ask("POST", "/sessions/s/fork", data=nothing())
+
+    assert (stopped.status, forked.status) == (200, 201)
 
 
 async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> None:
