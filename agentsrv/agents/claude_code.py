@@ -37,9 +37,11 @@ from agentsrv.agents.base import (
     dump,
     find_program,
     load_object,
+    mcp_server_type,
     not_found,
     raw_event,
     require_effort,
+    require_mcp_servers,
     unsupported,
     user_event,
 )
@@ -61,6 +63,7 @@ from agentsrv.model import (
 )
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
+MCP_TYPES = ("stdio", "http", "sse", "ws")
 MODELS = ("opus", "sonnet", "haiku")
 OPTIONS = (
     "model", "permission_mode", "effort", "system_prompt", "max_turns", "max_budget_usd", "mcp_servers",
@@ -436,6 +439,7 @@ class ClaudeCode:
 
     async def check(self, options: TurnOptions) -> None:
         require_effort(options, EFFORTS)
+        require_mcp_servers(options, MCP_TYPES)
         if options.output_schema is not None and len(dump(options.output_schema)) > MAX_SCHEMA_BYTES:
             raise unsupported("output_schema", f"must not be larger than {MAX_SCHEMA_BYTES} bytes of JSON")
 
@@ -579,7 +583,11 @@ def _options(options: TurnOptions, directory: Path) -> tuple[dict[str, bytes], l
     if options.max_budget_usd is not None:
         arguments.append(f"--max-budget-usd={options.max_budget_usd}")
     if options.mcp_servers is not None:
-        files["mcp.json"] = dump({"mcpServers": options.mcp_servers})
+        # Without a type it would take one with a URL for a command, and leave it out.
+        servers = {
+            name: {"type": mcp_server_type(server)} | server for name, server in options.mcp_servers.items()
+        }
+        files["mcp.json"] = dump({"mcpServers": servers})
         arguments += ["--mcp-config", str(directory / "mcp.json")]
     if options.output_schema is not None:
         arguments.append(f"--json-schema={dump(options.output_schema).decode()}")

@@ -40,6 +40,7 @@ from agentsrv.agents.base import (
     not_found,
     raw_event,
     require_effort,
+    require_mcp_servers,
     unsupported,
     user_event,
 )
@@ -61,6 +62,7 @@ from agentsrv.model import (
 )
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
+MCP_TYPES = ("stdio", "http")
 OPTIONS = (
     "model", "permission_mode", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages",
 )  # fmt: skip
@@ -554,11 +556,7 @@ class Codex:
         for field in ("max_turns", "max_budget_usd"):
             if getattr(options, field) is not None:
                 raise unsupported(field, "codex has no such limit")
-        for name, server in (options.mcp_servers or {}).items():
-            if not isinstance(server, dict) or not ("command" in server or "url" in server):
-                raise unsupported("mcp_servers", f"{name} must have a command or a url")
-            if server.get("type") == "sse":
-                raise unsupported("mcp_servers", f"{name}: codex speaks stdio and streamable HTTP, not SSE")
+        require_mcp_servers(options, MCP_TYPES)
         if options.permission_mode is not PermissionMode.BYPASS:
             await self._require_sandbox()
 

@@ -117,11 +117,6 @@ def invalid_field(field: str, message: str) -> InvalidInput:
     return InvalidInput(f"{field}: {message}", problems=[Problem(field, message)])
 
 
-def unsupported(field: str, message: str) -> InvalidInput:
-    """For an option that this server knows of and cannot do."""
-    return InvalidInput(f"{field}: {message}", code="unsupported_option", problems=[Problem(field, message)])
-
-
 def _require_json(request: web.Request) -> None:
     if request.body_exists and (
         request.content_type != "application/json"

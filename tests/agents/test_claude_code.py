@@ -401,11 +401,26 @@ def test_only_options_that_fit_share_a_process(tmp_path: Path) -> None:
     assert agent.process_key(TurnOptions(max_budget_usd=1.0)) is None
 
 
+async def test_mcp_server_with_a_url_alone_is_not_left_out(tmp_path: Path) -> None:
+    """The CLI takes a server without a type for a command; ours is the same for every agent."""
+    agent, options = make_agent(tmp_path), TurnOptions(mcp_servers={"m": {"url": "http://m"}})
+    await agent.check(options)
+    files = agent.launch(make_session(), options, resume=False, directory=tmp_path).files
+
+    assert json.loads(files["mcp.json"]) == {"mcpServers": {"m": {"type": "http", "url": "http://m"}}}
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
         (TurnOptions(effort="extreme"), "effort"),
         (TurnOptions(output_schema={"x": "y" * 70_000}), "output_schema"),
+        (TurnOptions(mcp_servers={"m": {}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"type": "sdk", "name": "m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"type": "stdio", "url": "http://m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"command": 5}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"command": "m", "args": "x"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"command": "m", "env": {"A": 1}}}), "mcp_servers"),
     ],
 )
 async def test_option_that_it_does_not_have_is_refused_by_name(

@@ -686,6 +686,9 @@ def test_deltas_are_left_out_unless_wanted(tmp_path: Path) -> None:
         (TurnOptions(mcp_servers={"m": {"type": "sse", "url": "http://m"}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": 5}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"type": "ws", "url": "ws://m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"type": "stdio", "url": "http://m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"url": 5}}), "mcp_servers"),
     ],
 )
 async def test_option_that_it_does_not_have_is_refused_by_name(
