@@ -21,7 +21,7 @@ from aiohttp_sse import EventSourceResponse
 
 from agentsrv.api.decode import invalid_field
 from agentsrv.api.keys import CONFIG
-from agentsrv.api.middleware import is_gone
+from agentsrv.api.middleware import CLIENT_GONE, is_gone
 from agentsrv.api.schemas import Follow
 from agentsrv.errors import AgentsrvError
 from agentsrv.eventlog import fold
@@ -133,7 +133,8 @@ async def stream_frames(
         request.transport.abort()
     if on_lost is not None:
         await on_lost()
-    return response
+    # One that has not begun cannot begin any more: aiohttp would try.
+    return response if response.prepared else web.Response(status=CLIENT_GONE)
 
 
 async def _open(response: EventSourceResponse, request: web.Request) -> None:

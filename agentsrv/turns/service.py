@@ -95,6 +95,13 @@ class TurnService:
         Unprocessable (a repository that cannot have a worktree), LimitReached (`too_many_turns`), Unavailable
         (`draining`, `agent_unavailable`), StorageFull.
         """
+        try:
+            return await self._start(request)
+        except NotFound:
+            # The session has been deleted in this very moment: it is a new one.
+            return await self._start(request)
+
+    async def _start(self, request: StartTurn) -> Started:
         if request.message_id is not None:
             known = await turns.find_by_message(self._db, request.session_id, request.message_id)
             if known is not None:
@@ -182,14 +189,18 @@ class TurnService:
     async def follow_turn(self, turn: Turn, after: Seq) -> AsyncGenerator[Chunk, None]:
         """The turn's events with seq > `after`, up to its `done`; live ones as they come.
 
-        A queued turn is waited for. One that is cancelled before it begins has no place in the log: its only
-        event is a `done` with seq 0.
+        A queued turn is waited for. One that is cancelled before it begins, or deleted before it is read, has
+        no place in the log: its only event is a `done` with seq 0.
         """
-        if not turn.status.is_final:
-            turn = await self._begun(turn.id)
-        active = self._running.find_open(turn.id)
-        if active is None:
-            turn = await turns.get(self._db, turn.id)
+        try:
+            if not turn.status.is_final:
+                turn = await self._begun(turn.id)
+            active = self._running.find_open(turn.id)
+            if active is None:
+                turn = await turns.get(self._db, turn.id)
+        except NotFound:
+            status = turn.status if turn.status.is_final else TurnStatus.CANCELLED
+            turn, active = replace(turn, status=status, last_seq=0), None
         if turn.status is TurnStatus.QUEUED:
             return  # The server stops.
         if turn.last_seq == 0:

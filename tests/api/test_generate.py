@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 
 import pytest
 
+from agentsrv.api.keys import TURNS
+from agentsrv.model import TurnId
 from tests.api.kit import KEY, TIMEOUT_S, Server, events_of
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -138,6 +141,40 @@ async def test_a_job_that_was_cancelled_while_it_waited_says_so(server: Server) 
 
     assert [(id_, event["status"]) for id_, event in events_of(first.text)] == [(0, "cancelled")]
     assert (first.status, again.status) == (200, 204)
+
+
+async def test_a_stream_ends_with_done_although_its_job_was_deleted(server: Server) -> None:
+    """Whoever was let in before the session was deleted is told the end: of one that waited, of one that was over."""
+    turns = server.app[TURNS]
+    ended, _, waiting = [
+        await turns.get(TurnId(task_id))
+        for task_id in (
+            (await server.end_of(await server.start()))["taskId"],
+            await server.start("SCRIPT: hang"),
+            await server.start(if_busy="queue"),
+        )
+    ]
+    await server.ask("DELETE", "/sessions/s?force=true")
+    streams = [[chunk.data async for chunk in turns.follow_turn(turn, 0)] for turn in (ended, waiting)]
+
+    assert [[json.loads(data)["status"] for data in stream] for stream in streams] == [
+        ["completed"],
+        ["cancelled"],
+    ]
+
+
+async def test_a_session_that_is_deleted_in_the_same_moment_is_made_again(server: Server) -> None:
+    """A prompt to a session that goes away just now is a prompt to a new one."""
+    statuses = set()
+    for _ in range(20):
+        await server.ask("POST", "/sessions", json={"sessionId": "s"})
+        prompt, _ = await asyncio.gather(
+            server.generate(background=True), server.ask("DELETE", "/sessions/s?force=true")
+        )
+        statuses.add(prompt.status)
+        await server.ask("DELETE", "/sessions/s?force=true")
+
+    assert statuses == {202}
 
 
 async def test_a_body_of_no_bytes_is_none(server: Server) -> None:

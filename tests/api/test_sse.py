@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -174,6 +175,30 @@ async def test_a_client_that_leaves_an_idle_stream_is_noticed(tmp_path: Path, te
             await feed.ended.wait()
 
     assert feed.lost.is_set() is tells_loss
+
+
+async def test_a_client_that_left_before_the_first_byte_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent may take seconds to start; who does not wait for it fills no log, and its job learns of it."""
+    feed, is_asked = Feed(silence), asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        is_asked.set()
+        while request.transport is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return await stream(request, feed.chunks(), on_lost=feed.on_lost)
+
+    app = web.Application()
+    app[CONFIG] = make_config(tmp_path)
+    app.router.add_get("/stream", handler)
+    async with serve(app) as server, asyncio.timeout(TIMEOUT_S):
+        async with server.connection() as (_, writer):
+            writer.write(GET)
+            await is_asked.wait()
+        await feed.lost.wait()
+
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_stream_that_ends_by_itself_loses_nobody(tmp_path: Path) -> None:
