@@ -48,7 +48,7 @@ ROUTES = (
               (404, 410), query=s.Follow),
 
     Operation("POST", "/generate/v2", generate.generate, {200: EVENT_STREAM, 202: s.JobAccepted},
-              (409, 422, 429, 503, 507), body=s.Generate),
+              (404, 409, 422, 429, 503, 507), body=s.Generate),
     Operation("GET", "/generate/v2/jobs", jobs.list_jobs, {200: s.JobList}, query=s.ListJobs),
     Operation("GET", "/generate/v2/jobs/{task_id}", jobs.get_job, {200: s.JobView}, (404,), query=s.GetJob),
     Operation("GET", "/generate/v2/jobs/{task_id}/stream", jobs.follow_job, {200: EVENT_STREAM, 204: NO_BODY},
