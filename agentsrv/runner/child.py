@@ -399,10 +399,10 @@ class Runner:
         return frames[1:]
 
     def _start_agent(self) -> None:
-        """Make the directory, start the agent, listen. Raises StartFailed."""
+        """Enter the directory, start the agent, listen. Raises StartFailed."""
         try:
-            os.makedirs(self._spec["directory"], 0o700, exist_ok=True)
-            # From here on we live in our directory, so that a long path does not matter to bind().
+            # From here on we live in our directory, so that a long path does not matter to bind(). Where it is
+            # gone, this runner comes so late that its agent was given up: nobody would ever look after it.
             os.chdir(self._spec["directory"])
             stdio = self._open_stdio()
             failed, failed_end = os.pipe()
@@ -660,10 +660,11 @@ class Runner:
 
     def _write_file(self, name: str, data: bytes) -> None:
         """Write a file of the runner's directory, whole or not at all. On a full disk: not at all."""
+        path = os.path.join(self._spec["directory"], name)
         try:
-            with open(f"{name}.new", "wb") as file:
+            with open(f"{path}.new", "wb") as file:
                 file.write(data)
-            os.rename(f"{name}.new", name)
+            os.rename(f"{path}.new", path)
         except OSError:
             return  # A connected server is told anyway; otherwise the next one finds the runner lost.
 

@@ -48,9 +48,9 @@ class RunnerSpec:
     """What to run and how long it may go on.
 
     `argv[0]` is a path; it is not searched for. `env` is the agent's whole environment, to which only the
-    cookie is added. `directory` is made by the runner and must not have been used before; its name is the id.
-    `quota_bytes` is how much of the spool may lie on the disk unread. `orphan_s` is how long the agent may
-    live while no server is connected (`RunnerHandle.set_linger` changes it).
+    cookie is added. `directory` is there and was not used before; its name is the id. Once it is removed, a
+    runner that comes late starts nothing. `quota_bytes` is how much of the spool may lie on the disk unread.
+    `orphan_s` is how long the agent may live while no server is connected (`RunnerHandle.set_linger` changes it).
 
     `opening` is what the agent's stdin begins with, text.
 

@@ -121,3 +121,23 @@ def test_runner_killed_between_two_servers(server: Server) -> None:
     assert events[-1].json["status"] == "interrupted"
     assert not is_alive(agent)
     assert server.generate("again").rest()[-1].json["status"] == "completed"
+
+
+def test_runner_that_comes_to_life_when_its_server_is_gone(server: Server) -> None:
+    """A runner that a server since killed has asked for comes too late: it starts no agent that nobody looks after."""
+    wait_until(lambda: spare_of(server))
+    (spare,) = spare_of(server)
+    os.kill(spare, signal.SIGSTOP)
+    task_id = server.start_job("too late")
+    server.kill9()
+    server.start()
+    os.kill(spare, signal.SIGCONT)
+
+    wait_until(lambda: not is_alive(spare))
+    assert server.ended_job(task_id)["status"] == "interrupted"
+    assert list((server.directory / "state" / "runners").iterdir()) == []
+
+
+def spare_of(server: Server) -> list[int]:
+    """The process that waits to be a runner: the zygote's child."""
+    return [pid for pid in server.processes() if parent_of(parent_of(pid)) == server.pid]

@@ -37,6 +37,7 @@ class Lab:
     ) -> RunnerSpec:
         runner_id = RunnerId(f"test-{os.getpid()}-{self.base.name}-{len(self.ids)}")
         self.ids.append(runner_id)
+        (self.base / runner_id).mkdir(mode=0o700, parents=True)
         return RunnerSpec(
             id=runner_id,
             argv=argv,

@@ -145,10 +145,19 @@ async def test_runner_directory_is_used_once(lab: Lab) -> None:
     handle = await lab.start("print(1)")
     await handle.wait_exit()
     spec = lab.spec("/bin/true")
-    spec.directory.mkdir()
     (spec.directory / "out").touch()
     with pytest.raises(RunnerError, match="File exists"):
         await lab.zygote.spawn(spec)
+
+
+async def test_runner_whose_directory_is_gone_starts_nothing(lab: Lab) -> None:
+    """Who has given an agent up removes its directory: a runner that comes after that leaves nothing behind."""
+    spec = lab.spec("/bin/sleep", "60")
+    spec.directory.rmdir()
+    with pytest.raises(RunnerError, match="No such file or directory"):
+        await lab.zygote.spawn(spec)
+    assert not spec.directory.exists()
+    assert lab.left_behind() == []
 
 
 async def test_environment_larger_than_a_socket_buffer_arrives(lab: Lab) -> None:
