@@ -20,7 +20,7 @@ from agentsrv.store import runners, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
-from agentsrv.turns.active import Runner
+from agentsrv.turns.active import ActiveTurn, Runner
 from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
 
 # An agent whose server went away in the middle of a turn goes on for so long.
@@ -235,7 +235,13 @@ class AgentPool:
         self.busy(agent)
         if self._live.get(agent.session_id) is agent:
             del self._live[agent.session_id]
-        self._tasks.spawn(self.discard(agent.id), name=f"discard:{agent.id}")
+        self._tasks.spawn(self._discard_after(agent.turn, agent.id), name=f"discard:{agent.id}")
+
+    async def _discard_after(self, turn: ActiveTurn | None, runner_id: RunnerId) -> None:
+        """Until the end of its turn is in the log, the next server has to find how the process ended."""
+        if turn is not None:
+            await turn.finished.wait()
+        await self.discard(runner_id)
 
     def _internal_id_changed(self, session_id: SessionId, internal_id: str) -> None:
         write = self._db.write(

@@ -1,0 +1,77 @@
+"""The agent processes of a server, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agentsrv.app import make_agents
+from agentsrv.config import Config
+from agentsrv.eventlog import EventLog
+from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnId, TurnStatus
+from agentsrv.runner.handle import AgentExit
+from agentsrv.runner.watch import FileWatcher
+from agentsrv.runner.zygote import Zygote
+from agentsrv.store import runners, sessions
+from agentsrv.store.database import Database
+from agentsrv.store.migrate import migrate
+from agentsrv.store.runners import RunnerRecord
+from agentsrv.turns.active import ActiveTurn
+from agentsrv.turns.pool import AgentPool
+from agentsrv.turns.recovery import DeadRunner
+from tests.kit import KEY, TIMEOUT_S
+
+ANN = Session(SessionId("ann"), None, "claude-code", "/", None, None, 1, 1)
+TURN = Turn(TurnId("t"), ANN.id, 1, TurnStatus.RUNNING, 1)
+RECORD = RunnerRecord(RunnerId("r"), ANN.id, "key", 1)
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    migrate(tmp_path / "db")
+    db = Database(tmp_path / "db")
+    await db.open()
+    await db.write(lambda c: sessions.insert(c, ANN))
+    await db.write(lambda c: sessions.acquire_lease(c, ANN, TURN))
+    await db.write(lambda c: runners.insert(c, RECORD))
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def pool(tmp_path: Path, db: Database) -> AsyncIterator[AgentPool]:
+    config = Config.from_env({"HOME": str(tmp_path), "API_KEY": KEY, "STATE_DIR": str(tmp_path)})
+    watcher = FileWatcher()
+    pool = AgentPool(
+        config=config,
+        db=db,
+        event_log=EventLog(db),
+        agents=make_agents(config),
+        zygote=Zygote(),
+        watcher=watcher,
+    )
+    yield pool
+    await pool.close()
+    watcher.close()
+
+
+async def test_what_an_agent_leaves_is_kept_until_its_turn_is_closed(pool: AgentPool, db: Database) -> None:
+    """A server killed between the end of an agent and that of its job: the next one finds how it went."""
+    directory = pool.directory / RECORD.id
+    directory.mkdir(parents=True)
+    (directory / "out").write_bytes(b'{"type":"assistant"}\n')
+    runner = DeadRunner(directory, AgentExit(3, None, "exited"))
+    agent = await pool.adopt(runner, RECORD, ANN, Lease(ANN.id, 1))
+    turn = ActiveTurn(ANN, TURN, None)
+    agent.begin(turn)
+    async with asyncio.timeout(TIMEOUT_S):
+        await turn.verdict
+        await db.write(lambda c: c.execute("SELECT 1"))  # Behind all that was written before.
+        assert await runners.list_all(db) != []
+
+        turn.end()
+        while await runners.list_all(db):
+            pass
