@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import aiosqlite
 
-from agentsrv.errors import LimitReached
+from agentsrv.errors import LimitReached, NotFound
 from agentsrv.model import Millis, SessionId, TurnId, TurnOptions
 from agentsrv.store.database import Database
 from agentsrv.store.sessions import not_found
-from agentsrv.store.turns import MessageIdUsed, decode_options, encode_options
+from agentsrv.store.turns import decode_options, encode_options, require_new_message
 
 MAX_PROMPTS = 100
 MAX_BYTES = 64 * 1024 * 1024
@@ -75,17 +75,12 @@ async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
 
     Raises MessageIdUsed, NotFound when its session is gone, LimitReached (`queue_full`).
     """
+    await require_new_message(db, prompt.session_id, prompt.message_id)
     rows = await db.execute_fetchall(
-        """
-        SELECT (SELECT count(*) FROM queued_prompts WHERE session_id = :session_id),
-               (SELECT total(length(user_event)) FROM queued_prompts WHERE session_id = :session_id),
-               EXISTS (SELECT 1 FROM jobs WHERE session_id = :session_id AND message_id = :message_id)
-        """,
-        {"session_id": prompt.session_id, "message_id": prompt.message_id},
+        "SELECT count(*), total(length(user_event)) FROM queued_prompts WHERE session_id = :session_id",
+        {"session_id": prompt.session_id},
     )
-    for count, size, is_known in rows:
-        if is_known:
-            raise MessageIdUsed(f"message {prompt.message_id} has a job in session {prompt.session_id}")
+    for count, size in rows:
         if count >= MAX_PROMPTS or size + len(prompt.user_event) > MAX_BYTES:
             raise LimitReached(
                 f"{count} prompts wait in session {prompt.session_id}, which is all that it may keep; try again later",
@@ -132,6 +127,10 @@ async def delete(db: aiosqlite.Connection, turn_id: TurnId) -> bool:
     """Take a prompt out; False when it was not there."""
     cursor = await db.execute("DELETE FROM queued_prompts WHERE turn_id = :turn_id", {"turn_id": turn_id})
     return cursor.rowcount > 0
+
+
+def not_queued(session_id: SessionId, turn_id: TurnId) -> NotFound:
+    return NotFound(f"job {turn_id} does not wait in session {session_id}", code="not_queued")
 
 
 def _prompt(row: sqlite3.Row) -> QueuedPrompt:

@@ -39,8 +39,10 @@ async def open_turn(
             await sessions.insert(connection, session)
         generation = await sessions.acquire_lease(connection, session, turn)
         opened = replace(turn, generation=generation)
-        if was_queued:
-            await queue.delete(connection, turn.id)
+        if not was_queued:
+            await turns.require_new_message(connection, turn.session_id, turn.message_id)
+        elif not await queue.delete(connection, turn.id):
+            raise queue.not_queued(turn.session_id, turn.id)  # It was cancelled a moment ago.
         await turns.insert(connection, opened)
         if prompt is not None:
             await events.insert(connection, prompt, Lease(session.id, generation))

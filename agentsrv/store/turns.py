@@ -115,40 +115,52 @@ async def list_open(db: Database) -> list[Turn]:
 
 
 async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
-    """Raises MessageIdUsed."""
-    try:
-        await db.execute(
-            """
-            INSERT INTO turns (id, session_id, generation, status, message_id, options,
-                               created_at, started_at, first_seq)
-            VALUES (:id, :session_id, :generation, :status, :message_id, :options,
-                    :created_at, :started_at, :first_seq)
-            """,
-            {
-                "id": turn.id,
-                "session_id": turn.session_id,
-                "generation": turn.generation,
-                "status": turn.status,
-                "message_id": turn.message_id,
-                "options": encode_options(turn.options),
-                "created_at": turn.created_at,
-                "started_at": turn.started_at,
-                "first_seq": turn.first_seq,
-            },
-        )
-    except sqlite3.IntegrityError as exc:
-        raise MessageIdUsed(f"message {turn.message_id} has a job in session {turn.session_id}") from exc
+    await db.execute(
+        """
+        INSERT INTO turns (id, session_id, generation, status, message_id, options,
+                           created_at, started_at, first_seq)
+        VALUES (:id, :session_id, :generation, :status, :message_id, :options,
+                :created_at, :started_at, :first_seq)
+        """,
+        {
+            "id": turn.id,
+            "session_id": turn.session_id,
+            "generation": turn.generation,
+            "status": turn.status,
+            "message_id": turn.message_id,
+            "options": encode_options(turn.options),
+            "created_at": turn.created_at,
+            "started_at": turn.started_at,
+            "first_seq": turn.first_seq,
+        },
+    )
 
 
 async def note_steered(db: aiosqlite.Connection, turn: Turn, message_id: str) -> None:
     """Remember that a message was added to a turn. Raises MessageIdUsed."""
-    try:
-        await db.execute(
-            "INSERT INTO steered_messages VALUES (:session_id, :message_id, :turn_id)",
-            {"session_id": turn.session_id, "message_id": message_id, "turn_id": turn.id},
-        )
-    except sqlite3.IntegrityError as exc:
-        raise MessageIdUsed(f"message {message_id} has joined a job in session {turn.session_id}") from exc
+    await require_new_message(db, turn.session_id, message_id)
+    await db.execute(
+        "INSERT INTO steered_messages VALUES (:session_id, :message_id, :turn_id)",
+        {"session_id": turn.session_id, "message_id": message_id, "turn_id": turn.id},
+    )
+
+
+async def require_new_message(
+    db: aiosqlite.Connection, session_id: SessionId, message_id: str | None
+) -> None:
+    """Raises MessageIdUsed when the message has a job, whether it has begun one, waits, or was added to one."""
+    if message_id is None:
+        return
+    rows = await db.execute_fetchall(
+        """
+        SELECT 1 FROM jobs WHERE session_id = :session_id AND message_id = :message_id
+         UNION ALL
+        SELECT 1 FROM steered_messages WHERE session_id = :session_id AND message_id = :message_id
+        """,
+        {"session_id": session_id, "message_id": message_id},
+    )
+    if rows:
+        raise MessageIdUsed(f"message {message_id} has a job in session {session_id}")
 
 
 async def set_status(db: aiosqlite.Connection, turn_id: TurnId, status: TurnStatus) -> None:

@@ -67,11 +67,11 @@ class PromptQueue:
     async def cancel(self, session_id: SessionId, turn_id: TurnId) -> Turn:
         """Take a prompt out: its job is cancelled. Raises NotFound (`not_queued`), StorageFull."""
         if turn_id not in self._waiting.get(session_id, []):
-            raise _not_queued(session_id, turn_id)
+            raise queue.not_queued(session_id, turn_id)
         queued = await turns.get(self._db, turn_id)
         cancelled = replace(queued, status=TurnStatus.CANCELLED, finished_at=now_ms(), last_seq=0)
         if not await transactions.cancel_queued(self._db, cancelled):
-            raise _not_queued(session_id, turn_id)
+            raise queue.not_queued(session_id, turn_id)
         self.take(session_id, turn_id)
         return cancelled
 
@@ -121,10 +121,6 @@ class PromptQueue:
         # Some may be known before all are loaded: turns end during the recovery.
         if turn_id not in (waiting := self._waiting.setdefault(session_id, [])):
             waiting.append(turn_id)
-
-
-def _not_queued(session_id: SessionId, turn_id: TurnId) -> NotFound:
-    return NotFound(f"job {turn_id} does not wait in session {session_id}", code="not_queued")
 
 
 def _place(order: Sequence[TurnId], turn_id: TurnId) -> int:

@@ -369,6 +369,21 @@ async def test_message_that_has_begun_is_not_queued_again(db: Database) -> None:
         await db.write(lambda c: rows.append(c, prompt("again", "m-1")))
 
 
+async def test_message_that_was_added_to_a_turn_begins_none(db: Database) -> None:
+    """The same request twice at once: the turn that took the first has ended when the second comes to its own."""
+    turn = await open_ann(db)
+    message = server_chunk(turn, Source.USER, 1, [b"{}"])
+    await transactions.add_to_turn(db, turn, message, "m-1")
+    ended = replace(turn, status=TurnStatus.COMPLETED, finished_at=2, last_seq=2)
+    done = server_chunk(turn, Source.SERVER, 2, [b"{}"])
+    await transactions.close_turn(db, ended, done, runner_id=None, agent_state={})
+
+    with pytest.raises(MessageIdUsed):
+        await open_ann(db, "m-1")
+    with pytest.raises(MessageIdUsed):
+        await db.write(lambda c: rows.append(c, prompt("again", "m-1")))
+
+
 async def test_unread_messages_are_next_when_their_turn_ends(db: Database) -> None:
     """They were said before what waits, and are kept with the end of the turn, or not at all."""
     turn = await open_ann(db)
