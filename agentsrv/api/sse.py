@@ -172,10 +172,17 @@ async def _send_all(
 async def _tell(response: EventSourceResponse, error: Exception) -> None:
     if not response.prepared:
         raise error
-    logger.error("a stream failed", exc_info=error)
-    told = {"type": "error", "error": "the stream failed; connect again to resume", "code": "internal_error"}
     if isinstance(error, AgentsrvError):
+        # What is followed was deleted, the database is away: nothing is wrong with the server.
+        logger.info("a stream ends: %s", error.code)
         told = {"type": "error", "error": error.message, "code": error.code}
+    else:
+        logger.error("a stream failed", exc_info=error)
+        told = {
+            "type": "error",
+            "error": "the stream failed; connect again to resume",
+            "code": "internal_error",
+        }
     with suppress(ConnectionError, TimeoutError):
         async with asyncio.timeout(TELL_TIMEOUT_S):
             await response.write(b"data: " + msgspec.json.encode(told) + b"\n\n")

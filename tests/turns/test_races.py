@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import Event, Server, is_alive, script, wait_until
+from tests.kit import Answer, Event, Server, is_alive, script, wait_until
 
 
 def run(server: Server, prompt: str = "hi", session: str = "s", **options: Any) -> list[Event]:
@@ -75,6 +75,20 @@ def test_stream_of_a_deleted_session_ends(server: Server) -> None:
         stream.rest()
 
     assert stream.is_whole
+
+
+def test_prompt_that_is_queued_while_its_session_is_deleted(server: Server) -> None:
+    """It comes when the queue is empty already and the running job is being stopped: the stream says what happened."""
+    server.start_job(script("ignore-term", "deaf"))
+    earlier = server.start_job("earlier", if_busy="queue")
+    deleting = server.send("DELETE", "/sessions/s?force=true")
+    wait_until(lambda: server.job(earlier)["status"] == "cancelled")
+    with server.generate("too late", if_busy="queue") as stream:
+        assert Answer(deleting).json["deleted"]
+        last = stream.rest()[-1].json
+
+    assert (last["type"], last["code"]) == ("error", "job_not_found")
+    assert "Traceback" not in server.log
 
 
 ODD_RESULTS = {
