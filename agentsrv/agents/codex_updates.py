@@ -321,11 +321,11 @@ def _outcome(item: Mapping[str, Any]) -> CallFields:
 
 
 def _command(item: Mapping[str, Any]) -> str:
-    """What the shell is told, without the shell around it."""
+    """What the shell is told, without the shell around it.
+
+    Not what Codex makes of it for people (`commandActions`): that leaves out `cd` and the end of a pipe.
+    """
     command = as_text(item.get("command"))
-    actions = as_objects(item.get("commandActions"))
-    if len(actions) == 1 and (words := as_text(actions[0].get("command"))):
-        return words
     try:
         shell = shlex.split(command) if len(command) <= MAX_UNQUOTED else []
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,20 @@ def test_stop_reason_is_told() -> None:
         reasons[name] = reader.stop_reason
 
     assert reasons == {"partial": "end_turn", "error_400": None}
+
+
+@pytest.mark.parametrize(
+    ("told_as", "action"),
+    [
+        ("cd / && cat etc/hostname", "cat etc/hostname"),
+        ("cat a | head -1", "cat a"),
+        ('say "it\'s" $X', "say"),
+    ],
+)
+def test_title_of_a_command_is_all_of_it(told_as: str, action: str) -> None:
+    """What Codex makes of a command for people leaves out where it runs, and the rest of a pipe."""
+    command = shlex.join(["/bin/bash", "-lc", told_as])
+    actions = [{"type": "read", "command": action}]
+
+    [call, _] = updates_of(item("commandExecution", command=command, commandActions=actions))
+    assert call["title"] == call["rawInput"]["command"] == told_as
