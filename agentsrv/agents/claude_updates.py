@@ -149,6 +149,9 @@ class ClaudeUpdates:
             case _:
                 return []
 
+    def asked(self, question: Mapping[str, Any]) -> CallFields:
+        return _described(as_text(question.get("tool")), as_object(question.get("input")), self._cwd)
+
     # What is streamed
 
     def _stream_event(self, event: Mapping[str, Any]) -> list[Update]:

@@ -181,7 +181,7 @@ class CodexAdapter:
         self._usage: Counter[str] = Counter()
         self._total: Any = None
         self._commands: set[str] = set()
-        self._changes: dict[str, list[Any]] = {}
+        self._calls: dict[str, dict[str, Any]] = {}
         self._helpers: set[str] = set()
         self._mode = PermissionMode(state.get("permission_mode", PermissionMode.BYPASS))
         self._steered: set[str] = set()
@@ -201,7 +201,7 @@ class CodexAdapter:
             self._mode = options.permission_mode
         self._turn_id = None
         self._usage = Counter()
-        self._changes.clear()
+        self._calls.clear()
         self._steered.clear()
         self._steers_answered.clear()
         self._ended = None
@@ -290,7 +290,7 @@ class CodexAdapter:
                 self._add_usage(line)
             case "item/started" | "item/completed":
                 self._count_command(method, line)
-                self._note_changes(method, line)
+                self._note_call(method, line)
                 return _without_images(line)
             case "serverRequest/resolved":
                 return Effect(event=line, withdrawn=request_name(_params(line).get("requestId")))
@@ -437,15 +437,17 @@ class CodexAdapter:
     def _is_steered_out(self) -> bool:
         return self._steered <= self._steers_answered
 
-    def _note_changes(self, method: str, line: bytes) -> None:
-        """Remember what is about to change in files: a request for leave does not say it again."""
-        if b'"fileChange"' not in line or (item := _item_of(line)).type != "fileChange":
+    def _note_call(self, method: str, line: bytes) -> None:
+        """Remember what is about to be done: a request for leave does not say it again."""
+        if not (b'"fileChange"' in line or b'"mcpToolCall"' in line):
             return
-        changes = as_object(_params(line).get("item")).get("changes")
-        if method == "item/started" and isinstance(changes, list):
-            self._changes[str(item.id)] = changes
+        if _item_of(line).type not in ("fileChange", "mcpToolCall"):
+            return
+        item = as_object(_params(line).get("item"))
+        if method == "item/started":
+            self._calls[str(item.get("id"))] = item
         else:
-            self._changes.pop(str(item.id), None)
+            self._calls.pop(str(item.get("id")), None)
 
     def _count_command(self, method: str, line: bytes) -> None:
         """Keep count of commands that run."""
@@ -500,10 +502,9 @@ class CodexAdapter:
         """
         message = load_object(line) or {}
         id_, method, params = message.get("id"), str(message.get("method")), as_object(message.get("params"))
-        if self._mode is not PermissionMode.BYPASS:
-            changes = self._changes.get(str(params.get("itemId")))
-            if (question := read_question(id_, method, params, changes)) is not None:
-                return Effect(event=line, question=question, begins=True)
+        is_asked = self._mode is not PermissionMode.BYPASS
+        if is_asked and (question := read_question(id_, method, params, self._calls)) is not None:
+            return Effect(event=line, question=question, begins=True)
         reply: dict[str, Any] = {"id": id_}
         if (result := unasked_answer(method, params)) is not None:
             reply["result"] = result

@@ -58,11 +58,11 @@ def unasked_answer(method: str, params: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def read_question(
-    id_: Any, method: str, params: Mapping[str, Any], changes: list[Any] | None
+    id_: Any, method: str, params: Mapping[str, Any], calls: Mapping[str, Mapping[str, Any]]
 ) -> Question | None:
     """The question in a request of the app-server; None where no person could answer it.
 
-    `changes`: what the item that the request is about is going to change in files, as far as it is known.
+    `calls`: the items that have begun and not ended, by their ids; what is asked for is in them.
     """
     details = {name: value for name, value in params.items() if name not in TOLD.get(method, ())}
     details["method"] = method
@@ -73,7 +73,9 @@ def read_question(
         case "item/commandExecution/requestApproval" | "execCommandApproval":
             return _about_command(name, call_id, params, details)
         case "item/fileChange/requestApproval":
-            return _about_changes(name, call_id, {"changes": changes or []}, _paths(changes), details)
+            told = calls.get(call_id or "", {}).get("changes")
+            changes = told if isinstance(told, list) else []
+            return _about_changes(name, call_id, {"changes": changes}, _paths(changes), details)
         case "applyPatchApproval":
             files = as_object(params.get("fileChanges"))
             return _about_changes(name, call_id, {"changes": files}, sorted(files), details)
@@ -83,7 +85,7 @@ def read_question(
             questions = _questions(params.get("questions"))
             return _to_people(name, "requestUserInput", questions, "", call_id, details)
         case "mcpServer/elicitation/request":
-            return _elicitation(name, params, details)
+            return _elicitation(name, params, details, calls)
         case _:
             return None
 
@@ -145,16 +147,22 @@ def _about_permissions(
     return Question(name, "permission", "permissions", input_, said, call_id, allowance, details)
 
 
-def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) -> Question | None:
+def _elicitation(
+    name: str, params: Mapping[str, Any], details: dict[str, Any], calls: Mapping[str, Mapping[str, Any]]
+) -> Question | None:
     """An MCP server wants something of the user; or the agent wants to use a tool of the server."""
     meta, server = as_object(params.get("_meta")), str(params.get("serverName"))
     message = str(params.get("message") or "")
     if meta.get("codex_approval_kind") == "mcp_tool_call":
         # The tool's name is in the message alone, which says it the same way each time.
         input_ = as_object(meta.get("tool_params"))
+        call_id = _mcp_call(server, message, input_, calls)
+        if call_id is not None:
+            details["tool"] = calls[call_id]["tool"]
         # The message is the server's to choose, and must not be leave for anything else.
         allowance = f"mcp:{server} {message}"
-        return Question(name, "permission", f"mcp:{server}", input_, title(message), None, allowance, details)
+        said = title(message)
+        return Question(name, "permission", f"mcp:{server}", input_, said, call_id, allowance, details)
     match str(params.get("mode")):
         case "url":
             said = f"{message} {params.get('url')}"
@@ -167,6 +175,17 @@ def _elicitation(name: str, params: Mapping[str, Any], details: dict[str, Any]) 
             return _to_people(name, f"mcp:{server}", marked, message, None, details)
         case _:
             return None
+
+
+def _mcp_call(
+    server: str, message: str, input_: Mapping[str, Any], calls: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """The call that such a request is about: it does not say so, but all that there is to know of it."""
+    for call_id, call in calls.items():
+        is_same = (call.get("server"), as_object(call.get("arguments"))) == (server, input_)
+        if is_same and f'"{call.get("tool")}"' in message:
+            return call_id
+    return None
 
 
 def _to_people(
@@ -229,9 +248,9 @@ def _choices(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {str(label): value for label, value in zip(labels, values, strict=True)}
 
 
-def _paths(changes: list[Any] | None) -> list[str]:
+def _paths(changes: list[Any]) -> list[str]:
     """The files that change, also those that others are moved to."""
-    told = [as_object(change) for change in changes or []]
+    told = [as_object(change) for change in changes]
     paths = [change.get("path") for change in told]
     paths += [as_object(change.get("kind")).get("move_path") for change in told]
     return sorted({path for path in paths if isinstance(path, str)})

@@ -100,6 +100,13 @@ class CodexUpdates:
             case _:
                 return []
 
+    def asked(self, question: Mapping[str, Any]) -> CallFields:
+        fields = _described(_asked_about(question)) or {"kind": "other", "rawInput": question.get("input")}
+        if question.get("allowance") is None:
+            # It is about more than the call: the network, a whole directory.
+            fields.pop("title", None)
+        return fields
+
     def _inside(self, params: Mapping[str, Any]) -> str | None:
         """The call by which a helper was started, for what the helper says; its thread when it is not known."""
         thread = as_id(params.get("threadId"))
@@ -297,6 +304,19 @@ def _described(item: Mapping[str, Any]) -> CallFields | None:
     if status := STATUSES.get(as_text(item.get("status"))):
         fields["status"] = status
     return fields
+
+
+def _asked_about(question: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of an item as a question tells of it; nothing where it is about none."""
+    given, details = as_object(question.get("input")), as_object(question.get("details"))
+    match as_text(question.get("tool")):
+        case "commandExecution" | "fileChange" as type_:
+            return {"type": type_, **given}
+        case _ if tool := as_text(details.get("tool")):
+            server = as_text(details.get("serverName"))
+            return {"type": "mcpToolCall", "server": server, "tool": tool, "arguments": given}
+        case _:
+            return {}
 
 
 def _outcome(item: Mapping[str, Any]) -> CallFields:

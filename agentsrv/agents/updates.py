@@ -57,6 +57,13 @@ class UpdateReader(Protocol):
         """What the agent's next message says, oldest first; nothing when that is of no interest or unknown."""
         ...
 
+    def asked(self, question: Mapping[str, Any]) -> CallFields:
+        """The call that a `permission_request` is about, in the words in which it is told of.
+
+        Without a title where the call's own would not say all that is asked for.
+        """
+        ...
+
 
 # Updates
 

@@ -15,10 +15,12 @@ import msgspec
 
 from agentsrv.agents.base import load_object, raw_event
 from agentsrv.agents.updates import (
+    CallFields,
     Recent,
     StopReason,
     Update,
     UpdateReader,
+    as_id,
     as_object,
     as_objects,
     as_text,
@@ -27,7 +29,7 @@ from agentsrv.agents.updates import (
     tool_call_update,
     user_message_chunk,
 )
-from agentsrv.model import Chunk, Seq, SessionId, Source, TurnId, TurnStatus
+from agentsrv.model import Chunk, Decision, Seq, SessionId, Source, TurnId, TurnStatus
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,13 @@ MESSAGES = frozenset({"error", "raw", "system"})
 
 LIMITS: frozenset[StopReason] = frozenset({"max_tokens", "max_turn_requests", "refusal"})
 """Why a turn may fail and ACP knows a word for it."""
+
+REMEMBER = "allow-session"
+OPTIONS = (
+    {"optionId": "allow", "name": "Allow", "kind": "allow_once"},
+    {"optionId": REMEMBER, "name": "Allow for this session", "kind": "allow_always"},
+    {"optionId": "deny", "name": "Deny", "kind": "reject_once"},
+)
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -90,6 +99,8 @@ class Acp:
         self._turn_id = turn_id
         self._reader = self._make_reader()
         self._open_calls: Recent[str] = Recent()
+        self._asked: Recent[str] = Recent()
+        """The calls that questions are about, which nobody has answered yet."""
 
     def _values(self, source: Source, line: bytes) -> list[bytes]:
         try:
@@ -113,9 +124,35 @@ class Acp:
             case type_ if self._messages_only:
                 return [line] if as_text(type_) in MESSAGES else []
             case "permission_request" if message.get("kind") == "permission":
-                return [_encode(message | {"request": _permission_request(message)})]
+                return [_encode(message | {"request": self._request(message)})]
+            case "permission_resolved":
+                return [*self._told(self._resolved(message)), line]
             case _:
                 return [line]
+
+    def _request(self, event: dict[str, Any]) -> dict[str, Any]:
+        """A question as ACP asks it (`session/request_permission`); the answer goes to our own route."""
+        call_id = as_id(event.get("toolCallId")) or as_id(event.get("requestId"))
+        self._asked[as_id(event.get("requestId"))] = call_id
+        if call_id in self._open_calls:
+            self._open_calls[call_id] = "pending"
+        named: CallFields = {"title": as_text(event.get("title"))}
+        call = {"toolCallId": call_id, **named, **self._reader.asked(event), "status": "pending"}
+        options = [option for option in OPTIONS if option["optionId"] != REMEMBER or event.get("allowance")]
+        return {"sessionId": self._session_id, "toolCall": call, "options": options}
+
+    def _resolved(self, event: dict[str, Any]) -> list[Update]:
+        """What an answer does to the call that it is about: allowed, it goes on; refused, the agent says so.
+
+        A call that the question alone has told of ends with it.
+        """
+        call_id = self._asked.pop(as_id(event.get("requestId")))
+        is_allowed = event.get("decision") == Decision.ALLOW
+        if call_id is None:
+            return []
+        if call_id not in self._open_calls:
+            return [tool_call_update(call_id, {"status": "completed" if is_allowed else "failed"})]
+        return [tool_call_update(call_id, {"status": "in_progress"})] if is_allowed else []
 
     def _done(self, message: dict[str, Any]) -> list[bytes]:
         """Calls that nobody will tell the end of have failed; a command in the background may go on."""
@@ -181,24 +218,6 @@ def _user_chunks(message: dict[str, Any]) -> list[Update]:
             image = image_block(as_text(source.get("data")), as_text(source.get("media_type")))
             found.append(user_message_chunk(image, message_id))
     return found
-
-
-def _permission_request(event: dict[str, Any]) -> dict[str, Any]:
-    """A question as ACP asks it (`session/request_permission`); the answer goes to our own route."""
-    options = [
-        {"optionId": "allow", "name": "Allow", "kind": "allow_once"},
-        {"optionId": "allow-session", "name": "Allow for this session", "kind": "allow_always"},
-        {"optionId": "deny", "name": "Deny", "kind": "reject_once"},
-    ]
-    call = {
-        "toolCallId": event.get("toolCallId") or event.get("requestId"),
-        "title": event.get("title"),
-        "status": "pending",
-        "rawInput": event.get("input"),
-    }
-    if event.get("allowance") is None:
-        del options[1]
-    return {"sessionId": event.get("sessionId"), "toolCall": call, "options": options}
 
 
 def _stop_reason(status: str, said: StopReason | None) -> StopReason | None:

@@ -161,6 +161,21 @@ def test_tool_of_an_mcp_server_is_a_permission() -> None:
     assert answered(first, TIMED_OUT) == {"action": "cancel"}
 
 
+def test_call_of_an_mcp_tool_is_known() -> None:
+    """The request does not say which call it is about; I see it all the same, and which tool it uses."""
+    asked = [question for question in questions_of("ask_mcp") if question.kind == "permission"]
+    items = [
+        json.loads(line)["params"].get("item", {})
+        for line in transcript("ask_mcp")
+        if b"item/started" in line
+    ]
+    ids = {item["tool"]: item["id"] for item in reversed(items) if item["type"] == "mcpToolCall"}
+
+    assert [(question.details["tool"], question.tool_call_id) for question in asked] == [*ids.items()][::-1]
+    other = ask("mcpServer/elicitation/request", mode="form", _meta={"codex_approval_kind": "mcp_tool_call"})
+    assert other.tool_call_id is None
+
+
 def form() -> Question:
     return next(
         question for question in questions_of("ask_mcp") if question.details.get("message") == "Who are you?"
@@ -316,7 +331,8 @@ CHANGE = "item/fileChange/requestApproval"
 
 
 def allowance_of(method: str, params: dict[str, Any], changes: list[Any] | None = None) -> str | None:
-    question = read_question(1, method, params, changes)
+    calls = {"c": {"changes": changes}} if changes else {}
+    question = read_question(1, method, {"itemId": "c"} | params, calls)
     assert question is not None
     return question.allowance
 

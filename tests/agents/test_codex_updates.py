@@ -292,6 +292,49 @@ def test_stop_reason_is_told() -> None:
     assert reasons == {"partial": "end_turn", "error_400": None}
 
 
+def question_about(tool: str, given: Any, **fields: Any) -> dict[str, Any]:
+    return {"tool": tool, "input": given, "title": "Really?", "allowance": "a", "details": {}} | fields
+
+
+def test_question_is_about_the_call_that_i_see() -> None:
+    """Asked for leave I see the command, the patch or the tool as I saw it before, to the word."""
+    command = {"command": "/bin/bash -lc 'ls -l'", "cwd": "/w"}
+    changes = [{"path": "/w/a", "kind": {"type": "add"}, "diff": "one"}]
+    tool = {"server": "m", "tool": "hello", "arguments": {"a": 1}}
+    questions = {
+        "commandExecution": question_about("commandExecution", command),
+        "fileChange": question_about("fileChange", {"changes": changes}),
+        "mcpToolCall": question_about("mcp:m", {"a": 1}, details={"serverName": "m", "tool": "hello"}),
+    }
+    items: dict[str, dict[str, Any]] = {
+        "commandExecution": command,
+        "fileChange": {"changes": changes},
+        "mcpToolCall": tool,
+    }
+
+    for type_, question in questions.items():
+        [seen] = updates_of(item(type_, **items[type_])[:1])
+        asked = CodexUpdates().asked(question)
+        assert asked == {name: seen[name] for name in asked}
+        assert {"title", "kind"} <= asked.keys()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        question_about("commandExecution", {"command": "curl x"}, allowance=None),
+        question_about("permissions", {"permissions": {"network": True}}),
+        question_about("mcp:m", {}),
+    ],
+)
+def test_question_about_more_than_a_call_says_what(question: dict[str, Any]) -> None:
+    """Leave to reach a host or for more permissions is no leave for a command alone: the question's words stand."""
+    asked = CodexUpdates().asked(question)
+
+    assert "title" not in asked
+    assert asked["kind"] in ("execute", "other")
+
+
 @pytest.mark.parametrize(
     ("told_as", "action"),
     [

@@ -176,9 +176,13 @@ def test_question_is_the_same_for_both_agents(server: Server, agent: str) -> Non
         frames = [event.json for event in stream.rest()]
 
     lines = shown(frames)
-    assert asked["request"]["toolCall"]["toolCallId"] in {
-        frame["update"].get("toolCallId") for frame in frames if "update" in frame
-    }
+    call = asked["request"]["toolCall"]
+    told = [
+        frame["update"] for frame in frames if frame.get("update", {}).get("toolCallId") == call["toolCallId"]
+    ]
+    seen = [update for update in told if "title" in update][-1]
+    assert call == {name: seen[name] for name in call} | {"status": "pending"}
+    assert [update["status"] for update in told][-2:] == ["in_progress", "completed"]
     assert "edit Write a.txt: completed, nothing -> one" in lines
     assert lines[-1] == "completed: end_turn"
 

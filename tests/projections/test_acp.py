@@ -230,6 +230,42 @@ def test_question_is_asked_in_both_ways() -> None:
     assert len(told((Source.AGENT, request | {"allowance": None}))[0]["request"]["options"]) == 2
 
 
+USE = {"type": "tool_use", "id": "c1", "name": "Bash", "input": {"command": "ls"}}
+CALL = {"type": "assistant", "message": {"id": "m", "content": [USE]}}
+ASKED = {
+    "type": "permission_request", "requestId": "r1", "sessionId": "s", "kind": "permission", "tool": "Bash",
+    "title": "Bash: ls", "input": {"command": "ls"}, "toolCallId": "c1", "allowance": "ls", "details": {},
+}  # fmt: skip
+
+
+def test_question_shows_the_call_as_it_was_told_of() -> None:
+    """A client that has only the request can show what it is about; one that has the call sees no other."""
+    call, asked = told((Source.AGENT, CALL), (Source.AGENT, ASKED))
+
+    shown = {name: value for name, value in call["update"].items() if name != "sessionUpdate"}
+    assert asked["request"]["toolCall"] == shown | {"status": "pending"}
+
+
+@pytest.mark.parametrize(
+    ("calls", "decision", "statuses"),
+    [
+        ([CALL], "allow", ["in_progress"]),
+        ([CALL], "deny", []),
+        ([], "allow", ["completed"]),
+        ([], "timed_out", ["failed"]),
+    ],
+)
+def test_call_goes_on_with_the_answer(calls: list[Any], decision: str, statuses: list[str]) -> None:
+    """Asked for, a call is pending: allowed, it goes on; refused, the agent says so. One that only the question
+    has told of ends with it."""
+    answer = {"type": "permission_resolved", "requestId": "r1", "decision": decision}
+    events = [(Source.AGENT, event) for event in (*calls, ASKED)]
+
+    *updates, last = told(*events, (Source.SERVER, answer))[len(events) :]
+    assert [frame["update"]["status"] for frame in updates] == statuses
+    assert last == answer
+
+
 @pytest.mark.parametrize(
     ("status", "reason"), [("completed", "end_turn"), ("cancelled", "cancelled"), ("failed", None)]
 )
