@@ -337,6 +337,7 @@ def _described(name: str, given: dict[str, Any], cwd: str) -> CallFields:
         case "MultiEdit":
             fields["content"] = [_edit(path, edit) for edit in as_objects(given.get("edits"))]
         case "ExitPlanMode":
+            fields["title"] = "Leave plan mode"
             fields["content"] = acp.text_content(as_text(given.get("plan")))
         case _:
             # Elsewhere the content says all that the input does.

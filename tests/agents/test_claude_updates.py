@@ -197,7 +197,7 @@ def test_overwritten_file_shows_what_it_was() -> None:
         ("WebSearch", {"query": "cats"}, "WebSearch cats", "search"),
         ("WebFetch", {"url": "http://x/"}, "http://x/", "fetch"),
         ("Task", {"description": "look around"}, "look around", "think"),
-        ("ExitPlanMode", {"plan": "1. do"}, "ExitPlanMode", "switch_mode"),
+        ("ExitPlanMode", {"plan": "1. do"}, "Leave plan mode", "switch_mode"),
         ("mcp__db__query", {"sql": "x"}, "db: query", "other"),
         ("Skill", {}, "Skill", "other"),
     ],
