@@ -33,6 +33,9 @@ MAX_DEPTH = 64
 RESERVED_IDS = frozenset({"filesystem"})
 """`/sessions/filesystem/...` are routes of earlier clients."""
 
+UNMATCHED = "matching regex"
+"""What msgspec says of a text that does not have the pattern of its field."""
+
 TURN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -244,7 +247,9 @@ def _convert_text(text: str | list[str], kind: Any) -> Any:
         return msgspec.convert(text, kind)
     try:
         return msgspec.convert(text, kind)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as exc:
+        if UNMATCHED in str(exc):
+            raise
         return msgspec.convert(_literal(text), kind)
 
 
@@ -259,6 +264,8 @@ def _problem(name: str, message: str, kind: Any) -> Problem:
     reason, _, inner = message.partition(" - at `$")
     if not inner and reason.startswith("Invalid enum value") and (choices := list(_choices(kind))):
         reason = f"must be one of {', '.join(choices)}"
+    elif not inner and UNMATCHED in reason and (description := next(_descriptions(kind), None)):
+        reason = f"must be {description}"
     steps = re.findall(r"[^.\[\]`]+", inner)
     return Problem(".".join([name, *steps]), reason)
 
@@ -272,6 +279,16 @@ def _choices(kind: Any) -> Iterator[str]:
     else:
         for part in get_args(kind):
             yield from _choices(part)
+
+
+def _descriptions(kind: Any) -> Iterator[str]:
+    """What a field of this type must be, in words."""
+    if isinstance(kind, msgspec.Meta):
+        if kind.description is not None:
+            yield kind.description
+    else:
+        for part in get_args(kind):
+            yield from _descriptions(part)
 
 
 def _refuse(problems: list[Problem]) -> NoReturn:

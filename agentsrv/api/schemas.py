@@ -18,8 +18,17 @@ from agentsrv.workspace.walk import Entry
 
 MESSAGE_ID_PATTERN = r"^[!-~]{1,200}\Z"
 
-SessionIdText = Annotated[str, Meta(pattern=SESSION_ID_PATTERN)]
-ModelText = Annotated[str, Meta(pattern=MODEL_PATTERN)]
+# The description of a pattern goes on from "must be".
+SessionIdText = Annotated[
+    str,
+    Meta(
+        pattern=SESSION_ID_PATTERN,
+        description="1 to 128 letters, digits, dots, dashes and underscores, a letter or digit first",
+    ),
+]
+ModelText = Annotated[
+    str, Meta(pattern=MODEL_PATTERN, description="the name of a model, in ASCII and without blanks")
+]
 NameText = Annotated[str, Meta(min_length=1, max_length=200)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 PathOrEmptyText = Annotated[str, Meta(max_length=4096)]
@@ -31,8 +40,10 @@ ImageText = Annotated[str, Meta(min_length=1)]
 SearchText = Annotated[str, Meta(max_length=1000)]
 DepthNumber = Annotated[int, Meta(ge=1)]
 CursorText = Annotated[str, Meta(min_length=1, max_length=500)]
-MessageIdText = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]
-SeqText = Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]
+MessageIdText = Annotated[
+    str, Meta(pattern=MESSAGE_ID_PATTERN, description="1 to 200 ASCII characters without blanks")
+]
+SeqText = Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the id of an event, a whole number")]
 AgentText = Literal["claude-code", "codex"]
 Format = Literal["native", "acp"]
 
@@ -61,8 +72,8 @@ class UpdateSession(Struct, kw_only=True):
 
 class Generate(Struct, kw_only=True):
     session_id: SessionIdText
-    # More than white space somewhere in it; at most 8 MiB, which is checked in bytes.
-    prompt: Annotated[str, Meta(pattern=r"\S")]
+    # At most 8 MiB, which is checked in bytes.
+    prompt: Annotated[str, Meta(pattern=r"\S", description="more than white space")]
     agent: AgentText | UnsetType = UNSET
     cwd: PathText | UnsetType = UNSET
     model: ModelText | UnsetType = UNSET
@@ -178,8 +189,7 @@ class SearchFiles(Struct, kw_only=True, rename="camel"):
 
 
 class GrepFiles(Struct, kw_only=True, rename="camel"):
-    # One line of text.
-    q: Annotated[str, Meta(pattern=r"^[^\r\n]+\Z", max_length=1000)]
+    q: Annotated[str, Meta(pattern=r"^[^\r\n]+\Z", max_length=1000, description="one line of text")]
     path: FilePathText = ""
     ignore_case: bool = True
     max_depth: DepthNumber | UnsetType = UNSET

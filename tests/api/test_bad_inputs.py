@@ -508,6 +508,28 @@ async def test_bad_input_is_refused_and_changes_nothing(
     assert await state_of(server) == UNCHANGED
 
 
+@pytest.mark.parametrize(
+    ("path", "wrong", "message"),
+    [
+        ("/generate/v2", {"prompt": " ", "session_id": "there"}, "prompt: must be more than white space"),
+        (
+            "/sessions",
+            {"sessionId": "../x"},
+            "sessionId: must be 1 to 128 letters, digits, dots, dashes and underscores, a letter or digit first",
+        ),
+        ("/sessions", {"model": "a b"}, "model: must be the name of a model, in ASCII and without blanks"),
+        ("/sessions/there/events?after=-1", None, "after: must be the id of an event, a whole number"),
+        ("/sessions?limit=0", None, "limit: Expected `int` >= 1"),
+        ("/filesystem/grep?q=", None, "q: must be one line of text"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_words(server: Server, path: str, wrong: Any, message: str) -> None:
+    """I read what a value must be, not the pattern that it does not match."""
+    answer = await server.ask("POST" if wrong else "GET", path, json=wrong)
+
+    assert (answer.status, answer.json["error"]) == (400, message)
+
+
 async def test_health_answers_to_the_last(server: Server) -> None:
     """After all of the above."""
     assert (await server.ask("GET", "/health", key=None)).json["status"] == "healthy"
