@@ -23,11 +23,6 @@ from agentsrv.store.migrate import status
 
 GIT_TIMEOUT_S = 5.0
 
-LOGINS = {
-    "claude-code": "set ANTHROPIC_API_KEY, or log in once with `claude`",
-    "codex": "set OPENAI_API_KEY, or see CODEX_HOME in docs/configuration.md",
-}
-
 
 class State(StrEnum):
     OK = "ok"
@@ -157,13 +152,12 @@ def git(config: Config) -> Iterator[Finding]:
 def agent_programs(config: Config) -> Iterator[Finding]:
     """One agent is enough, unless the settings name another one that is not there."""
     agents = asyncio.run(make_agents(config).describe())
-    configured = {"claude-code": config.claude_path, "codex": config.codex_path}
     for agent in agents:
         if agent.available:
             yield Finding(agent.name, State.OK, f"{agent.version}, {agent.path}")
             yield login(agent)
         else:
-            is_needed = configured[agent.name] or not any(other.available for other in agents)
+            is_needed = agent.is_wanted or not any(other.available for other in agents)
             state = State.WRONG if is_needed else State.NOTE
             yield Finding(agent.name, state, agent.problem or "not available")
 
@@ -172,7 +166,7 @@ def login(agent: AgentInfo) -> Finding:
     subject = f"{agent.name} login"
     if agent.credentials:
         return Finding(subject, State.OK, ", ".join(agent.credentials))
-    return Finding(subject, State.NOTE, "no credentials found", LOGINS[agent.name])
+    return Finding(subject, State.NOTE, "no credentials found", agent.login)
 
 
 def codex_sandbox(config: Config) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 import agentsrv
+from agentsrv.agents.base import AgentInfo
+from agentsrv.doctor import login
 from agentsrv.logs import JsonLine, TextLine
 
 ROOT = Path(__file__).parents[1]
@@ -337,6 +339,13 @@ def test_doctor_is_content_with_a_good_machine(home: Path) -> None:
     assert f"2.1.330, {claude}" in " ".join(finished.stdout.split())
     assert "ANTHROPIC_API_KEY" in finished.stdout
     assert "sk-ant-1" not in finished.stdout
+
+
+def test_doctor_knows_no_agent_by_its_name() -> None:
+    """An agent that was added says itself how to log in to it."""
+    finding = login(AgentInfo("third", available=True, login="say please"))
+
+    assert ("third login", "say please") == (finding.subject, finding.advice)
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:

@@ -106,11 +106,15 @@ class Effect:
 class AgentInfo:
     """What is installed, and what prompts for it may ask for. `credentials` are names only.
 
+    login: what to do so that there are credentials, for people.
+    is_wanted: the settings name its program.
     model_efforts: of the models whose agent tells; other models may have any of `efforts`, or none.
     """
 
     name: str
     available: bool
+    login: str
+    is_wanted: bool = False
     version: str | None = None
     path: str | None = None
     problem: str | None = None

@@ -70,6 +70,7 @@ OPTIONS = (
     "output_schema", "partial_messages",
 )  # fmt: skip
 
+LOGIN = "set ANTHROPIC_API_KEY, or log in once with `claude`"
 CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 PASSED_ON = (
     *CREDENTIALS, "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL", "ANTHROPIC_CUSTOM_HEADERS",
@@ -525,18 +526,24 @@ class ClaudeCode:
         return child_environment(self._config.environment, names) | FIXED_ENVIRONMENT
 
     async def describe(self) -> AgentInfo:
+        info = AgentInfo(
+            self.name,
+            available=False,
+            login=LOGIN,
+            is_wanted=self._config.claude_path is not None,
+            credentials=self.credentials(),
+        )
         program = self.find()
         if program is None:
             problem = not_found("claude", "CLAUDE_PATH", self._config.claude_path)
-            return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
+            return replace(info, problem=problem)
         version, trouble = await read_version(program, self.environment())
-        return AgentInfo(
-            self.name,
+        return replace(
+            info,
             available=version is not None,
             version=version,
             path=str(program),
             problem=trouble,
-            credentials=self.credentials(),
             models=MODELS,
             efforts=EFFORTS,
             permission_modes=tuple(PermissionMode),

@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +67,7 @@ OPTIONS = (
     "model", "permission_mode", "effort", "system_prompt", "mcp_servers", "output_schema", "partial_messages",
 )  # fmt: skip
 
+LOGIN = "set OPENAI_API_KEY, or see CODEX_HOME in docs/configuration.md"
 KEYS = ("CODEX_API_KEY", "OPENAI_API_KEY")
 """The first one that is set is logged in with. The program itself looks at neither of them."""
 
@@ -654,20 +655,26 @@ class Codex:
         return child_environment(self._config.environment, names) | {"CODEX_HOME": str(self._home())}
 
     async def describe(self) -> AgentInfo:
+        info = AgentInfo(
+            self.name,
+            available=False,
+            login=LOGIN,
+            is_wanted=self._config.codex_path is not None,
+            credentials=self.credentials(),
+        )
         program = self.find()
         if program is None:
             problem = not_found("codex", "CODEX_PATH", self._config.codex_path)
-            return AgentInfo(self.name, available=False, problem=problem, credentials=self.credentials())
+            return replace(info, problem=problem)
         (version, trouble), models = await asyncio.gather(
             read_version(program, self.environment()), self._models(program)
         )
-        return AgentInfo(
-            self.name,
+        return replace(
+            info,
             available=version is not None,
             version=version,
             path=str(program),
             problem=trouble,
-            credentials=self.credentials(),
             models=tuple(models),
             efforts=EFFORTS,
             model_efforts=models,

@@ -20,7 +20,7 @@ class Slow:
     async def describe(self) -> AgentInfo:
         self.asked += 1
         await self._everybody.wait()
-        return AgentInfo(self.name, available=True, credentials=("KEY",))
+        return AgentInfo(self.name, available=True, login="", credentials=("KEY",))
 
 
 async def test_agents_are_asked_at_the_same_time_and_not_again_at_once() -> None:
@@ -38,9 +38,9 @@ async def test_agents_are_asked_at_the_same_time_and_not_again_at_once() -> None
 def test_an_agent_without_credentials_is_not_usable() -> None:
     """It may be installed and still of no use."""
     infos = [
-        AgentInfo("a", available=True, credentials=("KEY",)),
-        AgentInfo("b", available=True),
-        AgentInfo("c", available=False, credentials=("KEY",)),
+        AgentInfo("a", available=True, login="", credentials=("KEY",)),
+        AgentInfo("b", available=True, login=""),
+        AgentInfo("c", available=False, login="", credentials=("KEY",)),
     ]
 
     assert [True, False, False] == [info.is_usable for info in infos]
