@@ -77,6 +77,7 @@ def job_view(turn: Turn, last_seq: Seq) -> JobView:
         started_at=UNSET if turn.started_at is None else timestamp(turn.started_at),
         finished_at=UNSET if turn.finished_at is None else timestamp(turn.finished_at),
         error=_some(outcome.error),
+        code=_some(outcome.error_code),
         first_event_id=turn.first_seq,
         last_event_id=last_seq,
         stop_reason=_some(outcome.stop_reason),

@@ -353,6 +353,7 @@ class JobView(Struct, kw_only=True, rename="camel"):
     started_at: str | UnsetType = UNSET
     finished_at: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    code: str | UnsetType = UNSET
     first_event_id: int
     last_event_id: int
     stop_reason: str | UnsetType = UNSET

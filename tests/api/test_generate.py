@@ -55,6 +55,18 @@ async def test_a_job_says_where_its_events_are(server: Server) -> None:
     assert [events[0][0], events[-1][0]] == [job["firstEventId"], job["lastEventId"]]
 
 
+async def test_a_failed_job_says_why_as_its_stream_does(server: Server) -> None:
+    """Who asks for the job alone gets the code, too, and need not look for words in the error."""
+    task_id = await server.start("SCRIPT: exit 3")
+    job = await server.end_of(task_id)
+    *_, (_, error), (_, done) = events_of(
+        (await server.ask("GET", f"/generate/v2/jobs/{task_id}/stream")).text
+    )
+
+    assert (error["error"], error["code"]) == (job["error"], job["code"]) == (done["error"], "agent_exited")
+    assert job == (await server.ask("GET", "/generate/v2/jobs")).json["jobs"][0]
+
+
 @pytest.mark.parametrize("how", ["header", "query"])
 async def test_a_stream_resumes_after_the_last_event_seen(server: Server, how: str) -> None:
     """`Last-Event-ID` and `?after=` give exactly the events that come later."""
