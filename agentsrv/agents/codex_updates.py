@@ -310,8 +310,10 @@ def _asked_about(question: Mapping[str, Any]) -> dict[str, Any]:
     """As much of an item as a question tells of it; nothing where it is about none."""
     given, details = as_object(question.get("input")), as_object(question.get("details"))
     match as_text(question.get("tool")):
-        case "commandExecution" | "fileChange" as type_:
-            return {"type": type_, **given}
+        case "commandExecution" if isinstance(given.get("command"), str):
+            return {"type": "commandExecution", **given}
+        case "fileChange" if isinstance(given.get("changes"), list):
+            return {"type": "fileChange", **given}
         case _ if tool := as_text(details.get("tool")):
             server = as_text(details.get("serverName"))
             return {"type": "mcpToolCall", "server": server, "tool": tool, "arguments": given}

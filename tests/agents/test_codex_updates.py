@@ -325,6 +325,9 @@ def test_question_is_about_the_call_that_i_see() -> None:
         question_about("commandExecution", {"command": "curl x"}, allowance=None),
         question_about("permissions", {"permissions": {"network": True}}),
         question_about("mcp:m", {}),
+        # Of older versions, which say it otherwise.
+        question_about("commandExecution", {"command": ["ls", "-l"]}),
+        question_about("fileChange", {"changes": {"/w/a": {"type": "add"}}}),
     ],
 )
 def test_question_about_more_than_a_call_says_what(question: dict[str, Any]) -> None:
