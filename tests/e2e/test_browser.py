@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from aiohttp import ClientSession, web
 
 from tests.browser import Page, browse
 from tests.conftest import ServerMaker
-from tests.kit import KEY, Server
+from tests.kit import KEY, Server, script
 from tests.screen import need
 
 pytestmark = pytest.mark.tools
@@ -24,6 +25,29 @@ FILES = {
     "/addon-fit.js": XTERM / "addon-fit" / "lib" / "addon-fit.js",
 }
 SCREEN = "screenText()"
+
+FOLLOW = """
+window.seen = [];
+window.follow = async (body) => {
+  const headers = { "Authorization": `Bearer ${key}`, "Content-Type": "application/json" };
+  let url = `${server}/generate/v2`, options = { method: "POST", headers, body: JSON.stringify(body) };
+  while (!seen.at(-1)?.done) {
+    try {
+      const answer = await fetch(url, options);
+      url = `${server}/generate/v2/jobs/${answer.headers.get("X-Task-Id")}/stream`;
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let text = "", part; !(part = await reader.read()).done; ) {
+        const frames = (text + part.value).split("\\n\\n");
+        text = frames.pop();
+        for (const [, id, data] of frames.map((frame) => frame.match(/^id: (.*)\\ndata: (.*)$/) ?? []))
+          if (id) seen.push({ id: Number(id), ...JSON.parse(data) });
+      }
+    } catch { await new Promise((resolve) => setTimeout(resolve, 50)); }
+    options = { headers: { ...headers, "Last-Event-ID": seen.at(-1).id } };
+  }
+};
+"""
+"""What a page does that reads streams with `fetch`, as it must to send the key."""
 
 
 async def serve_page() -> tuple[web.AppRunner, str]:
@@ -91,6 +115,27 @@ async def test_a_terminal_in_a_page(make_server: ServerMaker, origin: str, page:
     await page.until(SCREEN, lambda screen: "~\n~" not in screen)
     await page.type(f"echo same-$(($$ - {pid})); exit 3\r")
     await page.until("state", lambda state: state == "ended 3")
+
+
+async def test_a_page_misses_nothing_when_the_server_dies(
+    make_server: ServerMaker, origin: str, page: Page
+) -> None:
+    """It reads its stream from another origin, loses the server, and gets each event once all the same."""
+    server = make_server(ALLOWED_ORIGINS=origin, TERMINAL_SHELL="/bin/sh")
+    await page.go(address(origin, server))
+    await page.until("state", lambda state: state == "open")
+    prompt = {"session_id": "s", "prompt": script("rate 100 enough 300")}
+    await page.value(f"{FOLLOW}; void follow({json.dumps(prompt)})")
+    await page.until("seen.length > 20", bool)
+
+    server.kill9()
+    server.start()
+    before = await page.value("seen.length")
+    await page.until(f"seen.length > {before}", bool)
+    (server.workspace / "enough").touch()
+    await page.until("seen.at(-1).done", bool)
+    ids = [event.id for event in server.history("s")]
+    assert ids == await page.value("seen.map((event) => event.id)")
 
 
 async def test_a_page_from_elsewhere_gets_no_terminal(
