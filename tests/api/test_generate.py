@@ -150,6 +150,7 @@ async def test_a_job_that_was_cancelled_while_it_waited_says_so(server: Server) 
     await server.ask("DELETE", "/sessions/s/queue")
     first = await server.ask("GET", path)
     again = await server.ask("GET", path, headers={"Last-Event-ID": "0"})
+    await server.ask("DELETE", "/generate/s/stop")
 
     assert [(id_, event["status"]) for id_, event in events_of(first.text)] == [(0, "cancelled")]
     assert (first.status, again.status) == (200, 204)
