@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -329,14 +329,17 @@ def require_effort(options: TurnOptions, efforts: Collection[str]) -> None:
         raise unsupported("effort", f"must be one of {', '.join(efforts)}")
 
 
+_Place = Annotated[str, msgspec.Meta(min_length=1)]
+
+
 class _McpServer(msgspec.Struct):
     """What every agent takes of an MCP server. There may be more, for one of them."""
 
     type: str | msgspec.UnsetType = msgspec.UNSET
-    command: str | msgspec.UnsetType = msgspec.UNSET
+    command: _Place | msgspec.UnsetType = msgspec.UNSET
     args: list[str] = []
     env: dict[str, str] = {}
-    url: str | msgspec.UnsetType = msgspec.UNSET
+    url: _Place | msgspec.UnsetType = msgspec.UNSET
     headers: dict[str, str] = {}
 
 

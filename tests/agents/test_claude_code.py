@@ -418,6 +418,7 @@ async def test_mcp_server_with_a_url_alone_is_not_left_out(tmp_path: Path) -> No
         (TurnOptions(mcp_servers={"m": {}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"type": "sdk", "name": "m"}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"type": "stdio", "url": "http://m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"command": ""}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"command": 5}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"command": "m", "args": "x"}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"command": "m", "env": {"A": 1}}}), "mcp_servers"),

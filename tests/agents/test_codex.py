@@ -688,6 +688,7 @@ def test_deltas_are_left_out_unless_wanted(tmp_path: Path) -> None:
         (TurnOptions(mcp_servers={"m": 5}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"type": "ws", "url": "ws://m"}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"type": "stdio", "url": "http://m"}}), "mcp_servers"),
+        (TurnOptions(mcp_servers={"m": {"command": ""}}), "mcp_servers"),
         (TurnOptions(mcp_servers={"m": {"url": 5}}), "mcp_servers"),
     ],
 )
