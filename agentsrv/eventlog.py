@@ -47,7 +47,7 @@ def now_ms() -> Millis:
 
 def server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Chunk:
     """Events of the server's own, one a line, from `seq` on."""
-    data = b"\n".join(lines) + b"\n"
+    data = b"\n".join([*lines, b""])
     return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
 
 

@@ -20,6 +20,7 @@ from agentsrv.model import RunnerId
 from agentsrv.runner import child
 
 DEFAULT_GRACE_S = 3.0
+WRITE_BYTES = 256 * 1024
 ATTACH_TIMEOUT_S = 5.0
 TAIL_TIMEOUT_S = 2.0
 WEDGED_AFTER_S = 2.0
@@ -135,6 +136,8 @@ class RunnerHandle(asyncio.Protocol):
         self._frames = child.Frames()
         self._connection: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
+        self._unsent: deque[memoryview] = deque()
+        self._is_paused = False
         self._is_detached = False
         self._pty = -1
 
@@ -145,7 +148,7 @@ class RunnerHandle(asyncio.Protocol):
         An agent that has ended or closed its stdin loses it silently: its exit is the news.
         """
         id_bytes = message_id.encode()
-        self._write(child.MESSAGE, child.ID_LENGTH.pack(len(id_bytes)) + id_bytes + data)
+        self._write(child.MESSAGE, child.ID_LENGTH.pack(len(id_bytes)) + id_bytes, data)
 
     def close_stdin(self) -> None:
         """End the agent's input behind what was sent before. A well-behaved agent then exits by itself."""
@@ -201,6 +204,8 @@ class RunnerHandle(asyncio.Protocol):
         """Close the connection and leave everything running: the server is going. `exited` stays pending."""
         self._is_detached = True
         if self._transport is not None:
+            self._transport.writelines(self._unsent)
+            self._unsent.clear()
             self._transport.close()
         elif self._connection is not None:
             self._connection.close()
@@ -249,9 +254,30 @@ class RunnerHandle(asyncio.Protocol):
     def _is_connected(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def _write(self, kind: bytes, body: bytes = b"") -> None:
-        if self._transport is not None and self._is_connected():
-            self._transport.write(child.frame(kind, body))
+    def _write(self, kind: bytes, *parts: bytes) -> None:
+        """Send a frame whose body is `parts`."""
+        if self._is_connected():
+            size = sum(map(len, parts))
+            frame = [child.FRAME.pack(kind, size), *parts]
+            self._unsent += map(memoryview, frame if size > WRITE_BYTES else [b"".join(frame)])
+            self._write_on()
+
+    def _write_on(self) -> None:
+        """Give the transport as much as it takes, in pieces: it copies what it cannot send at once."""
+        if self._unsent and not self._is_paused and self._transport is not None and self._is_connected():
+            piece = self._unsent.popleft()
+            self._transport.write(piece[:WRITE_BYTES])
+            if len(piece) > WRITE_BYTES:
+                self._unsent.appendleft(piece[WRITE_BYTES:])
+            if self._unsent:
+                self._loop.call_soon(self._write_on)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._write_on()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

@@ -81,6 +81,18 @@ async def test_opening_comes_first(lab: Lab) -> None:
     assert await printed(second) == [f"got {opening.decode()}", "got one"]
 
 
+async def test_large_message_of_a_server_that_goes_is_delivered(lab: Lab) -> None:
+    """A server that stops right after it has sent 8 MB to a busy agent has sent them all, in their order."""
+    counts = "import sys; print('up', flush=True); data = sys.stdin.buffer.readline(); print(len(data), flush=True)"
+    first = await lab.start(counts)
+    await printed(first)
+    first.send("one", b"x" * (8 << 20))
+    first.send("two", b"y\n")
+    first.detach()
+    assert await printed(first, 2) == ["up", str((8 << 20) + 2)]
+    await (await attached(first.directory)).kill()
+
+
 async def test_half_a_message_of_a_dying_server_is_not_delivered(lab: Lab) -> None:
     """A prompt reaches the agent whole or not at all."""
     first = await lab.start(ECHO)
