@@ -139,7 +139,7 @@ class TurnOptions:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture that comes with a prompt. `data` is the file as it is, `media_type` what its first bytes say."""
+    """A picture that comes with a prompt. `data` is base64, `media_type` what the file's first bytes say."""
 
     media_type: str
     data: bytes = field(repr=False)

@@ -289,25 +289,22 @@ def dump(value: Any) -> bytes:
 
 def user_event(prompt: str, turn_id: TurnId, conversation: str | None, images: Sequence[Image] = ()) -> bytes:
     """The first event of a turn, in the shape that Claude Code gave it and clients know for every agent."""
-    # msgspec writes bytes as base64, and is three times as fast as `dump` with megabytes of it.
-    return msgspec.json.encode(
-        {
-            "type": "user",
-            "message": {"role": "user", "content": [_text_block(prompt), *map(_image_block, images)]},
-            "uuid": turn_id,
-            "session_id": conversation,
-            "parent_tool_use_id": None,
-        }
+    ids = {"uuid": turn_id, "session_id": conversation, "parent_tool_use_id": None}
+    # Images are megabytes: they are put in at once, as they are.
+    return b"".join(
+        [
+            b'{"type":"user","message":{"role":"user","content":[',
+            msgspec.json.encode({"type": "text", "text": prompt}),
+            *(part for image in images for part in _image_block(image)),
+            b"]},",
+            msgspec.json.encode(ids)[1:],
+        ]
     )
 
 
-def _text_block(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def _image_block(image: Image) -> dict[str, Any]:
-    source = {"type": "base64", "media_type": image.media_type, "data": image.data}
-    return {"type": "image", "source": source}
+def _image_block(image: Image) -> tuple[bytes, ...]:
+    source = b'{"type":"base64","media_type":"%b","data":"' % image.media_type.encode()
+    return b',{"type":"image","source":', source, image.data, b'"}}'
 
 
 def as_conversation(value: Any) -> str | None:

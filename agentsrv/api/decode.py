@@ -11,7 +11,8 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import unquote_to_bytes
@@ -19,9 +20,17 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import HttpVersion11, web
 
-from agentsrv.api.keys import CONFIG
+from agentsrv.api.keys import CONFIG, LARGE_BODIES, PARSING
 from agentsrv.api.schemas import AgentText
-from agentsrv.errors import InvalidInput, NotFound, Problem, TooSlow, UnsupportedMediaType
+from agentsrv.errors import (
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    Problem,
+    TooLarge,
+    TooSlow,
+    UnsupportedMediaType,
+)
 from agentsrv.model import SESSION_ID, SessionId, TurnId
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -29,6 +38,12 @@ V = TypeVar("V")
 
 MAX_DEPTH = 64
 """How deep a body may nest. Nothing that we accept needs more, and what comes after us recurses."""
+
+LARGE_BYTES = 64 * 1024
+"""Of a body: what has more is parsed in a thread."""
+
+MAX_LARGE_BODIES = 8
+"""In memory at once. Each costs several times its size until it is dealt with."""
 
 RESERVED_IDS = frozenset({"filesystem"})
 """`/sessions/filesystem/...` are routes of earlier clients."""
@@ -42,24 +57,38 @@ TURN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 async def read_body(request: web.Request, kind: type[T]) -> T:
     """The JSON body as a `kind`.
 
-    Raises UnsupportedMediaType, TooSlow, HTTPRequestEntityTooLarge, InvalidInput (`invalid_json`,
-    `invalid_body`, or `invalid_input` with every field that is wrong).
+    Raises UnsupportedMediaType, LimitReached (`too_many_large_bodies`), TooSlow, TooLarge,
+    InvalidInput (`invalid_json`, `invalid_body`, or `invalid_input` with every field that is wrong).
     """
+    async with held_body(request, kind) as body:
+        return body
+
+
+@asynccontextmanager
+async def held_body(request: web.Request, kind: type[T]) -> AsyncIterator[T]:
+    """Like `read_body`, for a body that is kept for a while: a large one counts as such until the block ends."""
     _require_json(request)
-    return _decoded(await _read(request), kind)
+    async with _room(request):
+        yield await _decoded(request, await _read(request), kind)
 
 
 async def read_optional_body(request: web.Request, kind: type[T]) -> T:
     """Like `read_body`; no body counts as `{}`, also one of no bytes, which proxies make of it."""
-    body = await _read(request)
-    if not body:
-        return kind()
-    _require_json(request)
-    return _decoded(body, kind)
+    async with _room(request):
+        body = await _read(request)
+        if not body:
+            return kind()
+        _require_json(request)
+        return await _decoded(request, body, kind)
 
 
-def _decoded(body: bytes, kind: type[T]) -> T:
-    document = parse_json(body)
+async def _decoded(request: web.Request, body: bytearray, kind: type[T]) -> T:
+    if len(body) <= LARGE_BYTES:
+        document = parse_json(body)
+    else:
+        # One at a time: each holds the interpreter's lock for long, and many in turn for longer.
+        async with request.app[PARSING]:
+            document = await asyncio.to_thread(parse_json, body)
     if not isinstance(document, dict):
         raise InvalidInput("the body must be a JSON object", code="invalid_body")
     return convert(document, kind, _convert_strictly)
@@ -128,15 +157,47 @@ def _require_json(request: web.Request) -> None:
         raise UnsupportedMediaType("send the body as application/json, in UTF-8")
 
 
-async def _read(request: web.Request) -> bytes:
+@asynccontextmanager
+async def _room(request: web.Request) -> AsyncIterator[None]:
+    """Wait in line to read a large body, or one that does not say its size. Its sender waits meanwhile, too."""
+    size = request.content_length if request.body_exists else 0
+    if size is not None and size <= LARGE_BYTES:
+        yield
+        return
+    room = request.app[LARGE_BODIES]
+    try:
+        async with asyncio.timeout(request.app[CONFIG].body_timeout_s):
+            await room.acquire()
+    except TimeoutError as exc:
+        raise LimitReached(
+            "too many large requests at once; wait for some to end", code="too_many_large_bodies"
+        ) from exc
+    try:
+        yield
+    finally:
+        room.release()
+
+
+async def _read(request: web.Request) -> bytearray:
+    """The body. Not by `request.read`, which copies it and keeps that for as long as an answer streams."""
     timeout_s = request.app[CONFIG].body_timeout_s
+    body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
             await invite_body(request)
-            # A request keeps what was read from it. The copy goes at once, the request when its stream ends.
-            return await request.clone().read()
+            while chunk := await request.content.readany():
+                body += chunk
+                require_size(request, len(body))
+        return body
     except TimeoutError as exc:
         raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send it faster or smaller") from exc
+
+
+def require_size(request: web.Request, size: int) -> None:
+    """Raises TooLarge for a body of more than `MAX_BODY_BYTES`."""
+    limit = request.app[CONFIG].max_body_bytes
+    if size > limit:
+        raise TooLarge(f"the body is larger than {limit} bytes")
 
 
 async def continue_later(request: web.Request) -> None:
@@ -151,7 +212,7 @@ async def invite_body(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes | bytearray) -> Any:
     """The document: no NaN, no number that does not fit, no NUL, no lone surrogate, no depth bomb."""
     try:
         document = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)

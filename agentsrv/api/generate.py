@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +12,8 @@ from msgspec import UNSET
 from agentsrv.api.decode import (
     chosen_model,
     given,
+    held_body,
     invalid_field,
-    read_body,
     read_optional_body,
     require_usable_id,
     session_id_of,
@@ -28,7 +27,6 @@ from agentsrv.errors import TooLarge
 from agentsrv.model import SessionId, Turn, TurnOptions
 from agentsrv.turns.requests import Started, StartTurn
 from agentsrv.turns.service import TurnService
-from agentsrv.workspace.images import InlineImage
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
@@ -40,9 +38,8 @@ async def generate(request: web.Request) -> web.StreamResponse:
     leaves does not end it, unless it said `on_disconnect: "cancel"`. The same `message_id` again follows the
     same turn.
     """
-    body = await read_body(request, Generate)
-    turns = request.app[TURNS]
-    started = await turns.start(await with_images(request, start_turn(request, body), given(body.images)))
+    async with held_body(request, Generate) as body:
+        started = await start(request, body)
     turn = started.turn
     if body.background:
         return accepted(request, started)
@@ -53,7 +50,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
         request,
         *await followed_turn(request, turn, started.after, format),
         headers={"X-Task-Id": turn.id, "X-Session-Id": turn.session_id},
-        on_lost=partial(cancel, turns, turn) if is_own else None,
+        on_lost=partial(cancel, request.app[TURNS], turn) if is_own else None,
     )
 
 
@@ -113,18 +110,17 @@ def start_turn(request: web.Request, body: Generate) -> StartTurn:
     )
 
 
-async def with_images(
-    request: web.Request, start: StartTurn, sources: Sequence[str | InlineImage] | None
-) -> StartTurn:
-    """`start` with its images. Raises InvalidInput, Forbidden.
+async def start(request: web.Request, body: Generate) -> Started:
+    """Start the turn that `body` asks for. Raises what `TurnService.start` does, and TooLarge.
 
-    They are left alone when its `message_id` has come before: the files may be gone since.
+    Its images are left alone when its `message_id` has come before: the files may be gone since.
     """
-    if not sources:
-        return start
-    if start.message_id and await request.app[TURNS].find_started(start.session_id, start.message_id):
-        return start
-    return replace(start, images=await request.app[FILES].read_images(sources))
+    turns, asked = request.app[TURNS], start_turn(request, body)
+    sources = given(body.images)
+    if not sources or (asked.message_id and await turns.find_started(asked.session_id, asked.message_id)):
+        return await turns.start(asked)
+    async with request.app[FILES].images(sources) as images:
+        return await turns.start(replace(asked, images=images))
 
 
 def wants_deltas(body: Generate) -> bool:

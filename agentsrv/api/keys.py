@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -35,5 +36,9 @@ OPERATIONS: web.AppKey[tuple[Operation, ...]] = web.AppKey("operations")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""
 PUBLIC: web.AppKey[frozenset[Handler]] = web.AppKey("public")
 """The handlers that need no key."""
+LARGE_BODIES: web.AppKey[asyncio.Semaphore] = web.AppKey("large_bodies")
+"""Who reads a large body or deals with one has a place in it."""
+PARSING: web.AppKey[asyncio.Lock] = web.AppKey("parsing")
+"""Held while a large body is parsed."""
 STREAMED: web.AppKey[frozenset[Handler]] = web.AppKey("streamed")
 """The handlers that put a body on the disk as it comes, and count its bytes themselves."""

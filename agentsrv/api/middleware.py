@@ -18,8 +18,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agentsrv import errors
+from agentsrv.api.decode import require_size
 from agentsrv.api.encode import error_body, json_response
-from agentsrv.api.keys import CONFIG, PUBLIC, STREAMED
+from agentsrv.api.keys import PUBLIC, STREAMED
 from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError
 
@@ -50,7 +51,6 @@ HTTP_ERRORS = {
     400: ("bad_request", "the request is not valid HTTP"),
     404: ("not_found", "no such route; /openapi.json lists all"),
     405: ("method_not_allowed", "the route does not take this method; the Allow header lists those it takes"),
-    413: ("too_large", "the body is too large"),
 }
 
 DEFAULT_RETRY_S = 5
@@ -160,8 +160,6 @@ def http_error_response(exc: web.HTTPException) -> web.Response:
     response.set_status(exc.status)
     if allowed := exc.headers.get(hdrs.ALLOW):
         response.headers[hdrs.ALLOW] = allowed
-    if exc.status == 413:
-        response.force_close()
     return response
 
 
@@ -249,16 +247,12 @@ def is_key(token: bytes, keys: Collection[bytes]) -> bool:
 
 @web.middleware
 async def limit_body(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a body that says it is too large, and have one that does not say it stopped while it is read."""
+    """Refuse a body that says it is too large. One that does not say it is stopped while it is read."""
     if hdrs.CONTENT_ENCODING in request.headers:
         raise errors.UnsupportedMediaType("send the body without Content-Encoding")
-    if request.match_info.handler in request.app[STREAMED]:
-        return await handler(request)
-    limit = request.app[CONFIG].max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise errors.TooLarge(f"the body is larger than {limit} bytes")
-    # Mounted in a host, the host's own limit would apply; a clone carries ours.
-    return await handler(request.clone(client_max_size=limit) if request.body_exists else request)
+    if request.match_info.handler not in request.app[STREAMED]:
+        require_size(request, request.content_length or 0)
+    return await handler(request)
 
 
 def add_headers(config: Config) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

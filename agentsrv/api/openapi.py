@@ -60,7 +60,7 @@ class Operation:
     def all_errors(self) -> list[int]:
         """Its own errors and those that the middlewares add."""
         common = {403, 500} if self.is_public else {401, 403, 500}
-        for_body = {400, 408, 413, 415} if self.body else set()
+        for_body = {400, 408, 413, 415, 429} if self.body else set()
         for_query = {400} if self.query else set()
         return sorted(common | for_body | for_query | set(self.errors))
 

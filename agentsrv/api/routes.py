@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from agentsrv.api import (
@@ -19,8 +21,8 @@ from agentsrv.api import (
     terminal,
 )
 from agentsrv.api import schemas as s
-from agentsrv.api.decode import continue_later
-from agentsrv.api.keys import CONFIG, OPERATIONS, PUBLIC, STREAMED
+from agentsrv.api.decode import MAX_LARGE_BODIES, continue_later
+from agentsrv.api.keys import CONFIG, LARGE_BODIES, OPERATIONS, PARSING, PUBLIC, STREAMED
 from agentsrv.api.middleware import add_headers
 from agentsrv.api.openapi import BYTES, EVENT_STREAM, FORM, GZIP, HTML, JSON, NO_BODY, Operation
 
@@ -110,6 +112,8 @@ def setup(app: web.Application) -> None:
     """Add the routes, and the headers that every answer has, to an application that holds CONFIG."""
     app[OPERATIONS] = ROUTES
     app[PUBLIC] = frozenset(op.handler for op in ROUTES if op.is_public)
+    app[LARGE_BODIES] = asyncio.Semaphore(MAX_LARGE_BODIES)
+    app[PARSING] = asyncio.Lock()
     app[STREAMED] = frozenset(op.handler for op in ROUTES if isinstance(op.body, str))
     # Where earlier clients look for files. First, so that `filesystem` is not taken for a session.
     for op in ROUTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
@@ -31,6 +32,9 @@ ARCHIVE_TIMEOUT_S = 3600.0
 
 MAX_ARCHIVES = 8
 """At the same time: they are the one thing here that costs much processor time."""
+
+MAX_ILLUSTRATED = 2
+"""Prompts whose images are in memory at once, which are megabytes."""
 
 MAX_ARCHIVE_DEPTH = 1000
 
@@ -79,6 +83,7 @@ class FileService:
         self._watches = Watches()
         self._ripgrep = find_ripgrep(search_path)
         self._archives = 0
+        self._illustrated = asyncio.Semaphore(MAX_ILLUSTRATED)
 
     async def open(self) -> None:
         """Sweep what an earlier server left of its uploads."""
@@ -128,9 +133,14 @@ class FileService:
         """A file, to be read piece by piece in threads and then closed."""
         return await self.disk.run(files.open_file, self.workspace, path)
 
-    async def read_images(self, sources: Sequence[str | InlineImage]) -> tuple[Image, ...]:
-        """The images of a prompt. Raises InvalidInput that names `images.N`, Forbidden."""
-        return await self.disk.run(read_images, self.workspace, sources)
+    @asynccontextmanager
+    async def images(self, sources: Sequence[str | InlineImage]) -> AsyncIterator[tuple[Image, ...]]:
+        """The images of a prompt, to be used in the block: those of other prompts wait.
+
+        Raises InvalidInput that names `images.N`, Forbidden.
+        """
+        async with self._illustrated:
+            yield await self.disk.run(read_images, self.workspace, sources)
 
     async def archive(self, path: str, *, include_ignored: bool) -> tuple[str, AsyncGenerator[bytes, None]]:
         """A name for it, and the pieces of a .tar.gz of the directory. Close the pieces."""

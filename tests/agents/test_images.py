@@ -15,7 +15,7 @@ from tests.agents import test_claude_code, test_codex
 from tests.agents.test_codex import PROMPT, make_session
 from tests.pictures import GIF, PNG
 
-IMAGES = (Image("image/png", PNG), Image("image/gif", GIF))
+IMAGES = (Image("image/png", b64encode(PNG)), Image("image/gif", b64encode(GIF)))
 URL = f"data:image/png;base64,{b64encode(PNG).decode()}"
 
 
@@ -27,8 +27,8 @@ def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Agent:
 
 
 def block(image: Image) -> dict[str, Any]:
-    data = b64encode(image.data).decode()
-    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": data}}
+    source = {"type": "base64", "media_type": image.media_type, "data": image.data.decode()}
+    return {"type": "image", "source": source}
 
 
 def test_images_follow_the_text(agent: Agent) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from agentsrv.errors import AgentsrvError, Forbidden
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.service import FileService, Scope
+from agentsrv.workspace.service import MAX_ILLUSTRATED, FileService, Scope
+from tests.pictures import PNG
+
+DATA_URL = f"data:image/png;base64,{b64encode(PNG).decode()}"
 
 
 @pytest.fixture
@@ -36,6 +41,19 @@ def make_service(base: Path) -> FileService:
 def files(closed: Path) -> Iterator[FileService]:
     with closing(make_service(closed)) as service:
         yield service
+
+
+async def test_images_of_few_prompts_are_held_at_once(files: FileService) -> None:
+    """Who comes next has no picture yet; it comes when another prompt has been dealt with."""
+    async with AsyncExitStack() as stack:
+        for _ in range(MAX_ILLUSTRATED):
+            await stack.enter_async_context(files.images([DATA_URL]))
+        next_one = files.images([DATA_URL])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(next_one.__aenter__(), 0.05)
+
+    async with files.images([DATA_URL]) as (image,):
+        assert image.data == b64encode(PNG)
 
 
 async def test_a_directory_that_may_not_be_read_is_empty_and_marked(files: FileService) -> None:
