@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 from tests.conftest import OPENAI_KEY, ServerMaker
 from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Answer, Event, Server, script, wait_until
+from tests.workspace.git_kit import make_repository, run_git
+
+IDENTITY = ("-c", "user.name=x", "-c", "user.email=x@y.example")
 
 
 def prompt(server: Server, *steps: str, session: str = "s", **options: Any) -> Answer:
@@ -90,6 +94,30 @@ def test_key_is_not_in_the_reach_of_commands(codex_server: Server, responses: Re
 
     assert responses.requests[0].key == OPENAI_KEY
     assert items(events)[0]["aggregatedOutput"] == "0\n"
+
+
+@pytest.mark.parametrize("use_worktree", [False, True])
+def test_commits_need_leave(codex_server: Server, responses: ResponsesApi, use_worktree: bool) -> None:
+    """Codex closes git's own files to commands, in a worktree too: the model is told, asks, and I allow it."""
+    repo = make_repository(codex_server.workspace / "repo", {"a": "a\n"})
+    commit = f"git rm -q a && git {' '.join(IDENTITY)} commit -qm gone"
+    leave = {"sandbox_permissions": "require_escalated", "justification": "it writes to .git"}
+    escalated = f"tool exec_command {json.dumps({'cmd': commit, **leave})}"
+    options: dict[str, Any] = {
+        "permission_mode": "accept_edits",
+        "use_worktree": use_worktree,
+        "cwd": str(repo),
+    }
+    with prompt(codex_server, f"bash {commit}", escalated, "text done", **options) as stream:
+        asked = stream.until(lambda event: event.type == "permission_request").json
+        log_before = run_git(repo, "log", "--all", "--format=%s")
+        path = f"/generate/v2/jobs/{asked['taskId']}/permissions/{asked['requestId']}"
+        codex_server.ask("POST", path, {"decision": "allow"}).body()
+        end = stream.rest()[-1].json
+
+    assert "Read-only file system" in str(responses.requests[1].body["input"][-1])
+    assert (log_before, end["status"]) == (b"change\n", "completed")
+    assert run_git(repo, "log", "--all", "--format=%s") == b"gone\nchange\n"
 
 
 def test_first_prompts_may_come_at_once(codex_server: Server) -> None:
