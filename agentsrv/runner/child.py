@@ -42,7 +42,6 @@ ID_LENGTH = struct.Struct("!H")
 # From the server.
 SPEC = b"S"  # JSON, once, first
 MESSAGE = b"M"  # length of the id, the id, what goes to the agent's stdin
-END_OF_INPUT = b"Z"  # close the agent's stdin behind what is queued
 KILL = b"K"  # grace in seconds
 LINGER = b"L"  # seconds
 TAIL = b"T"  # asks for the tail of stderr
@@ -288,7 +287,6 @@ class Runner:
         self._frames = Frames()
         self._message_ids: dict[bytes, None] = {}
         self._input: deque[memoryview] = deque()
-        self._input_ends = False
         self._stderr_kept = b""
 
         self._spool = self._master = -1
@@ -522,9 +520,6 @@ class Runner:
                 self._set_orphan_deadline()
             elif kind == TAIL:
                 self._tell(STDERR, self._stderr_kept)
-            elif kind == END_OF_INPUT:
-                self._input_ends = True
-                self._write_input()
 
     # ---- the agent's stdin and stderr
 
@@ -532,7 +527,7 @@ class Runner:
         """Queue a message for the agent's stdin, unless its id was taken before."""
         start = ID_LENGTH.size + ID_LENGTH.unpack_from(body)[0]
         message_id = body[ID_LENGTH.size : start]
-        if message_id in self._message_ids or self._input_ends:
+        if message_id in self._message_ids or self._stdin < 0:
             return
         self._message_ids[message_id] = None
         if len(self._message_ids) > MESSAGE_IDS_KEPT:
@@ -552,13 +547,13 @@ class Runner:
             if self._stdin not in self._handlers:
                 self._watch(self._stdin, self._write_input, select.EPOLLOUT)
             return
-        except OSError:  # The agent has closed its stdin, or we have.
+        except OSError:  # The agent has closed its stdin.
             self._input.clear()
-            self._input_ends = True
-        self._forget(self._stdin)
-        if self._input_ends and self._stdin >= 0:
+            self._forget(self._stdin)
             os.close(self._stdin)
             self._stdin = -1
+        else:
+            self._forget(self._stdin)
 
     def _on_stderr(self) -> None:
         try:

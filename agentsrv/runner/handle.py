@@ -150,10 +150,6 @@ class RunnerHandle(asyncio.Protocol):
         id_bytes = message_id.encode()
         self._write(child.MESSAGE, child.ID_LENGTH.pack(len(id_bytes)) + id_bytes, data)
 
-    def close_stdin(self) -> None:
-        """End the agent's input behind what was sent before. A well-behaved agent then exits by itself."""
-        self._write(child.END_OF_INPUT)
-
     def set_linger(self, seconds: float) -> None:
         """From now on let the agent live for `seconds` while no server is connected; `math.inf`: for ever."""
         self._write(child.LINGER, child.NUMBER.pack(seconds))
@@ -476,13 +472,11 @@ def kill_process(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def marked_processes(cookies: Collection[bytes]) -> list[int]:
-    """Processes whose environment holds one of `cookies`. The dead (zombies) have no environment."""
-    return look_for(cookies)[0]
-
-
 def look_for(cookies: Collection[bytes]) -> tuple[list[int], bool]:
-    """Processes whose environment holds one of `cookies`; and could the environments of all be seen?"""
+    """Processes whose environment holds one of `cookies`; and could the environments of all be seen?
+
+    The dead (zombies) have none.
+    """
     found, is_sure = [], True
     for name in os.listdir(PROC):
         if name.isdigit():

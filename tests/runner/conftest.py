@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentsrv.model import RunnerId
-from agentsrv.runner.handle import RunnerHandle, RunnerSpec, marked_processes, sweep
+from agentsrv.runner.handle import RunnerHandle, RunnerSpec, look_for, sweep
 from agentsrv.runner.zygote import Zygote
 
 TIMEOUT_S = 60.0
@@ -57,7 +57,7 @@ class Lab:
 
     def left_behind(self) -> list[int]:
         """Processes that carry the cookie of any agent of this test."""
-        return marked_processes([f"AGENTSRV_RUNNER={runner_id}".encode() for runner_id in self.ids])
+        return look_for([f"AGENTSRV_RUNNER={runner_id}".encode() for runner_id in self.ids])[0]
 
 
 @pytest.fixture

@@ -64,9 +64,8 @@ async def test_message_that_is_sent_again_by_the_next_server_is_not_repeated(lab
     second = await attached(first.directory)
     second.send("turn-1", b"prompt\n")
     second.send("turn-2", b"next\n")
-    second.close_stdin()
-    await second.wait_exit()
-    assert await printed(second) == ["got prompt", "got next"]
+    assert await printed(second, 2) == ["got prompt", "got next"]
+    await second.kill()
 
 
 async def test_opening_comes_first(lab: Lab) -> None:
@@ -76,9 +75,8 @@ async def test_opening_comes_first(lab: Lab) -> None:
     first.send("one", b"one\n")
     first.detach()
     second = await attached(first.directory)
-    second.close_stdin()
-    await second.wait_exit()
-    assert await printed(second) == [f"got {opening.decode()}", "got one"]
+    assert await printed(second, 2) == [f"got {opening.decode()}", "got one"]
+    await second.kill()
 
 
 async def test_large_message_of_a_server_that_goes_is_delivered(lab: Lab) -> None:
@@ -101,9 +99,8 @@ async def test_half_a_message_of_a_dying_server_is_not_delivered(lab: Lab) -> No
     first.detach()
     second = await attached(first.directory)
     second.send("a", b"whole\n")
-    second.close_stdin()
-    await second.wait_exit()
     assert await printed(second) == ["got whole"]
+    await second.kill()
 
 
 async def test_newest_connection_wins(lab: Lab) -> None:
@@ -119,8 +116,8 @@ async def test_newest_connection_wins(lab: Lab) -> None:
 
 async def test_exit_that_no_server_saw_is_found_later(lab: Lab) -> None:
     """An agent that ended while the server was away has a record of how."""
-    handle = await lab.start("import os, sys; sys.stdin.read(); os.write(2, b'no credit'); sys.exit(3)")
-    handle.close_stdin()
+    handle = await lab.start("import os, sys; sys.stdin.readline(); os.write(2, b'no credit'); sys.exit(3)")
+    handle.send("one", b"go on\n")
     handle.detach()
     await until(lambda: (handle.directory / "exit").exists())
     assert await attach(handle.directory) == AgentExit(3, None, "exited", "no credit")
