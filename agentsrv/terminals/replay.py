@@ -15,7 +15,8 @@ MODES = ALTERNATE_SCREENS | {1, 5, 6, 7, 25, 1000, 1002, 1003, 1004, 1005, 1006,
 """Private modes that programs switch and that a new viewer's terminal must have, too: cursor keys, reverse,
 origin, wrap, cursor, mouse, focus, bracketed paste, and the screen that full-screen programs draw on."""
 
-MODE_SWITCH = re.compile(rb"\x1b(?:\[\?([0-9;]+)([hl])|c)")
+MODE_SWITCH = re.compile(rb"\x1b(?:\[\?([0-9;]{1,100})([hl])|c)")
+"""Bounded: a number of thousands of digits is none that Python reads."""
 
 STRING_END = rb"(?:\x07|\x1b\\)"
 

@@ -69,6 +69,12 @@ def test_a_reset_forgets_the_modes() -> None:
     assert b"\x1b[?7l" == modes.sequence()
 
 
+@pytest.mark.parametrize("switch", [b"\x1b[?" + b"1" * 5000 + b"h", b"\x1b[?" + b"1;" * 50_000 + b"h"])
+def test_a_switch_without_end_is_none(switch: bytes) -> None:
+    """What no terminal would take is passed over, and what comes behind it counts."""
+    assert b"\x1b[?25l" == Modes(switch + b"\x1b[?25l").sequence()
+
+
 @given(
     st.lists(st.sampled_from([b"\x1b[?1h", b"\x1b[?1;25l", b"\x1b[?1049h", b"\x1bc", b"x\n"])), st.integers(0)
 )
