@@ -24,7 +24,7 @@ from pygit2.enums import RepositoryOpenFlag
 
 from agentsrv.errors import AgentsrvError, Forbidden, InvalidInput, NotFound, Unprocessable
 from agentsrv.workspace.disk import explained
-from agentsrv.workspace.paths import WORKTREES, Workspace, displayed
+from agentsrv.workspace.paths import WORKTREES, Workspace, displayed, real_path
 
 SKIPPED = frozenset({".git", "node_modules", ".venv"})
 """Not looked into: no repository of the user's own lies in them."""
@@ -124,7 +124,7 @@ def open_repository(workspace: Workspace, root: Path) -> pygit2.Repository:
     if workdir is None:
         raise not_a_repository(root)
     # `core.worktree` may name any directory of the machine.
-    if not workspace.contains(os.path.realpath(workdir)):
+    if not workspace.contains(resolved(workdir)):
         raise outside(root)
     return repo
 
@@ -138,10 +138,10 @@ def git_directory(root: Path) -> GitDirectory:
             if not pointer.startswith("gitdir: "):
                 raise unreadable(root)
             path = root / pointer.removeprefix("gitdir: ")
-        path = Path(os.path.realpath(path))
+        path = Path(resolved(path))
         common = path
         if os.path.lexists(path / "commondir"):
-            common = Path(os.path.realpath(path / read_pointer(path / "commondir")))
+            common = Path(resolved(path / read_pointer(path / "commondir")))
     except (OSError, ValueError) as exc:
         raise unreadable(root) from exc
     if not (path.is_dir() and common.is_dir()):
@@ -154,7 +154,7 @@ def require_confined(workspace: Workspace, git_dir: GitDirectory) -> None:
 
     Raises Forbidden, Unprocessable.
     """
-    info = os.path.realpath(git_dir.common / "info")
+    info = resolved(git_dir.common / "info")
     if not all(map(workspace.contains, (str(git_dir.path), str(git_dir.common), info))):
         raise outside(git_dir.path)
     for directory, names in (
@@ -169,7 +169,7 @@ def require_confined(workspace: Workspace, git_dir: GitDirectory) -> None:
 
 def _require_confined_objects(workspace: Workspace, objects: Path) -> None:
     """Objects may be borrowed from other repositories, in chains; none of those may lie outside."""
-    pending, seen = [Path(os.path.realpath(objects))], set[Path]()
+    pending, seen = [Path(resolved(objects))], set[Path]()
     while pending:
         directory = pending.pop()
         if directory in seen:
@@ -183,9 +183,7 @@ def _require_confined_objects(workspace: Workspace, objects: Path) -> None:
         _require_regular(workspace, alternates)
         with suppress(FileNotFoundError):
             lines = read_pointer(alternates).splitlines()
-            pending += [
-                Path(os.path.realpath(directory / line)) for line in lines if line[:1] not in ("", "#")
-            ]
+            pending += [Path(resolved(directory / line)) for line in lines if line[:1] not in ("", "#")]
 
 
 def _require_regular(workspace: Workspace, path: Path | str) -> None:
@@ -193,7 +191,7 @@ def _require_regular(workspace: Workspace, path: Path | str) -> None:
     try:
         mode = os.lstat(path).st_mode
         if stat.S_ISLNK(mode):
-            if not workspace.contains(os.path.realpath(path)):
+            if not workspace.contains(resolved(path)):
                 raise outside(path)
             mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -202,6 +200,14 @@ def _require_regular(workspace: Workspace, path: Path | str) -> None:
         raise unreadable(path) from exc
     if not stat.S_ISREG(mode):
         raise unreadable(path)
+
+
+def resolved(path: Path | str) -> str:
+    """The path without links. Raises Unprocessable where there are too many."""
+    try:
+        return real_path(path)
+    except OSError as exc:
+        raise unreadable(path) from exc
 
 
 def read_pointer(path: Path, max_bytes: int = MAX_POINTER_BYTES) -> str:
@@ -393,8 +399,8 @@ def _linked_elsewhere(workspace: Workspace, found: list[Repository]) -> Iterator
             os.scandir(Path(repository.path) / ".git" / "worktrees") as entries,
         ):
             for entry in entries:
-                with suppress(OSError, ValueError):
+                with suppress(OSError, ValueError, AgentsrvError):
                     path = Path(read_pointer(Path(entry.path) / "gitdir"))
-                    path = Path(os.path.realpath(Path(entry.path) / path)).parent
+                    path = Path(resolved(Path(entry.path) / path)).parent
                     if workspace.contains(str(path)) and os.path.lexists(path / ".git"):
                         yield path

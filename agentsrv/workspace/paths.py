@@ -307,9 +307,22 @@ def _from_base(text: str) -> str:
     return (text[2:].lstrip("/") or ".") if text.startswith("~/") else text
 
 
-def _real_path(path: str, field: str) -> str:
+def real_path(path: str | Path) -> str:
+    """The absolute path without links; what is not there stays as it is. Raises OSError.
+
+    Links may come in chains without end, and the text that one is made of may hold a NUL.
+    """
     try:
         return os.path.realpath(path)
+    except RecursionError as exc:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from exc
+    except ValueError as exc:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from exc
+
+
+def _real_path(path: str, field: str) -> str:
+    try:
+        return real_path(path)
     except OSError as exc:
         reason = os.strerror(exc.errno or errno.EINVAL)
         raise _invalid(field, f"cannot be resolved: {reason}") from exc

@@ -20,7 +20,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from agentsrv.errors import AgentsrvError, Conflict
+from agentsrv.errors import Conflict
 from agentsrv.workspace.checkouts import checkout_around, is_checkout, shown
 from agentsrv.workspace.paths import WORKTREES, Workspace, displayed, file_uri, is_text
 
@@ -240,10 +240,15 @@ class Listing:
     def _link(self, directory: Directory, name: str, own: str | None) -> Entry:
         entry = Entry(name, "symlink", directory.prefix + name, own is not None, own)
         try:
-            target = self._walk.workspace.resolve_inside(f"{directory.path}/{name}")
-            entry.target_type = TARGETS.get(stat.S_IFMT(os.lstat(target).st_mode), UNSET)
-        except (AgentsrvError, OSError):
-            pass  # It leads out of the workspace, or nowhere.
+            # By the kernel, which gives a chain of links up after forty of them.
+            target = os.open(name, os.O_PATH, dir_fd=directory.descriptor)
+        except OSError:
+            return entry  # It leads nowhere.
+        try:
+            if self._walk.workspace.contains(os.readlink(f"/proc/self/fd/{target}")):
+                entry.target_type = TARGETS.get(stat.S_IFMT(os.fstat(target).st_mode), UNSET)
+        finally:
+            os.close(target)
         return entry
 
 

@@ -38,6 +38,7 @@ from agentsrv.workspace.git import (
     read_pointer,
     reading,
     require_confined,
+    resolved,
     unreadable,
 )
 from agentsrv.workspace.git_protocol import (
@@ -274,7 +275,7 @@ class Shelf:
         """A worktree as a repository. Raises Unprocessable, also when it belongs to another one now."""
         path = self.path / name
         worktree = open_repository(self.workspace, path)
-        is_at_path = os.path.realpath(worktree.workdir) == str(path)
+        is_at_path = resolved(worktree.workdir) == str(path)
         if not is_at_path or git_directory(path).path != self.git_directory(name):
             raise unreadable(path)
         return worktree
@@ -293,7 +294,7 @@ def _shelf_for(workspace: Workspace, git_dir: GitDirectory, path: Path | None = 
     require_confined(workspace, git_dir)
     common = git_dir.common
     for name in WRITTEN:
-        if os.path.lexists(common / name) and os.path.realpath(common / name) != str(common / name):
+        if os.path.lexists(common / name) and resolved(common / name) != str(common / name):
             raise outside(common / name)
     path = path or workspace.base / WORKTREES / _shelf_name(common)
     with reading(common):

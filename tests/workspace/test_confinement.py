@@ -33,6 +33,12 @@ def workspace(base: Path) -> Workspace:
     )
 
 
+def make_chain(directory: Path, length: int = 2000) -> None:
+    """Links `0`, `1`, ... each of which leads to the next."""
+    for number in range(length):
+        (directory / str(number)).symlink_to(str(number + 1))
+
+
 @pytest.mark.parametrize("text", ["", "~", "/", ".", "~/", "~//", "proj/.."])
 def test_the_workspace_itself_has_many_names(workspace: Workspace, base: Path, text: str) -> None:
     """What earlier clients send for it all means the same directory."""
@@ -61,6 +67,14 @@ def test_what_cannot_be_a_path_is_invalid(workspace: Workspace, text: str) -> No
         workspace.resolve(text, field="from")
 
     assert [problem.path for problem in caught.value.problems] == ["from"]
+
+
+def test_a_chain_of_links_has_an_end(workspace: Workspace, base: Path) -> None:
+    """A repository may bring thousands of links, each leading to the next: the path is refused."""
+    make_chain(base / "proj")
+
+    with pytest.raises(InvalidInput, match="symbolic links"):
+        workspace.resolve("proj/0/x")
 
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda name: not set(name) & {0, 0x2F}))

@@ -144,9 +144,15 @@ def test_broken_repositories_are_listed_with_their_problem(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe/.git")
     (tmp_path / "link").mkdir()
     (tmp_path / "link/.git").symlink_to("/")
+    (tmp_path / "chain/links").mkdir(parents=True)
+    (tmp_path / "chain/.git").write_text("gitdir: links/0\n")
+    for number in range(2000):
+        (tmp_path / f"chain/links/{number}").symlink_to(str(number + 1))
 
     problems = {path: item.problem is not None for path, item in found_in(tmp_path).items()}
-    assert {"empty": True, "file": True, "fine": False, "link": True, "pipe": True} == problems
+    assert {
+        "chain": True, "empty": True, "file": True, "fine": False, "link": True, "pipe": True
+    } == problems  # fmt: skip
 
 
 def test_odd_names(tmp_path: Path) -> None:

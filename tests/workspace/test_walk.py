@@ -127,6 +127,17 @@ def test_links_are_shown_and_never_entered(base: Path) -> None:
     assert found == {"in": "directory", "file": "file", "out": UNSET, "loop": UNSET, "gone": UNSET}
 
 
+def test_a_chain_of_links_leads_nowhere(base: Path) -> None:
+    """Thousands of links, each leading to the next, are listed as any other and cost no more."""
+    for number in range(2000):
+        (base / f"{number:04}").symlink_to(f"{number + 1:04}")
+    make(base, "2000")
+    found = entries(listing(walk(base)))
+
+    assert ("0000", UNSET) == (found[0].name, found[0].target_type)
+    assert ("1999", "file") == (found[-2].name, found[-2].target_type)
+
+
 def test_special_files_are_told_apart(base: Path) -> None:
     """A pipe is neither a file nor a directory."""
     os.mkfifo(base / "pipe")

@@ -206,6 +206,20 @@ def test_a_large_tree_is_watched_in_part(base: Path) -> None:
     assert (len(watched.watch.directories), watched.watch.is_partial) == (3, True)
 
 
+@pytest.mark.parametrize("pointer", [b"gitdir: a\0b", b"gitdir: links/0"])
+def test_a_git_file_that_leads_nowhere_is_no_matter(base: Path, pointer: bytes) -> None:
+    """A NUL in it, a chain of links without end: the rest is watched all the same."""
+    (base / "links").mkdir()
+    for number in range(2000):
+        (base / f"links/{number}").symlink_to(str(number + 1))
+    (base / ".git").write_bytes(pointer)
+    watched = Watched(base)
+    watched.watch.start()
+    (base / "a").touch()
+    watched.until(("added", "a"))
+    watched.watch.close()
+
+
 def test_the_root_goes_away(watched: Watched, base: Path) -> None:
     """Then there is nothing to watch any more."""
     shutil.rmtree(base)
