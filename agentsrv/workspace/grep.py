@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
@@ -17,6 +19,7 @@ import subprocess
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -29,6 +32,11 @@ from agentsrv.workspace.walk import IGNORED, Directory, Walk
 MAX_FILE_BYTES = 10 * 1024 * 1024
 PROBE_BYTES = 8192
 READ_BYTES = 1 << 16
+LINES_AT_ONCE = 1000
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Of what ripgrep tells of one line: the line, and each place in it that matches."""
+RIPGREP_BYTES = 512 * 1024 * 1024
 
 MAX_SHOWN = 500
 SHOWN_BEFORE = 100
@@ -83,14 +91,16 @@ class Grep:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                 )
+                _limit_memory(process)
                 assert process.stdout is not None
-                async with aclosing(_lines(process.stdout)) as lines:
-                    async for line in lines:
-                        if (match := self._read(line)) is not None:
+                async with aclosing(self._records(process.stdout)) as records:
+                    async for record in records:
+                        if (match := self._read(record)) is not None:
                             found.append(match)
                         if len(found) > self._limit:
                             self.is_truncated = True
                             return found[: self._limit]
+                self.is_truncated |= await process.wait() < 0
         except TimeoutError:
             self.is_truncated = True
         finally:
@@ -104,6 +114,7 @@ class Grep:
         options += [
             f"--max-filesize={MAX_FILE_BYTES}",
             f"--max-depth={self._walk.max_depth}",
+            f"--max-count={self._limit + 1}",
             "--no-messages",
         ]
         options.append("--ignore-case" if self._ignore_case else "--case-sensitive")
@@ -113,10 +124,27 @@ class Grep:
             options.append("--glob=!/" + re.sub(r"([*?\[\]{}\\!])", r"\\\1", path))
         return [*options, f"--regexp={self._text}", "--", "."]
 
-    def _read(self, line: bytes) -> LineMatch | None:
-        if not line.startswith(b'{"type":"match"'):
+    async def _records(self, stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
+        """The lines that ripgrep writes, but for those that are too long."""
+        parts: list[bytes] = []
+        size = 0
+        while data := await stream.read(READ_BYTES):
+            *ends, rest = data.split(b"\n")
+            for end in ends:
+                if size <= MAX_RECORD_BYTES:
+                    yield b"".join([*parts, end])
+                parts, size = [], 0
+            size += len(rest)
+            if size <= MAX_RECORD_BYTES:
+                parts.append(rest)
+            else:
+                parts.clear()
+                self.is_truncated = True
+
+    def _read(self, record: bytes) -> LineMatch | None:
+        if not record.startswith(b'{"type":"match"'):
             return None
-        data = msgspec.json.decode(line)["data"]
+        data = msgspec.json.decode(record)["data"]
         path = _content(data["path"]).removeprefix(b"./").decode(*UTF8)
         full = os.path.join(self._walk.root, path)
         if self._walk.workspace.is_private(full):
@@ -144,16 +172,21 @@ class Grep:
                 content = _read_text(directory, name)
                 # In nearly all files nothing is found, and this is how to know it fast.
                 if quick in content.lower():
-                    found += self._in_file(f"{directory.path}/{name}", content, pattern)
+                    matches = self._in_file(f"{directory.path}/{name}", content, pattern)
+                    found += islice(matches, self._limit + 1 - len(found))
                 if len(found) > self._limit:
                     self.is_truncated = True
                     return found[: self._limit]
-        self.is_truncated = self._walk.is_truncated
+        self.is_truncated |= self._walk.is_truncated
         return found
 
     def _in_file(self, path: str, content: bytes, pattern: re.Pattern[str]) -> Iterator[LineMatch]:
-        for number, line in enumerate(content.split(b"\n"), 1):
-            if at := pattern.search(line.decode(*UTF8)):
+        # One line after the other: as a list, a file of short ones takes forty times its size.
+        for number, line in enumerate(io.BytesIO(content), 1):
+            if number % LINES_AT_ONCE == 0 and time.monotonic() > self._walk.deadline:
+                self.is_truncated = True
+                return
+            if at := pattern.search(line.removesuffix(b"\n").decode(*UTF8)):
                 start = len(line.decode(*UTF8)[: at.start()].encode(*UTF8))
                 yield _match(self._walk.workspace, path, number, line, start)
 
@@ -197,12 +230,10 @@ def _content(value: dict[str, Any]) -> bytes:
     return value["text"].encode() if "text" in value else base64.b64decode(value["bytes"])
 
 
-async def _lines(stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
-    rest = b""
-    while data := await stream.read(READ_BYTES):
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield line
+def _limit_memory(process: asyncio.subprocess.Process) -> None:
+    """It keeps all matches of a line, a hundred bytes for each, until it tells of them."""
+    with suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (RIPGREP_BYTES, RIPGREP_BYTES))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

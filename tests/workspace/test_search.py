@@ -6,6 +6,7 @@ import os
 import shutil
 import string
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,40 @@ async def test_a_search_in_contents_is_bounded(base: Path, disk: Disk, engine: s
 
     assert (10, True) == (len(await few.matches(disk, engine)), few.is_truncated)
     assert ([], True) == (await late.matches(disk, engine), late.is_truncated)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_file_of_nothing_but_matches_is_bounded(base: Path, disk: Disk, engine: str | None) -> None:
+    """Five million lines that match: the first ones, in no time and no memory."""
+    (base / "bomb").write_bytes(b"a\n" * (MAX_FILE_BYTES // 2))
+    grep = Grep(walk(base), "a", ignore_case=False, limit=10)
+    tracemalloc.start()
+    found = await grep.matches(disk, engine)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert ([*range(1, 11)], True) == ([match.line for match in found], grep.is_truncated)
+    assert peak_bytes < 5 * MAX_FILE_BYTES
+
+
+async def test_a_line_that_is_searched_too_long_is_left(base: Path, disk: Disk) -> None:
+    """Time runs also within a file."""
+    (base / "many").write_bytes(b"x\n" * (MAX_FILE_BYTES // 2 - 10) + b"needle")
+    late = Grep(walk(base), "needle", ignore_case=False, limit=10)
+    late._walk.deadline = time.monotonic() + 0.1
+
+    assert ([], True) == (await late.matches(disk, None), late.is_truncated)
+
+
+@pytest.mark.tools
+async def test_a_line_of_nothing_but_matches_holds_up_nobody(base: Path, disk: Disk) -> None:
+    """Ripgrep tells each of ten million matches in one line: it is ended, and that not all was found is said."""
+    (base / "bomb").write_bytes(b"a" * MAX_FILE_BYTES)
+    grep = Grep(walk(base), "a", ignore_case=False, limit=10)
+    tracemalloc.start()
+    assert [] == await grep.matches(disk, RIPGREP or "rg")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert grep.is_truncated
+    assert peak_bytes < 5 * MAX_FILE_BYTES
