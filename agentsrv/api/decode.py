@@ -45,6 +45,12 @@ LARGE_BYTES = 64 * 1024
 MAX_LARGE_BODIES = 8
 """In memory at once. Each costs several times its size until it is dealt with."""
 
+MAX_VALUES = 100_000
+"""In a body. The parser holds the whole process up, for a second with a million of them, and takes 100 MiB."""
+
+TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""A text in JSON; the last one also without its end."""
+
 RESERVED_IDS = frozenset({"filesystem"})
 """`/sessions/filesystem/...` are routes of earlier clients."""
 
@@ -213,7 +219,9 @@ async def invite_body(request: web.Request) -> None:
 
 
 def parse_json(body: bytes | bytearray) -> Any:
-    """The document: no NaN, no number that does not fit, no NUL, no lone surrogate, no depth bomb."""
+    """The document: no NaN, no number that does not fit, no NUL, no lone surrogate, no depth or memory bomb."""
+    if has_too_many_values(body):
+        raise TooLarge(f"the body has more than {MAX_VALUES} values; send less")
     try:
         document = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     # RecursionError: brackets by the thousand. ValueError is also what bytes that are not UTF-8 and a number
@@ -223,6 +231,22 @@ def parse_json(body: bytes | bytearray) -> Any:
     if bad := list(_bad_values(document)):
         _refuse(bad)
     return document
+
+
+def has_too_many_values(body: bytes | bytearray) -> bool:
+    """More than MAX_VALUES texts, or commas, brackets and braces outside of texts? Asked before they are made."""
+    count = _count_separators(body)
+    if count <= MAX_VALUES:
+        return False
+    for number, text in enumerate(TEXT.finditer(body)):
+        count -= _count_separators(text[0])
+        if number > MAX_VALUES:
+            return True
+    return count > MAX_VALUES
+
+
+def _count_separators(body: bytes | bytearray) -> int:
+    return sum(map(body.count, (b",", b"[", b"{")))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.api.decode import MAX_DEPTH, parse_json
-from agentsrv.errors import InvalidInput
+from agentsrv.api.decode import MAX_DEPTH, MAX_VALUES, parse_json
+from agentsrv.errors import InvalidInput, TooLarge
 
 JSON = st.recursive(
     st.none()
@@ -58,3 +59,22 @@ def test_the_place_of_what_is_wrong_is_named(body: bytes, path: str) -> None:
         parse_json(body)
 
     assert [problem.path for problem in caught.value.problems] == [path]
+
+
+@pytest.mark.parametrize("filling", [b"[],", b"{},", b"1,", b'"",', b'"\\\\\\"",'])
+def test_a_body_of_millions_of_values_is_refused_before_they_are_made(filling: bytes) -> None:
+    """They would take the memory and the seconds of everybody; nothing that we take has so many."""
+    body = b'{"a":[' + filling * ((12 << 20) // len(filling)) + b"1]}"
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        parse_json(body)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 1 << 20
+
+
+@pytest.mark.parametrize("text", ["[" * MAX_VALUES, ",{:" * MAX_VALUES, '",\\' * MAX_VALUES])
+def test_text_is_one_value(text: str) -> None:
+    """Whatever is in it."""
+    assert parse_json(json.dumps({"prompt": text}).encode()) == {"prompt": text}
