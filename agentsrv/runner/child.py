@@ -71,6 +71,7 @@ RESPAWN_PAUSE_S = 0.1
 """Between two spares when the first one died without having done anything."""
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -748,6 +749,9 @@ def main() -> None:
     control.set_inheritable(False)
     reset_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Agents run as the same user. What passes through a runner, a key perhaps, is not theirs to look up in its
+    # memory, nor in a core dump. Their own exec undoes this for them.
+    libc.prctl(PR_SET_DUMPABLE, 0)
     # No collection: it would touch, and so copy, pages that runners share with the zygote.
     gc.disable()
     gc.freeze()

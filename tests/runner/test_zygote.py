@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from agentsrv.runner.handle import AgentExit, RunnerError, attach
 from agentsrv.runner.zygote import Zygote
+from tests.kit import environ_of
 from tests.runner.conftest import Lab, is_alive, until
 
 
@@ -42,10 +45,28 @@ async def test_runner_and_zygote_hold_none_of_the_servers_environment(
     await zygote.start()
     handle = await zygote.spawn(lab.spec("/bin/sleep", "60"))
     runner = parent_of(handle.pid)
-    environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in (runner, parent_of(runner))]
+    environments = [environ_of(pid) for pid in (runner, parent_of(runner))]
     await handle.kill()
     await zygote.close()
-    assert environments == [b"", b""]
+    # Nothing in it, or not to be read at all.
+    assert all(environment in ([], [b""]) for environment in environments)
+
+
+async def test_runners_cannot_be_looked_into_and_agents_can(lab: Lab) -> None:
+    """A key that passes through a runner is not found in its memory; debuggers work in an agent as ever."""
+    is_dumpable = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)"
+    zygote = (
+        "from agentsrv.runner import child\n"
+        "child.be_zygote = lambda control, umask: print(child.libc.prctl(3, 0, 0, 0, 0))\n"
+        "child.main()"
+    )
+    with socket.socket() as control:
+        argv = [sys.executable, "-c", zygote, str(control.fileno())]
+        seen = subprocess.run(argv, pass_fds=[control.fileno()], capture_output=True, check=True, timeout=60)
+    handle = await lab.start(is_dumpable)
+    await handle.wait_exit()
+
+    assert (b"0\n", b"1\n") == (seen.stdout, (handle.directory / "out").read_bytes())
 
 
 async def test_agent_inherits_no_descriptor_but_the_three(lab: Lab) -> None:
