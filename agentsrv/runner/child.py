@@ -38,6 +38,8 @@ COOKIE = "AGENTSRV_RUNNER"
 FRAME = struct.Struct("!cI")
 NUMBER = struct.Struct("!d")
 ID_LENGTH = struct.Struct("!H")
+PEER_CREDENTIALS = struct.Struct("3i")
+"""Of the other end of a Unix socket: pid, user, group."""
 
 # From the server.
 SPEC = b"S"  # JSON, once, first
@@ -83,16 +85,22 @@ def frame(kind: bytes, body: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Cuts a byte stream into frames."""
+    """Cuts a byte stream into frames, none longer than `max_bytes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: float = math.inf) -> None:
         self._buffer = bytearray()
+        self._max_bytes = max_bytes
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every (kind, body) that `data` completes. Part of a frame waits for the rest."""
+        """Yield every (kind, body) that `data` completes. Part of a frame waits for the rest.
+
+        Raises ValueError when that would be too long.
+        """
         self._buffer += data
         while len(self._buffer) >= FRAME.size:
             kind, length = FRAME.unpack_from(self._buffer)
+            if length > self._max_bytes:
+                raise ValueError(f"a frame of {length} bytes")
             end = FRAME.size + length
             if len(self._buffer) < end:
                 return
@@ -155,6 +163,14 @@ def descendants(pid: int) -> list[int]:
     for each in found:  # Grows while it is walked: breadth first.
         found += children_of(each)
     return found
+
+
+def is_own(caller: socket.socket) -> bool:
+    """Did a descendant connect, which could take itself out of its server's hands, or somebody who is gone?"""
+    credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
+    # 0 is a process that this one cannot see: not below it, in any case.
+    return pid in descendants(os.getpid()) or not (pid == 0 or os.path.exists(f"/proc/{pid}"))
 
 
 def signal_descendants(signals: tuple[signal.Signals, ...]) -> int:
@@ -488,6 +504,9 @@ class Runner:
             server, _ = self._listener.accept()
         except OSError:
             return  # It went away again.
+        if is_own(server):
+            server.close()
+            return
         self._tell(REPLACED)
         self._lose_server()
         server.settimeout(SERVER_TIMEOUT_S)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import json
+import logging
 import os
 import signal
 import socket
-import struct
+import stat
 import time
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
 
 from agentsrv.model import RunnerId
 from agentsrv.runner import child
+
+log = logging.getLogger(__name__)
 
 DEFAULT_GRACE_S = 3.0
 WRITE_BYTES = 256 * 1024
@@ -29,8 +36,19 @@ SWEEP_LIMIT_S = 2.0
 SWEEP_AGAIN_S = 0.005
 EMPTY_PASSES = 5
 CLEAN_UP_AGAIN_S = 0.5
-PEER_CREDENTIALS = struct.Struct("3i")
+MAX_RECORD_BYTES = 1024 * 1024
+"""Of what a runner says or writes down at once. The tail of stderr is most of it."""
+
+Pid = Annotated[int, msgspec.Meta(gt=0)]
+T = TypeVar("T")
 PROC = Path("/proc")
+SPOILED = frozenset(
+    {
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO,
+        errno.ECONNREFUSED, errno.EAGAIN, errno.EPROTOTYPE,
+    }
+)  # fmt: skip
+"""What a runner's directory is to blame for when it cannot be opened or called. Not: no descriptor, no memory."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD among the flags in /proc/<pid>/stat."""
 
@@ -105,14 +123,27 @@ class AgentExit:
 
     @staticmethod
     def decode(record: bytes) -> AgentExit:
-        fields = json.loads(record)
-        return AgentExit(
-            code=fields.get("code"),
-            signal=fields.get("signal"),
-            reason=fields["reason"],
-            stderr_tail=fields.get("stderr_tail", ""),
-            survivors=fields.get("survivors", 0),
-        )
+        """Raises ValueError."""
+        fields = parse(record, _ExitRecord)
+        return AgentExit(fields.code, fields.signal, fields.reason, fields.stderr_tail, fields.survivors)
+
+
+class _ExitRecord(msgspec.Struct):
+    reason: str
+    code: int | None = None
+    signal: int | None = None
+    stderr_tail: str = ""
+    survivors: int = 0
+
+
+class _Greeting(msgspec.Struct):
+    pid: Pid
+    runner_pid: Pid
+
+
+class _Failure(msgspec.Struct):
+    about: str
+    message: str
 
 
 class RunnerHandle(asyncio.Protocol):
@@ -133,7 +164,7 @@ class RunnerHandle(asyncio.Protocol):
         self._runner_pid = 0
         self._greeting: asyncio.Future[None] = loop.create_future()
         self._tails: deque[asyncio.Future[str]] = deque()
-        self._frames = child.Frames()
+        self._frames = child.Frames(MAX_RECORD_BYTES)
         self._connection: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._unsent: deque[memoryview] = deque()
@@ -275,22 +306,28 @@ class RunnerHandle(asyncio.Protocol):
         self._is_paused = False
         self._write_on()
 
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, body in self._frames.feed(data):
+                self._take(kind, body)
+        except ValueError:
+            # An agent can put itself in the place of its runner.
+            log.warning("what answers for the runner %s is none", self.id)
+            assert self._transport is not None
+            self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        for kind, body in self._frames.feed(data):
-            self._take(kind, body)
-
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == child.READY:
-            greeting = json.loads(body)
-            self.pid, self._runner_pid = greeting["pid"], greeting["runner_pid"]
+            greeting = parse(body, _Greeting)
+            self.pid, self._runner_pid = greeting.pid, greeting.runner_pid
             self._greet(None)
         elif kind == child.FAILED:
-            failure = json.loads(body)
-            self._greet(RunnerError(failure["message"], about=failure["about"]))
+            failure = parse(body, _Failure)
+            self._greet(RunnerError(failure.message, about=failure.about))
         elif kind == child.STDERR:
             self._tell_tail(body.decode(errors="replace"))
         elif kind == child.EXIT:
@@ -384,9 +421,33 @@ class RunnerMeta:
 def read_meta(directory: Path) -> RunnerMeta | None:
     """None when no agent has ever started there, or the power failed just then. Blocking."""
     try:
-        return RunnerMeta(**json.loads((directory / "meta").read_bytes()))
-    except (FileNotFoundError, ValueError):
+        return parse(read_record(directory / "meta"), RunnerMeta)
+    except ValueError:
         return None
+
+
+def parse(data: bytes, kind: type[T]) -> T:
+    """JSON that a runner wrote, or an agent in its place. Raises ValueError."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise ValueError(f"not a {kind.__name__}") from exc
+
+
+def read_record(path: Path) -> bytes:
+    """A small file in the directory of a runner. Raises ValueError when there is none, or something else. Blocking."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno in SPOILED:
+            raise ValueError(f"{path} is no record: {exc.strerror}") from exc
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is no file")
+        return os.read(descriptor, MAX_RECORD_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 async def attach(directory: Path, *, expects_pty: bool = False) -> RunnerHandle | AgentExit:
@@ -399,11 +460,10 @@ async def attach(directory: Path, *, expects_pty: bool = False) -> RunnerHandle 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connect(connection, directory)
-    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # Nobody is there, or takes calls.
+    except BaseException as exc:
         connection.close()
-        return await asyncio.to_thread(clean_up_after, directory)
-    except BaseException:
-        connection.close()
+        if isinstance(exc, OSError) and exc.errno in SPOILED:  # Nobody is there, or takes calls.
+            return await asyncio.to_thread(clean_up_after, directory)
         raise
     runner_pid = peer_pid(connection)
     handle = RunnerHandle(RunnerId(directory.name), directory)
@@ -435,16 +495,16 @@ def connect(connection: socket.socket, directory: Path) -> None:
 
 def peer_pid(connection: socket.socket) -> int:
     """The process that listens at the other end."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
-    pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, child.PEER_CREDENTIALS.size)
+    pid: int = child.PEER_CREDENTIALS.unpack(credentials)[0]
     return pid
 
 
 def clean_up_after(directory: Path) -> AgentExit:
     """What a dead runner has recorded; without a record, kill what it left. Blocking."""
     try:
-        return AgentExit.decode((directory / "exit").read_bytes())
-    except (FileNotFoundError, ValueError):  # ValueError: cut short by a power failure.
+        return AgentExit.decode(read_record(directory / "exit"))
+    except ValueError:  # There is none, or it was cut short by a power failure.
         survivors = sweep([RunnerId(directory.name)])
         return AgentExit(None, None, "runner_lost", survivors=survivors)
 
@@ -455,7 +515,7 @@ def sweep(runner_ids: Collection[RunnerId]) -> int:
     Blocking. Several passes in a row must see that nothing is left: behind the back of one a process may be born
     whose parent then ends, and so on.
     """
-    cookies = tuple(f"{child.COOKIE}={runner_id}".encode() for runner_id in runner_ids)
+    cookies = tuple(os.fsencode(f"{child.COOKIE}={runner_id}") for runner_id in runner_ids)
     gives_up_at = time.monotonic() + SWEEP_LIMIT_S
     found, empty_passes = 0, 0
     while empty_passes < EMPTY_PASSES and time.monotonic() < gives_up_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,23 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def is_spool(path: Path) -> bool:
+    """Is a file there? An agent may have put something else in its place, such as a pipe."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 class SpoolTail:
-    """Reads a spool from `offset` on, while the agent writes it. Closing twice is fine."""
+    """Reads a spool from `offset` on, while the agent writes it. Closing twice is fine.
+
+    It stays with the file that it has opened, whatever the path leads to later.
+    """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
+        # Never waits for the other end of a pipe.
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         self.offset = offset
         """Where the next read starts."""
 
@@ -32,6 +45,20 @@ class SpoolTail:
     def size(self) -> int:
         """How much the agent has written so far, also what was given back."""
         return os.fstat(self._fd).st_size
+
+    def give_back(self, upto: int, start: int = 0) -> bool:
+        """Free the whole blocks from `start` up to `upto` (bytes); sizes and offsets stay. Blocking.
+
+        False where the file system cannot punch holes: then the file just stays as large as it is.
+        """
+        if self._fd < 0:
+            return False
+        block = os.fstat(self._fd).st_blksize
+        start, end = start // block * block, upto // block * block
+        if end <= start:
+            return True
+        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        return bool(_libc.fallocate(self._fd, mode, ctypes.c_long(start), ctypes.c_long(end - start)) == 0)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -99,23 +126,3 @@ class LineFramer:
         if isinstance(line, bytes) and len(line) > self._max_line_bytes:
             return OversizedLine(line[:OVERSIZED_KEPT_BYTES], len(line))
         return line
-
-
-def give_back(path: Path, upto: int, start: int = 0) -> bool:
-    """Free the whole blocks of `path` from `start` up to `upto` (bytes); sizes and offsets stay. Blocking.
-
-    False where the file system cannot punch holes, or the file is gone: then it just stays as large as it is.
-    """
-    try:
-        fd = os.open(path, os.O_WRONLY)
-    except OSError:
-        return False
-    try:
-        block = os.fstat(fd).st_blksize
-        start, end = start // block * block, upto // block * block
-        if end <= start:
-            return True
-        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-        return bool(_libc.fallocate(fd, mode, ctypes.c_long(start), ctypes.c_long(end - start)) == 0)
-    finally:
-        os.close(fd)

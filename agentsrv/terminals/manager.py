@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,12 +17,14 @@ from agentsrv.agents.base import child_environment, is_executable
 from agentsrv.config import Config
 from agentsrv.errors import LimitReached, NotFound, StorageFull, Unavailable
 from agentsrv.model import RunnerId, TerminalId
-from agentsrv.runner.handle import RunnerError, RunnerHandle, RunnerSpec, attach
+from agentsrv.runner.handle import RunnerError, RunnerHandle, RunnerSpec, attach, parse, read_record
 from agentsrv.runner.zygote import Zygote
 from agentsrv.tasks import Tasks
 from agentsrv.terminals.ring import Ring
 from agentsrv.terminals.terminal import END_GRACE_S, Attention, Terminal, TerminalInfo, Viewer
 from agentsrv.terminals.tokens import Grant
+
+log = logging.getLogger(__name__)
 
 FIRST_SIZE = (80, 24)
 """Until a viewer says what it has."""
@@ -150,8 +153,14 @@ class TerminalManager:
         found = await attach(directory, expects_pty=True)
         info = await asyncio.to_thread(read_info, directory)
         if isinstance(found, RunnerHandle) and found.has_pty and info is not None:
-            self._adopt(info, found).begin()
-            return
+            try:
+                self._adopt(info, found).begin()
+                return
+            except (
+                OSError,
+                ValueError,
+            ) as exc:  # No terminal, or no ring: a shell may write to all of these.
+                log.warning("the terminal %s cannot be taken over: %s", directory.name, exc)
         if isinstance(found, RunnerHandle):
             await found.kill(0.0)
         self._discard(directory)
@@ -190,8 +199,8 @@ def prepare(directory: Path, info: TerminalInfo) -> None:
 def read_info(directory: Path) -> TerminalInfo | None:
     """None when the server was killed before it had written it, or it is of another version. Blocking."""
     try:
-        return TerminalInfo(**json.loads((directory / "info").read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return parse(read_record(directory / "info"), TerminalInfo)
+    except ValueError:
         return None
 
 

@@ -10,7 +10,7 @@ from agentsrv.agents.base import Adapter, Effect, raw_event
 from agentsrv.eventlog import SessionLog
 from agentsrv.model import Lease, RunnerId, SessionId
 from agentsrv.runner.handle import AgentExit
-from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail, give_back
+from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Runner, Verdict
@@ -340,7 +340,7 @@ class LiveAgent:
         if is_stale:
             self._lose_lease()
         elif offset - self._given_back >= GIVE_BACK_BYTES:
-            give_back(self.runner.directory / "out", offset, self._given_back)
+            self._tail.give_back(offset, self._given_back)
             self._given_back = offset
 
     def _lose_lease(self) -> None:

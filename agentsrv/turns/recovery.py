@@ -17,6 +17,7 @@ from pathlib import Path
 from agentsrv.eventlog import EventLog
 from agentsrv.model import Chunk, Lease, Outcome, RunnerId, SessionId, Turn, TurnStatus
 from agentsrv.runner.handle import AgentExit, RunnerHandle, attach, boot_id, read_meta
+from agentsrv.runner.spool import is_spool
 from agentsrv.store import runners, sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.runners import RunnerRecord
@@ -124,7 +125,7 @@ async def _take_over(
     session = await sessions.find(db, record.session_id)
     directory = pool.directory / record.id
     runner = await _find(directory)
-    if session is None or not (directory / "out").exists():
+    if session is None or not is_spool(directory / "out"):
         # The session was deleted; the runner had not even begun, or has lost its spool.
         await runner.kill(0.0)
         await pool.discard(record.id)

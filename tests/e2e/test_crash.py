@@ -6,8 +6,9 @@ import os
 import signal
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
-from tests.kit import Event, Server, is_alive, parent_of, script, wait_until
+from tests.kit import Event, Server, environ_of, is_alive, parent_of, script, wait_until
 
 
 def committed(server: Server) -> int:
@@ -141,3 +142,35 @@ def test_runner_that_comes_to_life_when_its_server_is_gone(server: Server) -> No
 def spare_of(server: Server) -> list[int]:
     """The process that waits to be a runner: the zygote's child."""
     return [pid for pid in server.processes() if parent_of(parent_of(pid)) == server.pid]
+
+
+def spoil(directory: Path) -> None:
+    """Put named pipes in the place of all files, as an agent could: who reads one waits for ever."""
+    directory.mkdir(exist_ok=True)
+    for name in ("out", "meta", "exit", "sock", "ring", "info"):
+        (directory / name).unlink(missing_ok=True)
+        os.mkfifo(directory / name)
+
+
+def test_an_agent_that_spoils_its_files_harms_itself_alone(server: Server) -> None:
+    """Whatever it leaves where runners have their files, the next server starts, and other sessions go on."""
+    jobs = {}
+    for session in ("spoiled", "other"):
+        with server.generate(script("hang"), session) as stream:
+            jobs[session] = stream.headers["X-Task-Id"]
+            pid = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
+            if session == "spoiled":
+                cookie = next(entry for entry in environ_of(pid) if entry.startswith(b"AGENTSRV_RUNNER="))
+    server.kill9()
+    runners, terminals = server.directory / "state/runners", server.directory / "state/terminals"
+    terminals.mkdir(exist_ok=True)
+    for directory in (runners / cookie.decode().partition("=")[2], runners / "stray", terminals / "stray"):
+        spoil(directory)
+    for name in (b"file", b"\xff"):
+        for directory in (runners, terminals):
+            Path(os.fsdecode(os.fsencode(directory) + b"/" + name)).touch()
+    server.start()
+
+    assert server.job(jobs["spoiled"], wait_s=20)["status"] == "interrupted"
+    assert server.job(jobs["other"])["status"] == "running"
+    assert server.stop("other").status == 200

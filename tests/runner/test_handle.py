@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,24 @@ if os.fork() == 0:
         os._exit(0)
     print(os.getpid(), flush=True)
 time.sleep(60)
+"""
+
+
+IMPOSTOR = """
+import os, socket
+words, base = input().split(" ")
+os.chdir(base + "/" + os.environ["AGENTSRV_RUNNER"])
+os.unlink("sock")
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind("sock")
+    listener.listen()
+    print("ready", flush=True)
+    server, _ = listener.accept()
+    server.sendall(bytes.fromhex(words))
+    while words.endswith("ff"):
+        server.sendall(bytes(1 << 20))
+    server.recv(100)
+    input()
 """
 
 
@@ -114,6 +134,33 @@ async def test_newest_connection_wins(lab: Lab) -> None:
     await second.kill()
 
 
+CALLS_ITS_RUNNER = """
+import os, socket, sys
+os.chdir(input())
+with socket.socket(socket.AF_UNIX) as runner:
+    if "--by-child" in sys.argv and os.fork():
+        os.wait()
+    else:
+        runner.connect("sock")
+        if "--by-child" in sys.argv:
+            os._exit(0)
+    print(runner.recv(100), flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("how", ["--itself", "--by-child"])
+async def test_agent_does_not_get_to_its_own_runner(lab: Lab, how: str) -> None:
+    """It could take itself out of its server's hands: who connects last has them."""
+    argv = (sys.executable, "-I", "-S", "-c", CALLS_ITS_RUNNER, how)
+    handle = await lab.zygote.spawn(lab.spec(*argv))
+    handle.send("1", os.fsencode(handle.directory) + b"\n")
+
+    assert ["b''"] == await printed(handle)
+    handle.send("2", b"\n")
+    assert "exited" == (await handle.wait_exit()).reason
+
+
 async def test_exit_that_no_server_saw_is_found_later(lab: Lab) -> None:
     """An agent that ended while the server was away has a record of how."""
     handle = await lab.start("import os, sys; sys.stdin.readline(); os.write(2, b'no credit'); sys.exit(3)")
@@ -168,6 +215,61 @@ async def test_record_cut_short_by_a_power_failure_is_a_lost_runner(lab: Lab, tm
         (tmp_path / name).touch()
     assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
     assert read_meta(tmp_path) is None
+
+
+ODD_RECORDS = [b"{}", b"[]", b'"x"', b'{"reason": 1}', b'{"reason": "exited", "code": "1"}', b"{" * 5000]
+
+
+@pytest.mark.parametrize("record", ODD_RECORDS)
+async def test_odd_record_is_a_lost_runner(lab: Lab, tmp_path: Path, record: bytes) -> None:
+    """An agent can write to these files: no server fails to start because of what is in them."""
+    for name in ("exit", "meta"):
+        (tmp_path / name).write_bytes(record)
+    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert read_meta(tmp_path) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+async def test_what_is_no_record_is_never_waited_for(
+    lab: Lab, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Nor are pipes, directories and links in their place, the socket's included."""
+    for name in ("exit", "meta", "sock"):
+        make(tmp_path / name)
+    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert read_meta(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["file", os.fsdecode(b"\xff")])
+async def test_stray_that_is_no_directory_is_a_lost_runner(lab: Lab, tmp_path: Path, name: str) -> None:
+    """Whatever lies where runners have their directories, under whatever name."""
+    (tmp_path / name).touch()
+    assert await attach(tmp_path / name) == AgentExit(None, None, "runner_lost")
+
+
+GREETING = child.frame(child.READY, b'{"pid": 1, "runner_pid": 1}')
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        child.FRAME.pack(child.READY, 0xFFFFFFFF),
+        child.frame(child.READY, b"[]"),
+        child.frame(child.READY, b'{"pid": -1, "runner_pid": "x"}'),
+        GREETING + child.frame(child.EXIT, b"{}"),
+        GREETING + child.FRAME.pack(child.EXIT, 0xFFFFFFFF),
+    ],
+)
+async def test_who_speaks_nonsense_on_a_runners_socket_is_ended(lab: Lab, words: bytes) -> None:
+    """An impostor in the place of a runner costs the server no memory, and its agent's turn gets an end."""
+    impostor = await lab.start(IMPOSTOR, opening=f"{words.hex()} {lab.base}\n".encode())
+    await printed(impostor)
+    found = await attach(impostor.directory)
+    exit = await found.wait_exit() if isinstance(found, RunnerHandle) else found
+
+    # The runner itself may have been in time to say how its agent ended.
+    assert (exit.reason in {"runner_lost", "exited"}, is_alive(impostor.pid)) == (True, False)
+    await impostor.kill(0.0)
 
 
 async def test_attach_that_fails_for_the_servers_own_reasons_kills_nothing(lab: Lab) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail, give_back
+from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail, is_spool
 
 LIMIT = 10
 
@@ -70,16 +72,42 @@ def test_consumed_blocks_are_given_back_and_the_rest_stays(tmp_path: Path) -> No
     path = tmp_path / "out"
     path.write_bytes(b"x" * 1_000_000 + b"unread")
     before = path.stat().st_blocks
-    if not give_back(path, 1_000_000):
-        pytest.skip("this file system cannot punch holes")
     tail = SpoolTail(path, offset=1_000_000)
+    if not tail.give_back(1_000_000):
+        pytest.skip("this file system cannot punch holes")
     assert path.stat().st_blocks <= before // 50
     assert (tail.read(), path.stat().st_size) == (b"unread", 1_000_006)
     tail.close()
 
 
-def test_giving_back_nothing_or_of_a_missing_file_is_fine(tmp_path: Path) -> None:
-    """Less than a block cannot be given back; a deleted spool need not be."""
+def test_giving_back_nothing_is_fine(tmp_path: Path) -> None:
+    """Less than a block cannot be given back; of a closed spool nothing need be."""
     (tmp_path / "out").write_bytes(b"short")
-    assert (give_back(tmp_path / "out", 5), give_back(tmp_path / "none", 5)) == (True, False)
+    tail = SpoolTail(tmp_path / "out")
+    is_given_back = tail.give_back(5)
+    tail.close()
+
+    assert (is_given_back, tail.give_back(5)) == (True, False)
     assert (tmp_path / "out").read_bytes() == b"short"
+
+
+def test_a_spool_is_the_file_that_was_opened(tmp_path: Path) -> None:
+    """What an agent puts in its place later is not read, not waited for and loses nothing."""
+    path = tmp_path / "out"
+    path.write_bytes(b"own")
+    tail = SpoolTail(path)
+    path.unlink()
+    (tmp_path / "other").write_bytes(b"x" * 100_000)
+    path.symlink_to("other")
+
+    assert (tail.read(), tail.give_back(100_000), is_spool(path)) == (b"own", True, False)
+    assert (tmp_path / "other").read_bytes() == b"x" * 100_000
+    tail.close()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_no_spool(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Nor is what is not there."""
+    make(tmp_path / "out")
+
+    assert [is_spool(tmp_path / name) for name in ("out", "none")] == [False, False]
