@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -41,6 +42,19 @@ class SpoolTail:
         data = os.pread(self._fd, max_bytes, self.offset)
         self.offset += len(data)
         return data
+
+    def skip_hole(self, longer_than: int) -> int:
+        """Pass over bytes that were never written, when there are so many; how many they were."""
+        size = self.size()
+        try:
+            end = os.lseek(self._fd, self.offset, os.SEEK_DATA)
+        except OSError as exc:
+            end = size if exc.errno == errno.ENXIO else 0  # ENXIO: to the end nothing was written.
+        skipped = end - self.offset
+        if skipped <= longer_than:
+            return 0
+        self.offset = end
+        return skipped
 
     def size(self) -> int:
         """How much the agent has written so far, also what was given back."""
@@ -105,6 +119,11 @@ class LineFramer:
         if len(data) > self._max_line_bytes:
             return [self._cut(line) for line in lines]
         return lines
+
+    def skip(self, size: int) -> None:
+        """As if so many zeros were fed, which are more than a line may have."""
+        self._keep(bytes(OVERSIZED_KEPT_BYTES))
+        self._length += size - OVERSIZED_KEPT_BYTES
 
     def rest(self) -> bytes | OversizedLine:
         """The last line so far, which has no newline yet: `b""` when there is none."""

@@ -10,7 +10,7 @@ from agentsrv.agents.base import Adapter, Effect, raw_event
 from agentsrv.eventlog import SessionLog
 from agentsrv.model import Lease, RunnerId, SessionId
 from agentsrv.runner.handle import AgentExit
-from agentsrv.runner.spool import LineFramer, OversizedLine, SpoolTail
+from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Runner, Verdict
@@ -174,7 +174,10 @@ class LiveAgent:
             return
         data = self._tail.read(READ_BYTES)
         if data:
-            self._take(self._framer.feed(data))
+            lines = self._framer.feed(data)
+            if data.endswith(b"\0"):
+                self._skip_hole()
+            self._take(lines)
         if len(data) == READ_BYTES or (data and self.exit is not None):
             asyncio.get_running_loop().call_soon(self.pump)
         elif data:
@@ -182,6 +185,11 @@ class LiveAgent:
             self._caught_up.set()
         else:
             self._at_end()
+
+    def _skip_hole(self) -> None:
+        """An agent can make its spool any size without writing; reading that would take the time of writing it."""
+        if skipped := self._tail.skip_hole(max(self._max_line_bytes, OVERSIZED_KEPT_BYTES)):
+            self._framer.skip(skipped)
 
     def _at_end(self) -> None:
         if self._tail.size() < self._tail.offset:

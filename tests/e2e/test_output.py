@@ -165,3 +165,15 @@ def test_long_history_is_not_held(server: Server, format: str) -> None:
 
     assert history["count"] == len(history["messages"]) > 20_000
     assert rss_bytes(server.pid) - before < 30 * MIB
+
+
+def test_a_spool_that_was_made_large_without_being_written_holds_up_nothing(server: Server) -> None:
+    """An agent can give its output any size; it can be stopped all the same, and the session goes on."""
+    with server.generate(script("hang")) as stream:
+        pid = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
+        os.truncate(f"/proc/{pid}/fd/1", 1 << 40)
+        stopped = server.stop()
+        cut = stream.until(lambda event: event.type == "raw")
+
+    assert (stopped.status, cut.json["truncated"]) == (200, True)
+    assert server.generate("again").rest()[-1].json["status"] == "completed"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail, is_spool
 
 LIMIT = 10
+READ_BYTES = 1 << 18
 
 
 def feed_in_pieces(framer: LineFramer, data: bytes, cuts: list[int]) -> list[bytes | OversizedLine]:
@@ -111,3 +112,29 @@ def test_what_is_no_file_is_no_spool(tmp_path: Path, make: Callable[[Path], None
     make(tmp_path / "out")
 
     assert [is_spool(tmp_path / name) for name in ("out", "none")] == [False, False]
+
+
+@pytest.mark.parametrize("behind", [b"", b"x\nnext\n"])
+def test_a_hole_is_passed_over_as_if_it_were_read(tmp_path: Path, behind: bytes) -> None:
+    """A terabyte that nobody wrote takes no time; the line that it is in is as long as it says."""
+    path = tmp_path / "out"
+    path.write_bytes(b"first\nbegin")
+    os.truncate(path, 1 << 40)
+    with path.open("ab") as file:
+        file.write(behind)
+    tail, framer = SpoolTail(path), LineFramer(OVERSIZED_KEPT_BYTES)
+    lines = framer.feed(tail.read(READ_BYTES))
+    framer.skip(tail.skip_hole(OVERSIZED_KEPT_BYTES))
+    while data := tail.read(READ_BYTES):
+        lines += framer.feed(data)
+    first, *others = lines if behind else [*lines, framer.rest()]
+    cut = others[0]
+
+    assert (b"first", tail.size()) == (first, tail.offset)
+    assert isinstance(cut, OversizedLine)
+    assert (b"begin".ljust(OVERSIZED_KEPT_BYTES, b"\0"), (1 << 40) - 6 + len(behind[:1])) == (
+        cut.kept,
+        cut.total,
+    )
+    assert others[1:] == ([b"next"] if behind else [])
+    tail.close()
