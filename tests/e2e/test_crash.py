@@ -154,17 +154,22 @@ def spoil(directory: Path) -> None:
 
 def test_an_agent_that_spoils_its_files_harms_itself_alone(server: Server) -> None:
     """Whatever it leaves where runners have their files, the next server starts, and other sessions go on."""
-    jobs = {}
+    jobs, cookies = {}, {}
     for session in ("spoiled", "other"):
         with server.generate(script("hang"), session) as stream:
             jobs[session] = stream.headers["X-Task-Id"]
             pid = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
-            if session == "spoiled":
-                cookie = next(entry for entry in environ_of(pid) if entry.startswith(b"AGENTSRV_RUNNER="))
+            cookies[session] = next(
+                entry for entry in environ_of(pid) if entry.startswith(b"AGENTSRV_RUNNER=")
+            )
     server.kill9()
     runners, terminals = server.directory / "state/runners", server.directory / "state/terminals"
     terminals.mkdir(exist_ok=True)
-    for directory in (runners / cookie.decode().partition("=")[2], runners / "stray", terminals / "stray"):
+    for directory in (
+        runners / cookies["spoiled"].decode().partition("=")[2],
+        runners / "stray",
+        terminals / "stray",
+    ):
         spoil(directory)
     for name in (b"file", b"\xff"):
         for directory in (runners, terminals):
