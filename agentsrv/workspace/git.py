@@ -385,7 +385,8 @@ def _is_listed_submodule(workspace: Workspace, path: Path) -> bool:
         listed = read_pointer(around / ".gitmodules", MAX_GITMODULES_BYTES)
     except (AgentsrvError, OSError, ValueError):
         return False
-    paths = re.findall(r"^\s*path\s*=\s*(.*?)\s*$", listed, re.MULTILINE)
+    settings = (line.partition("=") for line in listed.split("\n"))
+    paths = {value.strip() for key, _, value in settings if key.strip() == "path"}
     return str(path.relative_to(around)) in paths
 
 

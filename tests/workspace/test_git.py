@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_submodules_are_marked(tmp_path: Path) -> None:
         found["project/absorbed"].is_worktree,
         found["project/absorbed"].root,
     )
+
+
+@pytest.mark.parametrize("bomb", ["\n" * 500_000, "path = a" + " " * 500_000 + "b"])
+def test_a_gitmodules_that_is_a_bomb_takes_no_time(tmp_path: Path, bomb: str) -> None:
+    """It is read line by line, however much nothing is in it."""
+    make_repository(tmp_path / "project/inner", {"a": "a\n"})
+    make_repository(tmp_path / "project")
+    (tmp_path / "project/.gitmodules").write_text(f"{bomb}\n\tpath = inner \n")
+    started = time.process_time()
+
+    assert found_in(tmp_path)["project/inner"].is_submodule
+    assert time.process_time() - started < 2
 
 
 def test_folders_of_others_are_not_searched(tmp_path: Path) -> None:
