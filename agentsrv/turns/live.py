@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from agentsrv.agents.base import Adapter, Effect, raw_event
+import msgspec
+
+from agentsrv.agents.base import Adapter, Effect, load_object, raw_event
 from agentsrv.eventlog import SessionLog
 from agentsrv.model import Lease, RunnerId, SessionId
 from agentsrv.runner.handle import AgentExit
@@ -23,6 +25,8 @@ GIVE_BACK_BYTES = 4 * 1024 * 1024
 
 INTERRUPT_GRACE_S = 1.0
 SHRINK_AFTER_S = 1.0
+OUR_TYPES = frozenset({"permission_request", "permission_resolved", "gap"})
+NOT_DONE = msgspec.Raw()
 TERM_GRACE_S = 3.0
 
 
@@ -391,9 +395,28 @@ def _one_per_line(events: list[bytes]) -> bytes:
     return b"".join((event if _is_utf8(event) else raw_event(event)) + b"\n" for event in events)
 
 
+class _Claims(msgspec.Struct):
+    """What a client looks at first. The rest of a line is skipped unread."""
+
+    type: str | None = None
+    done: msgspec.Raw = NOT_DONE
+
+
+_decode_claims = msgspec.json.Decoder(_Claims).decode
+
+
 def _not_ours(event: bytes) -> bytes:
-    """An agent's line that looks like a question or an answer of ours is data: the log is believed after a restart."""
-    return raw_event(event) if event.startswith(OUR_PREFIX) else event
+    """An agent's line that clients would take for the end of the job, a question or an answer of ours is data.
+
+    So would the next server, which believes the log.
+    """
+    try:
+        claims = _decode_claims(event)
+        is_ours = claims.type in OUR_TYPES or claims.done is not NOT_DONE
+    except (msgspec.DecodeError, RecursionError):  # Also for lone surrogates and odd types.
+        message = load_object(event) or {}
+        is_ours = "done" in message or str(message.get("type")) in OUR_TYPES
+    return raw_event(event) if is_ours or event.startswith(OUR_PREFIX) else event
 
 
 def _is_utf8(data: bytes) -> bool:
