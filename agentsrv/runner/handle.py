@@ -263,8 +263,10 @@ class RunnerHandle(asyncio.Protocol):
     async def _receive_pty(self, connection: socket.socket) -> bytes:
         """The beginning of the greeting, which carries the descriptor. A transport's own read would drop it."""
         await readable(connection)
-        data, fds, _, _ = socket.recv_fds(connection, child.READ_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(connection, child.READ_BYTES, 1)
         if fds:
+            # Python 3.11 drops the flag (MSG_CMSG_CLOEXEC) that would do this.
+            os.set_inheritable(fds[0], False)
             self._pty = fds[0]
         return data
 

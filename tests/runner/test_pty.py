@@ -104,6 +104,15 @@ async def test_without_a_server_it_ends(lab: Lab) -> None:
     assert "orphaned" == ended.reason
 
 
+async def test_it_is_not_inherited(lab: Lab) -> None:
+    """What the server starts meanwhile does not hold the terminal open."""
+    handle, master = await start(lab, "read x")
+
+    assert not os.get_inheritable(master)
+    os.close(master)
+    await handle.kill()
+
+
 async def test_no_descriptor_is_left(lab: Lab, tmp_path: Path) -> None:
     """Not of a terminal that nobody took, nor of a program that does not start."""
     handle, master = await start(lab, "read x")
