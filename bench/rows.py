@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import floor
 from bench.agent import compile_agent
-from bench.client import Latencies, Stream, drain, post, request
+from bench.client import BUFFER, Latencies, Stream, drain, post, request
 from tests.kit import Server, rss_bytes, script, wait_until
 
 FLOOD = 20_000
@@ -206,22 +206,35 @@ def bare_start_s() -> float:
 
 
 def first_event(directory: Path) -> Iterator[Row]:
-    """(f) From POST to the agent's first event: a new process, and the warm one."""
+    """(f) From POST to the agent's first event: a new process, and the warm one. What HTTP has of it."""
     program = compile_agent()
     with serving(directory / "f", program) as server:
         colds: list[float] = []
         warms: list[float] = []
+        refusals: list[float] = []
         for n in range(31):
             for found in (colds, warms):
                 stream = post(server, f"first-{n}", "hi")
                 drain([stream])
                 found.append(1000 * (stream.first_agent_at - stream.sent_at))
                 time.sleep(0.02)  # what follows a turn is not part of the next one
+            refusals.append(refusal_ms(server))
+            time.sleep(0.02)
     bare_cold, bare_warm = bare_first_events(lambda: floor.start(program), 31)
     yield Row("(f) first event, fake agent, cold", statistics.median(colds), "ms", bare_cold, -7)
     yield Row("(f) first event, fake agent, warm", statistics.median(warms), "ms", bare_warm, -2)
+    yield Row("(f) a prompt that is refused for its body", statistics.median(refusals), "ms")
     if (claude := find_claude()) is not None:
         yield from first_event_of_claude(directory, claude)
+
+
+def refusal_ms(server: Server) -> float:
+    """What client, kernel and HTTP take, without a turn."""
+    stream = post(server, session="", prompt="hi")
+    stream.socket.recv_into(BUFFER)
+    took_s = time.perf_counter() - stream.sent_at
+    stream.socket.close()
+    return 1000 * took_s
 
 
 def first_event_of_claude(directory: Path, claude: Path) -> Iterator[Row]:
