@@ -80,6 +80,8 @@ class Zygote:
             if isinstance(exc, BlockingIOError):
                 raise RunnerError("too many agents are being started at once") from exc
             if isinstance(exc, TimeoutError):
+                if self._control is control:
+                    self._end()  # It hangs, or was stopped: the next request gets a new one.
                 raise RunnerError(f"{spec.argv[0]} was not started within {START_TIMEOUT_S:g} s") from exc
             raise
         return handle

@@ -156,10 +156,8 @@ class TerminalManager:
             try:
                 self._adopt(info, found).begin()
                 return
-            except (
-                OSError,
-                ValueError,
-            ) as exc:  # No terminal, or no ring: a shell may write to all of these.
+            except (OSError, ValueError) as exc:
+                # No terminal, or no ring: a shell may write to all of these.
                 log.warning("the terminal %s cannot be taken over: %s", directory.name, exc)
         if isinstance(found, RunnerHandle):
             await found.kill(0.0)

@@ -199,6 +199,21 @@ async def test_spawn_works_again_after_the_zygote_was_killed(lab: Lab) -> None:
     assert [exit.reason for exit in exits] == ["killed"] * 3
 
 
+async def test_a_zygote_that_hangs_is_replaced(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who meets it is told after a while; the next one starts."""
+    handle = await lab.zygote.spawn(lab.spec("/bin/sleep", "60"))
+    zygote = parent_of(parent_of(handle.pid))
+    await until(lambda: len(children_of(zygote)) == 2)  # The runner, and the next spare.
+    os.kill(zygote, signal.SIGSTOP)
+    await lab.zygote.spawn(lab.spec("/bin/true"))
+    with monkeypatch.context() as patch:
+        patch.setattr("agentsrv.runner.zygote.START_TIMEOUT_S", 0.1)
+        with pytest.raises(RunnerError, match="was not started within"):
+            await lab.zygote.spawn(lab.spec("/bin/true"))
+
+    assert (await (await lab.zygote.spawn(lab.spec("/bin/true"))).wait_exit()).code == 0
+
+
 async def test_zygote_killed_under_a_burst_of_spawns_loses_none(lab: Lab) -> None:
     """Requests that were in its queue are asked again."""
     first = await lab.start("import time; time.sleep(60)")
@@ -235,7 +250,7 @@ async def test_zygote_and_spare_end_with_their_server(lab: Lab) -> None:
     """When the server is killed, only runners with agents stay; here it just closes its socket."""
     handle = await lab.start("import time; time.sleep(60)")
     zygote = parent_of(parent_of(handle.pid))
-    spare = [int(pid) for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
+    spare = children_of(zygote)
     await lab.zygote.close()
     await lab.zygote.close()
     await until(lambda: [pid for pid in (zygote, *spare) if is_alive(pid)] == [parent_of(handle.pid)])
@@ -251,6 +266,10 @@ async def test_zygote_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatc
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def child_processes() -> set[str]:
