@@ -87,7 +87,7 @@ def test_prompt_that_is_queued_while_its_session_is_deleted(server: Server) -> N
         assert Answer(deleting).json["deleted"]
         last = stream.rest()[-1].json
 
-    assert (last["type"], last["code"]) == ("error", "job_not_found")
+    assert (last["done"], last["status"]) == (True, "cancelled")
     assert "Traceback" not in server.log
 
 
