@@ -271,9 +271,12 @@ class SessionDeleted(Struct, kw_only=True, rename="camel"):
 
 
 class MessageList(Struct, kw_only=True, rename="camel"):
+    """`last_event_id` is that of the last message: the next page comes after it."""
+
     session_id: str
     messages: list[Any]
     count: int
+    last_event_id: int
     timestamp: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -33,7 +34,8 @@ from agentsrv.api.schemas import (
 )
 from agentsrv.api.sse import require_reached, resume_point, stream
 from agentsrv.api.transfer import send
-from agentsrv.model import Session, SessionId
+from agentsrv.model import Seq, Session, SessionId
+from agentsrv.turns.sessions import Messages
 
 
 async def list_sessions(request: web.Request) -> web.Response:
@@ -107,7 +109,9 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
     session = await sessions.get(session_id_of(request))
     read = sessions.messages if query.format == "native" else sessions.acp_messages
-    pieces = _message_list(session.id, read(session, query.after), given(query.limit))
+    pieces = _message_list(
+        session.id, read(session, query.after), query.after, given(query.limit) or math.inf
+    )
     return await send(request, pieces, headers={"Content-Type": "application/json; charset=utf-8"})
 
 
@@ -123,20 +127,26 @@ async def follow_session(request: web.Request) -> web.StreamResponse:
 
 
 async def _message_list(
-    session_id: SessionId, groups: AsyncGenerator[list[bytes], None], limit: int | None
+    session_id: SessionId, groups: AsyncGenerator[list[Messages], None], after: Seq, limit: float
 ) -> AsyncGenerator[bytes, None]:
-    """A `MessageList`, piece by piece: a long session is more than should be held."""
+    """A `MessageList`, piece by piece: a long session is more than should be held. No event is cut in two."""
     before = b'{"sessionId":%b,"messages":[' % msgspec.json.encode(session_id)
     count = 0
     async with aclosing(groups):
         async for group in groups:
-            if messages := group if limit is None else group[: limit - count]:
-                yield before + b",".join(messages)
+            page: list[bytes] = []
+            for seq, messages in group:
+                if count + len(page) < limit:
+                    page += messages
+                    after = seq
+            if page:
+                yield before + b",".join(page)
                 before = b","
-                count += len(messages)
-            if count == limit:
+                count += len(page)
+            if count >= limit:
                 break
-    last = b'],"count":%d,"timestamp":%b}' % (count, msgspec.json.encode(timestamp()))
+    end = msgspec.json.encode(timestamp())
+    last = b'],"count":%d,"lastEventId":%d,"timestamp":%b}' % (count, after, end)
     yield last if count else before + last
 
 

@@ -23,6 +23,8 @@ from agentsrv.turns.service import TurnService
 from agentsrv.turns.worktrees import SessionWorktrees
 
 PointOf = Callable[[bytes], tuple[str, str] | None]
+Messages = tuple[Seq, list[bytes]]
+"""What an event says, in JSON."""
 
 
 class SessionService:
@@ -131,21 +133,22 @@ class SessionService:
         self._turns.queue.forget(session_id)
         self._log.forget(session_id)
 
-    async def messages(self, session: Session, after: Seq) -> AsyncGenerator[list[bytes], None]:
-        """JSON of the whole messages after `after`, oldest first, by the chunk: no token deltas, no notices."""
+    async def messages(self, session: Session, after: Seq) -> AsyncGenerator[list[Messages], None]:
+        """The whole messages after `after`, oldest first, by the chunk: no token deltas, no notices."""
         is_message = self._agents.get(session.agent).is_message
         async with aclosing(await self._written(session.id, after)) as chunks:
             async for chunk in chunks:
-                yield [line for line in chunk.lines() if is_message(line)]
+                lines = enumerate(chunk.lines(), chunk.first_seq)
+                yield [(seq, [line]) for seq, line in lines if is_message(line)]
 
-    async def acp_messages(self, session: Session, after: Seq) -> AsyncGenerator[list[bytes], None]:
+    async def acp_messages(self, session: Session, after: Seq) -> AsyncGenerator[list[Messages], None]:
         """The same as ACP notifications, of which an event may give several."""
         make_reader = partial(self._agents.get(session.agent).updates, deltas=False)
         acp = Acp(session.id, make_reader, after=after, messages_only=True)
         first = await self.start_of_turn(session.id, after)
         async with aclosing(await self._written(session.id, first - 1)) as chunks:
             async for chunk in chunks:
-                yield [value for _, values in await fold(chunk, acp.read) for value in values]
+                yield await fold(chunk, acp.read)
 
     async def _written(self, session_id: SessionId, after: Seq) -> AsyncGenerator[Chunk, None]:
         """What the log has after `after` now."""

@@ -93,6 +93,20 @@ async def test_messages_are_whole_and_in_order(server: Server) -> None:
     assert (first["count"], first["messages"]) == (1, found["messages"][:1])
 
 
+@pytest.mark.parametrize("format", ["native", "acp"])
+async def test_messages_come_in_pages(server: Server, format: str) -> None:
+    """Each page begins where the one before has ended; behind the last one there is nothing."""
+    await server.generate("SCRIPT: say one\nSCRIPT: say two")
+    path = f"/sessions/s/messages?format={format}"
+    found, after = [], 0
+    while (page := (await server.ask("GET", f"{path}&limit=1&after={after}")).json)["messages"]:
+        found += page["messages"]
+        after = page["lastEventId"]
+
+    assert found == (await server.ask("GET", path)).json["messages"]
+    assert page["lastEventId"] == after
+
+
 async def test_agents_say_what_they_can(server: Server) -> None:
     """GET /agents names every agent, and whether it can be used."""
     found = (await server.ask("GET", "/agents")).json
