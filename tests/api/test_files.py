@@ -117,6 +117,19 @@ async def test_a_large_listing_comes_whole(server: Server, base: Path) -> None:
     assert [entry["name"] for entry in answer["entries"][1:]] == [f"{number:05}" for number in range(6000)]
 
 
+async def test_a_client_of_http_1_0_sees_the_end(server: Server, base: Path) -> None:
+    """It has no chunks, so the end is that the connection is closed, also for one that would keep it."""
+    (base / "a").touch()
+    async with server.connection() as (reader, writer), asyncio.timeout(TIMEOUT_S):
+        writer.write(
+            b"GET /filesystem/files?includeFiles=true HTTP/1.0\r\nConnection: keep-alive\r\n"
+            b"Authorization: Bearer %b\r\n\r\n" % KEY.encode()
+        )
+        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+
+    assert ["a"] == [entry["name"] for entry in json.loads(body)["entries"] if entry["type"] == "file"]
+
+
 async def test_search_finds_entries_and_lines(server: Server, base: Path) -> None:
     """By name, by its earlier parameter, and by content."""
     (base / "src").mkdir()
