@@ -131,6 +131,8 @@ def children(pid: int) -> list[int]:
                 found += map(int, file.read().split())
     except (FileNotFoundError, ProcessLookupError):
         pass  # It ended meanwhile: its children are this runner's now, and the next pass finds them.
+    except PermissionError:
+        pass  # /proc hides what cannot be looked into (`hidepid=1`). Its children are found when it is dead.
     return found
 
 
@@ -142,7 +144,7 @@ def parents() -> Iterator[tuple[int, int]]:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     # The name in parentheses may itself hold spaces and parentheses.
                     yield int(name), int(file.read().rpartition(b")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
 
 
@@ -170,7 +172,18 @@ def is_own(caller: socket.socket) -> bool:
     credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
     pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
     # 0 is a process that this one cannot see: not below it, in any case.
-    return pid in descendants(os.getpid()) or not (pid == 0 or os.path.exists(f"/proc/{pid}"))
+    return pid in descendants(os.getpid()) or not (pid == 0 or exists(pid))
+
+
+def exists(pid: int) -> bool:
+    """Not by /proc, which may hide a server that cannot be looked into (`hidepid`, systemd's ProtectProc)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # Another user's.
+    return True
 
 
 def signal_descendants(signals: tuple[signal.Signals, ...]) -> int:

@@ -8,6 +8,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -299,3 +301,38 @@ def test_descendants_without_proc_children_are_the_same(monkeypatch: pytest.Monk
     os.close(read_end)
     os.close(write_end)
     assert (fast, len(fast)) == (slow, 2)
+
+
+HIDES_PROCESSES = 'mount -t proc -o "hidepid=$0" proc /proc || exit 77; exec "$@"'
+
+SERVER_AND_RUNNER = """
+import os, signal, socket, sys
+sys.path.insert(0, sys.argv[1])
+import child
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+child.libc.prctl(child.PR_SET_DUMPABLE, 0)
+ours, server = socket.socketpair()
+if os.fork() == 0:
+    agent = os.fork() or signal.pause()
+    try:
+        print(child.descendants(os.getpid()) == [agent], child.is_own(ours), flush=True)
+    finally:
+        os.kill(agent, signal.SIGKILL)
+        os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+def test_server_that_proc_hides_is_one(hidepid: str) -> None:
+    """Where users see no processes but those that they may look into, the next server still gets to its agents."""
+    script = (sys.executable, "-I", "-c", SERVER_AND_RUNNER, str(Path(child.__file__).parent))
+    command = ("unshare", "--mount", "sh", "-c", HIDES_PROCESSES, hidepid, *script)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode == 77 or done.stderr.startswith("unshare"):
+        pytest.skip("no mounts here")
+
+    assert (done.stdout, done.stderr) == ("True False\n", "")
