@@ -17,12 +17,24 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Nothing that a spool is to blame for."""
+
+
 def is_spool(path: Path) -> bool:
-    """Is a file there? An agent may have put something else in its place, such as a pipe."""
+    """Is a file there that can be read on? An agent may have put a pipe in its place, or taken our right to it.
+
+    Raises OSError when there is no descriptor left to find out.
+    """
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        SpoolTail(path).close()
+    except OSError as exc:
+        if exc.errno in NO_ROOM:
+            raise
         return False
+    return True
 
 
 class SpoolTail:

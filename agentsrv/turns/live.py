@@ -36,7 +36,7 @@ class LiveAgent:
     Its output is read here, in the event loop and without a task: the watcher calls `pump` when the spool has
     grown, and `pump` appends what it reads to the log. Reading stops at the end of a turn until the turn's
     `done` is committed, at a line with which the agent wakes up by itself until that turn is open, and while
-    the log is not ready. What is not read waits in the spool.
+    the log is not ready. What is not read waits in the spool. Raises OSError when that cannot be opened.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class LiveAgent:
         self.lease = lease
         self.exit: AgentExit | None = None
         self.drained = asyncio.Event()
+        self._tail = SpoolTail(runner.directory / "out", spool_offset)
         self._log = session_log
         self._log.on_ready = self.pump
-        self._tail = SpoolTail(runner.directory / "out", spool_offset)
         self._framer = LineFramer(max_line_bytes, spool_offset)
         self._max_line_bytes = max_line_bytes
         self._offset = spool_offset

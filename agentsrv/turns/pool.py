@@ -108,9 +108,14 @@ class AgentPool:
         else:
             runner = await self._spawn(session, turn, starting.record)
         if isinstance(runner, RunnerError):
-            self._tasks.spawn(self.discard(starting.record.id), name=f"discard:{starting.record.id}")
+            self._start_discarding(starting)
             raise runner
-        return await self.adopt(runner, starting.record, session, Lease(session.id, turn.generation))
+        try:
+            return await self.adopt(runner, starting.record, session, Lease(session.id, turn.generation))
+        except OSError as exc:
+            await runner.kill(0.0)
+            self._start_discarding(starting)
+            raise RunnerError(f"the agent's output cannot be read: {exc}") from exc
 
     async def abandon(self, starting: Starting) -> None:
         """The turn is not going to happen: end what was started for it, of which there is no row."""
@@ -120,7 +125,7 @@ class AgentPool:
         await self._remove(starting.record.id)
 
     async def adopt(self, runner: Runner, record: RunnerRecord, session: Session, lease: Lease) -> LiveAgent:
-        """Read a process's output on from where the log has it."""
+        """Read a process's output on from where the log has it. Raises OSError when it cannot be opened."""
         agent = LiveAgent(
             key=record.spawn_key,
             runner=runner,
@@ -229,6 +234,9 @@ class AgentPool:
     async def _retire_idle(self, agent: LiveAgent) -> None:
         if agent.turn is None:  # Otherwise a turn has begun there just before this.
             await self.retire(agent)
+
+    def _start_discarding(self, starting: Starting) -> None:
+        self._tasks.spawn(self.discard(starting.record.id), name=f"discard:{starting.record.id}")
 
     def _exited(self, agent: LiveAgent) -> None:
         """A process is gone and all its output is in the log."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -104,6 +106,16 @@ def test_a_spool_is_the_file_that_was_opened(tmp_path: Path) -> None:
     assert (tail.read(), tail.give_back(100_000), is_spool(path)) == (b"own", True, False)
     assert (tmp_path / "other").read_bytes() == b"x" * 100_000
     tail.close()
+
+
+def test_file_that_cannot_be_opened_is_no_spool(tmp_path: Path) -> None:
+    """An agent can see to that also where the server is root: what runs as a program cannot be written."""
+    shutil.copy("/bin/sleep", tmp_path / "out")
+    with subprocess.Popen([tmp_path / "out", "60"]) as program:
+        found = is_spool(tmp_path / "out")
+        program.kill()
+
+    assert not found
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])

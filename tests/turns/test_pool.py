@@ -12,21 +12,33 @@ from agentsrv.app import make_agents
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog
 from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnId, TurnStatus
-from agentsrv.runner.handle import AgentExit
+from agentsrv.runner.handle import AgentExit, RunnerError
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
 from agentsrv.store import runners, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
 from agentsrv.store.runners import RunnerRecord
-from agentsrv.turns.active import ActiveTurn
-from agentsrv.turns.pool import AgentPool
+from agentsrv.tasks import Tasks
+from agentsrv.turns.active import ActiveTurn, Runner
+from agentsrv.turns.pool import AgentPool, Starting
 from agentsrv.turns.recovery import DeadRunner
 from tests.kit import KEY, TIMEOUT_S
 
 ANN = Session(SessionId("ann"), None, "claude-code", "/", None, None, 1, 1)
 TURN = Turn(TurnId("t"), ANN.id, 1, TurnStatus.RUNNING, 1)
 RECORD = RunnerRecord(RunnerId("r"), ANN.id, "key", 1)
+
+
+class Unread(DeadRunner):
+    is_killed = False
+
+    async def started(self) -> Runner | RunnerError:
+        return self
+
+    async def kill(self, grace_s: float | None = None) -> AgentExit:
+        self.is_killed = True
+        return await super().kill(grace_s)
 
 
 @pytest.fixture
@@ -42,13 +54,18 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def pool(tmp_path: Path, db: Database) -> AsyncIterator[AgentPool]:
+def event_log(db: Database) -> EventLog:
+    return EventLog(db)
+
+
+@pytest.fixture
+async def pool(tmp_path: Path, db: Database, event_log: EventLog) -> AsyncIterator[AgentPool]:
     config = Config.from_env({"HOME": str(tmp_path), "API_KEY": KEY, "STATE_DIR": str(tmp_path)})
     watcher = FileWatcher()
     pool = AgentPool(
         config=config,
         db=db,
-        event_log=EventLog(db),
+        event_log=event_log,
         agents=make_agents(config),
         zygote=Zygote(),
         watcher=watcher,
@@ -75,3 +92,18 @@ async def test_what_an_agent_leaves_is_kept_until_its_turn_is_closed(pool: Agent
         turn.end()
         while await runners.list_all(db):
             pass
+
+
+async def test_agent_whose_output_cannot_be_opened_is_not_left_running(
+    pool: AgentPool, db: Database, event_log: EventLog
+) -> None:
+    """Its job fails and says why, nothing of the process is left, and the session's log goes on."""
+    runner = Unread(pool.directory / RECORD.id, AgentExit(None, 9, "killed"))
+    session_log = await event_log.session(ANN.id)
+    with pytest.raises(RunnerError, match="cannot be read"):
+        await pool.take(ANN, TURN, Starting(RECORD, Tasks("test").start(runner.started(), name="start")))
+    async with session_log.hold() as seq, asyncio.timeout(TIMEOUT_S):
+        while await runners.list_all(db):
+            pass
+
+    assert (runner.is_killed, pool.of(ANN.id), seq) == (True, None, 1)
