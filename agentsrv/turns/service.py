@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -47,14 +46,8 @@ from agentsrv.turns.running import RunningTurns
 from agentsrv.turns.worktrees import SessionWorktrees
 from agentsrv.workspace.paths import Workspace
 
-log = logging.getLogger(__name__)
-
 STOP_TIMEOUT_S = 15.0
-CLOSE_TIMEOUT_S = 3.0
 QUEUE_RETRY_S = 5.0
-
-MAX_STEERED_BYTES = 64 * 1024 * 1024
-"""Of all that is added to one turn, which is kept in memory; what is more waits for the turn's end."""
 
 
 class TurnService:
