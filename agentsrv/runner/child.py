@@ -475,8 +475,9 @@ class Runner:
         self._listener.setblocking(False)
 
     def _refuse(self, exc: StartFailed) -> None:
-        self._write_record({"reason": "exec_failed", "stderr_tail": exc.message})
-        self._tell(FAILED, json.dumps({"about": exc.about, "message": exc.message}).encode())
+        message = os.fsencode(exc.message).decode(errors="replace")  # It may name a path that is not UTF-8.
+        self._write_record({"reason": "exec_failed", "stderr_tail": message})
+        self._tell(FAILED, json.dumps({"about": exc.about, "message": message}).encode())
 
     def _write_meta(self) -> None:
         meta = {"pid": self._pid, "runner_pid": os.getpid(), "boot_id": self._spec["boot_id"]}

@@ -155,6 +155,15 @@ async def test_agent_that_cannot_start_says_why(
     assert await attach(spec.directory) == AgentExit(None, None, "exec_failed", message.format(tmp=tmp_path))
 
 
+async def test_program_whose_name_is_not_utf8_is_told_of(lab: Lab, tmp_path: Path) -> None:
+    """The error names it as well as text can."""
+    spec = lab.spec(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    message = f"cannot run {tmp_path}/caf\ufffd: No such file or directory"
+    with pytest.raises(RunnerError, match=message):
+        await lab.zygote.spawn(spec)
+    assert await attach(spec.directory) == AgentExit(None, None, "exec_failed", message)
+
+
 async def test_argument_with_a_nul_is_refused(lab: Lab) -> None:
     """It cannot be passed on, and cutting it off would run something else."""
     with pytest.raises(RunnerError, match="cannot run /bin/echo: Invalid argument"):
