@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agentsrv.agents.base import Effect
 from agentsrv.config import Config
-from agentsrv.errors import AgentsrvError
+from agentsrv.errors import AgentsrvError, NotFound
 from agentsrv.eventlog import EventLog, SessionLog, now_ms, server_chunk
 from agentsrv.model import (
     Chunk,
@@ -185,7 +185,7 @@ class RunningTurns:
         if not isinstance(exc, AgentsrvError):
             log.error("turn %s could not be opened", active.turn.id, exc_info=exc)
         del self._by_session[active.session.id]
-        if active.was_queued:
+        if active.was_queued and not isinstance(exc, NotFound):  # Otherwise it was cancelled a moment ago.
             self._queue.put_back(active.session.id, active.turn.id)
         active.started.set_exception(exc)
         active.end()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentsrv.app import make_agents
 from agentsrv.config import Config
+from agentsrv.errors import NotFound
 from agentsrv.eventlog import EventLog
-from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnId, TurnStatus
+from agentsrv.model import Lease, RunnerId, Session, SessionId, Turn, TurnId, TurnOptions, TurnStatus
 from agentsrv.runner.handle import AgentExit, RunnerError
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
@@ -22,7 +24,13 @@ from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Runner
 from agentsrv.turns.pool import AgentPool, Starting
+from agentsrv.turns.queue import PromptQueue
 from agentsrv.turns.recovery import DeadRunner
+from agentsrv.turns.requests import new_turn
+from agentsrv.turns.running import RunningTurns
+from agentsrv.turns.worktrees import SessionWorktrees
+from agentsrv.workspace.paths import Workspace
+from agentsrv.workspace.worker import GitWorkers
 from tests.kit import KEY, TIMEOUT_S
 
 ANN = Session(SessionId("ann"), None, "claude-code", "/", None, None, 1, 1)
@@ -59,19 +67,24 @@ def event_log(db: Database) -> EventLog:
 
 
 @pytest.fixture
-async def pool(tmp_path: Path, db: Database, event_log: EventLog) -> AsyncIterator[AgentPool]:
-    config = Config.from_env({"HOME": str(tmp_path), "API_KEY": KEY, "STATE_DIR": str(tmp_path)})
-    watcher = FileWatcher()
+def config(tmp_path: Path) -> Config:
+    return Config.from_env({"HOME": str(tmp_path), "API_KEY": KEY, "STATE_DIR": str(tmp_path)})
+
+
+@pytest.fixture
+async def pool(config: Config, db: Database, event_log: EventLog) -> AsyncIterator[AgentPool]:
+    zygote, watcher = Zygote(config.environment), FileWatcher()
     pool = AgentPool(
         config=config,
         db=db,
         event_log=event_log,
         agents=make_agents(config),
-        zygote=Zygote(),
+        zygote=zygote,
         watcher=watcher,
     )
     yield pool
     await pool.close()
+    await zygote.close()
     watcher.close()
 
 
@@ -107,3 +120,23 @@ async def test_agent_whose_output_cannot_be_opened_is_not_left_running(
             pass
 
     assert (runner.is_killed, pool.of(ANN.id), seq) == (True, None, 1)
+
+
+async def test_prompt_that_is_cancelled_as_it_begins_waits_no_more(
+    tmp_path: Path, config: Config, pool: AgentPool, db: Database, event_log: EventLog
+) -> None:
+    """Its session is free at once for the next one."""
+    workspace = Workspace(tmp_path)
+    git = GitWorkers(workspace, {})
+    worktrees = SessionWorktrees(db, workspace, readers=git, writers=git)
+    queue = PromptQueue(db)
+    running = RunningTurns(
+        config=config, db=db, event_log=event_log, worktrees=worktrees, pool=pool, queue=queue
+    )
+    bob = replace(ANN, id=SessionId("bob"))
+    await db.write(lambda c: sessions.insert(c, bob))
+    active = running.start(bob, new_turn(bob.id, TurnOptions(), None), b"{}", was_queued=True)
+    with pytest.raises(NotFound):
+        await active.started
+
+    assert (bob.id in running, queue.first(bob.id)) == (False, None)
