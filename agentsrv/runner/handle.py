@@ -231,7 +231,8 @@ class RunnerHandle(asyncio.Protocol):
         """Close the connection and leave everything running: the server is going. `exited` stays pending."""
         self._is_detached = True
         if self._transport is not None:
-            self._transport.writelines(self._unsent)
+            if self._is_connected():
+                self._transport.writelines(self._unsent)
             self._unsent.clear()
             self._transport.close()
         elif self._connection is not None:
@@ -364,6 +365,7 @@ class RunnerHandle(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Without an exit record the runner was killed, and its tree may still be there."""
+        self._unsent.clear()
         if self._is_detached or self.exited.done():
             return
         if not self._greeting.done():

@@ -111,6 +111,21 @@ async def test_large_message_of_a_server_that_goes_is_delivered(lab: Lab) -> Non
     await (await attached(first.directory)).kill()
 
 
+async def test_message_that_nobody_will_take_is_not_kept(lab: Lab) -> None:
+    """Its runner was stopped and then killed: the megabytes that it had not read are gone with it."""
+    handle = await lab.start("input()")
+    await until(lambda: read_meta(handle.directory))
+    runner = runner_of(handle)
+    os.kill(runner, signal.SIGSTOP)
+    message = b"x" * (8 << 20)
+    held = sys.getrefcount(message)
+    handle.send("one", message)
+    os.kill(runner, signal.SIGKILL)
+    await handle.wait_exit()
+
+    assert sys.getrefcount(message) == held
+
+
 async def test_half_a_message_of_a_dying_server_is_not_delivered(lab: Lab) -> None:
     """A prompt reaches the agent whole or not at all."""
     first = await lab.start(ECHO)
