@@ -18,22 +18,27 @@ origin, wrap, cursor, mouse, focus, bracketed paste, and the screen that full-sc
 MODE_SWITCH = re.compile(rb"\x1b(?:\[\?([0-9;]{1,100})([hl])|c)")
 """Bounded: a number of thousands of digits is none that Python reads."""
 
-STRING_END = rb"(?:\x07|\x1b\\)"
+CSI = rb"(?:\x1b\[|\xc2\x9b)"
+OSC = rb"(?:\x1b\]|\xc2\x9d)"
+DCS = rb"(?:\x1bP|\xc2\x90)"
+"""Each in seven bits, and in the eight of which UTF-8 makes two bytes."""
+TEXT = rb"(?:(?!\xc2\x9c)[^\x07\x1b])*"
+STRING_END = rb"(?:\x07|\x1b\\|\xc2\x9c|(?=\x1b))"
+"""The last one: what begins next ends a string, too."""
 
 NOT_TO_BE_REPEATED = re.compile(
-    rb"\x1b(?:"
-    rb"Z|"  # DECID
-    rb"\[[?>=]?[0-9;]*[cn]|"  # DA, DSR
-    rb"\[\??[0-9;]*\$p|"  # DECRQM
-    rb"\[>[0-9]*q|"  # XTVERSION
-    rb"\[\?[0-9;]*m|"  # XTQMODKEYS
-    rb"\[\?u|"  # keyboard protocol
-    rb"\[(?:1[1345689]|2[01])[0-9;]*t|"  # window reports
-    rb"\[[01]?x|"  # DECREQTPARM
-    rb"\](?:4|5|1[0-9])[0-9;]*;\?" + STRING_END + rb"|"  # colours
-    rb"\]52;[^\x07\x1b]*" + STRING_END + rb"|"  # clipboard
-    rb"P[$+]q[^\x07\x1b]*" + STRING_END + rb")"  # DECRQSS, XTGETTCAP
-)
+    rb"(?:\x1bZ|\xc2\x9a|"  # DECID
+    + CSI + rb"[?>=]?[0-9;]*[cn]|"  # DA, DSR
+    + CSI + rb"\??[0-9;]*\$p|"  # DECRQM
+    + CSI + rb">[0-9]*q|"  # XTVERSION
+    + CSI + rb"\?[0-9;]*m|"  # XTQMODKEYS
+    + CSI + rb"\?u|"  # keyboard protocol
+    + CSI + rb"(?:1[1345689]|2[01])[0-9;]*t|"  # window reports
+    + CSI + rb"[01]?x|"  # DECREQTPARM
+    + OSC + rb"(?:4|5|1[0-9])[0-9;]*;\?" + STRING_END + rb"|"  # colours
+    + OSC + rb"52;" + TEXT + STRING_END + rb"|"  # clipboard
+    + DCS + rb"[$+]q" + TEXT + STRING_END + rb")"  # DECRQSS, XTGETTCAP
+)  # fmt: skip
 """Questions: the viewer's terminal would answer them now, as if typed, to a program that has stopped waiting.
 And the clipboard: what was copied an hour ago must not replace what is in it."""
 

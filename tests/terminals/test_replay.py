@@ -32,11 +32,18 @@ def test_output_is_cut_where_nothing_is_torn_apart(output: bytes, start: bytes) 
         b"\x1b[?2026$p", b"\x1b[4$p", b"\x1b[?4m", b"\x1b[>q", b"\x1b[>0q", b"\x1b[?u", b"\x1b[18t", b"\x1b[14;2t",
         b"\x1b[x", b"\x1b]10;?\x07", b"\x1b]11;?\x1b\\", b"\x1b]4;1;?\x07", b"\x1bP+q544e\x1b\\", b"\x1bP$qm\x1b\\",
         b"\x1b]52;c;?\x07", b"\x1b]52;c;c2VjcmV0\x1b\\",
+        b"\xc2\x9a", b"\xc2\x9b6n", b"\xc2\x9b>c", b"\xc2\x9d11;?\xc2\x9c",
+        b"\x1b]52;c;c2VjcmV0\xc2\x9c", b"\xc2\x90$qm\x1b\\",
     ],
 )  # fmt: skip
 def test_questions_and_the_clipboard_are_not_repeated(question: bytes) -> None:
     """A terminal that is shown old output does not type answers into the shell, nor change the clipboard."""
     assert b"before after" == repeatable(b"before " + question + b"after")
+
+
+def test_a_string_that_the_next_sequence_ends_is_not_repeated() -> None:
+    """Terminals take it for whole."""
+    assert b"\x1b[1mbold" == repeatable(b"\x1b]52;c;c2VjcmV0\x1b[1mbold")
 
 
 @pytest.mark.parametrize(
