@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 from ipaddress import ip_address
 from secrets import token_hex
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from agentsrv import errors
@@ -264,6 +264,9 @@ def add_headers(config: Config) -> Callable[[web.Request, web.StreamResponse], A
         headers["X-Content-Type-Options"] = "nosniff"
         headers[hdrs.SERVER] = SERVER
         headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if request.version < HttpVersion11 and response.content_length is None:
+            # Its end is that of the connection, which aiohttp keeps for a client that asks for that.
+            response.force_close()
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in config.allowed_origins:
             headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin

@@ -23,7 +23,6 @@ from agentsrv.api.decode import invalid_field
 from agentsrv.api.keys import CONFIG
 from agentsrv.api.middleware import CLIENT_GONE, is_gone
 from agentsrv.api.schemas import Follow
-from agentsrv.api.transfer import end_visibly
 from agentsrv.errors import AgentsrvError
 from agentsrv.eventlog import fold
 from agentsrv.model import Chunk, Seq
@@ -118,7 +117,6 @@ async def stream_frames(
     response.headers.update(all_headers)
     # What aiohttp-sse says here is wrong for a client that wants the connection closed; aiohttp knows.
     del response.headers["Connection"]
-    end_visibly(request, response)
     scope = asyncio.timeout(None)
     try:
         async with aclosing(chunks), scope:

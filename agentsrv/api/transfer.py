@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from agentsrv.api.decode import invite_body
 from agentsrv.api.keys import CONFIG
@@ -36,15 +36,6 @@ async def in_time(request: web.Request, reading: Awaitable[T]) -> T:
         raise TooSlow(f"nothing came for {timeout_s:g} s; send it again") from exc
 
 
-def end_visibly(request: web.Request, response: web.StreamResponse) -> None:
-    """HTTP/1.0 has no chunks: without a length, the end is that the connection is closed.
-
-    aiohttp says so in the head, and keeps it open all the same for a client that asks for that.
-    """
-    if request.version < HttpVersion11:
-        response.force_close()
-
-
 async def send(
     request: web.Request,
     pieces: AsyncGenerator[bytes, None],
@@ -60,8 +51,6 @@ async def send(
     """
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = length
-    if length is None:
-        end_visibly(request, response)
     async with aclosing(pieces):
         if request.method == hdrs.METH_HEAD:
             await response.prepare(request)

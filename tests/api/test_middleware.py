@@ -45,6 +45,22 @@ async def test_an_expectation_that_nobody_knows_is_refused_under_the_same_id(ser
     assert b"\r\nX-Request-Id: trace-1" in head
 
 
+@pytest.mark.parametrize("path", ["/generate/v2/jobs/{}/stream", "/filesystem/archive?path=."])
+async def test_a_client_of_http_1_0_reads_to_the_end(server: Server, path: str) -> None:
+    """Where it has to read until the connection closes, that is closed at once, whatever it has asked for."""
+    job = await server.end_of(await server.start())
+    head = (
+        f"GET {path.format(job['taskId'])} HTTP/1.0\r\nConnection: keep-alive\r\nAuthorization: Bearer {KEY}"
+    )
+    async with asyncio.timeout(TIMEOUT_S), server.connection() as (reader, writer):
+        writer.write(f"{head}\r\n\r\n".encode())
+        answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert b"keep-alive" not in answer
+    assert body
+
+
 @pytest.mark.parametrize("path", ["/health", "/nope", "/sessions/s/events", "/generate/v2/jobs/x"])
 async def test_an_allowed_origin_is_echoed_on_every_answer(server: Server, path: str) -> None:
     """The origin itself, never `*`, also on errors and streams."""
