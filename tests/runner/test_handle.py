@@ -101,8 +101,10 @@ async def test_opening_comes_first(lab: Lab) -> None:
 
 async def test_large_message_of_a_server_that_goes_is_delivered(lab: Lab) -> None:
     """A server that stops right after it has sent 8 MB to a busy agent has sent them all, in their order."""
-    counts = "import sys; print('up', flush=True); data = sys.stdin.buffer.readline(); print(len(data), flush=True)"
-    first = await lab.start(counts)
+    first = await lab.start(
+        "import sys; print('up', flush=True); lines = sys.stdin.buffer;"
+        "print(len(lines.readline()), flush=True); lines.read()"
+    )
     await printed(first)
     first.send("one", b"x" * (8 << 20))
     first.send("two", b"y\n")
