@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 HANDLER_GRACE_S = 5.0
 BACKLOG = 1024
+MAX_DESCRIPTORS = 65_536
 COLLECT_EVERY = (10_000, 20, 50)
 
 
@@ -37,6 +39,7 @@ def serve(config: Config, on_ready: Callable[[str], None]) -> None:
 async def serve_until_signal(config: Config, on_ready: Callable[[str], None]) -> None:
     stop = stop_on_signal(config.shutdown_grace_s)
     runner = Runner(make_app(config), shutdown_timeout=HANDLER_GRACE_S)
+    raise_descriptor_limit()
     try:
         await start(runner, config)
         spare_the_collector()
@@ -56,6 +59,14 @@ async def start(runner: Runner, config: Config) -> None:
     except OSError as exc:
         where = f"HOST={config.host} PORT={config.port}"
         raise StartupError(f"cannot listen on {where}: {exc.strerror}; stop what does, or set PORT") from exc
+
+
+def raise_descriptor_limit() -> None:
+    """Each client takes a descriptor, and the usual soft limit of 1,024 is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def spare_the_collector() -> None:

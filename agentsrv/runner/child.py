@@ -1,4 +1,5 @@
-"""The program of the zygote and of the runners: `python -I -S child.py <fd of the control socket>`.
+"""The program of the zygote and of the runners: `python -I -S child.py <fd of the control socket>
+<soft limit of descriptors>`.
 
 The zygote keeps one *spare* forked: a runner that waits for work on the control socket. A request is one
 byte with a socket attached (SCM_RIGHTS). The spare that takes it reads its spec from that socket, starts the
@@ -21,6 +22,7 @@ import gc
 import json
 import math
 import os
+import resource
 import select
 import signal
 import socket
@@ -782,6 +784,9 @@ def main() -> None:
     control.set_inheritable(False)
     reset_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # The server may have raised its own; there are programs that a high one slows down, or that use select().
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), hard))
     # Agents run as the same user. What passes through a runner, a key perhaps, is not theirs to look up in its
     # memory, nor in a core dump. Their own exec undoes this for them.
     libc.prctl(PR_SET_DUMPABLE, 0)

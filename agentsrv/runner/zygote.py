@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import subprocess
 import sys
@@ -21,12 +22,14 @@ PASSED_VARIABLES = ("LD_LIBRARY_PATH",)
 class Zygote:
     """Starts runners. Restarted at the next spawn when it was killed; runners do not notice.
 
-    `environment` is the server's; see PASSED_VARIABLES.
+    `environment` is the server's; see PASSED_VARIABLES. Agents may have as many descriptors as this process may
+    when the zygote is made: a server that raises its own limit later does not raise theirs.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = environment or {}
         self._environment = {name: environment[name] for name in PASSED_VARIABLES if name in environment}
+        self._descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
@@ -109,6 +112,7 @@ class Zygote:
                     "utf8",
                     str(Path(child.__file__).resolve()),
                     str(theirs.fileno()),
+                    str(self._descriptors),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

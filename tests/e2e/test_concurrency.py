@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 from tests.conftest import ServerMaker
 from tests.kit import Answer, Server, script
 
@@ -53,3 +55,19 @@ def test_limit_of_turns_is_told(make_server: ServerMaker) -> None:
     assert int(refused.headers["Retry-After"]) > 0
     server.stop("busy-0").body()
     assert server.generate("hi", "third").rest()[-1].json["status"] == "completed"
+
+
+def test_server_may_have_more_descriptors_than_its_agents(make_server: ServerMaker) -> None:
+    """A thousand idle clients do not shut others out; programs get the limit that the server was started with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        server = make_server()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with server.generate(script("hang")) as stream:
+        agent = stream.until(lambda event: event.json.get("subtype") == "init").json["pid"]
+    limits = [resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in (server.pid, agent)]
+    server.stop()
+
+    assert limits == [min(hard, 65_536), 1024]

@@ -61,7 +61,7 @@ async def test_runners_cannot_be_looked_into_and_agents_can(lab: Lab) -> None:
         "child.main()"
     )
     with socket.socket() as control:
-        argv = [sys.executable, "-c", zygote, str(control.fileno())]
+        argv = [sys.executable, "-c", zygote, str(control.fileno()), "1024"]
         seen = subprocess.run(argv, pass_fds=[control.fileno()], capture_output=True, check=True, timeout=60)
     handle = await lab.start(is_dumpable)
     await handle.wait_exit()
