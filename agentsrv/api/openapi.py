@@ -37,6 +37,16 @@ HEADERS = {
 }
 
 
+REQUEST_HEADERS = {
+    "Idempotency-Key": "the client's name for this prompt: the same again is the same job",
+    "If-Match": "the ETag of what is to be replaced",
+    "If-None-Match": "an ETag that the client has; `*` for a file that must not exist yet",
+    "If-Range": "the ETag that `Range` is meant for",
+    "Last-Event-ID": "the id of the last event that the client has",
+    "Range": "one range of bytes",
+}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """One method on one path: what it takes, what it answers, how it can fail."""
@@ -49,6 +59,8 @@ class Operation:
     body: type[msgspec.Struct] | str | None = None
     """A JSON body of this class, or the media type of one that goes to the disk as it comes."""
     query: type[msgspec.Struct] | None = None
+    headers: tuple[str, ...] = ()
+    """Those of the request that mean something here, of REQUEST_HEADERS."""
     is_body_required: bool = True
     is_public: bool = False
 
@@ -111,7 +123,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "operationId": operation.name,
         "summary": summary.strip(),
-        "parameters": _path_parameters(operation) + _query_parameters(operation),
+        "parameters": [
+            *_path_parameters(operation),
+            *_query_parameters(operation),
+            *_header_parameters(operation),
+        ],
         "responses": {str(status): _answer(status, answer) for status, answer in operation.answers.items()},
         "security": [] if operation.is_public else [{"key": []}],
     }
@@ -162,6 +178,19 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
             "schema": _portable(field),
         }
         for name, field in schema["properties"].items()
+    ]
+
+
+def _header_parameters(operation: Operation) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": REQUEST_HEADERS[name],
+            "schema": {"type": "string"},
+        }
+        for name in operation.headers
     ]
 
 

@@ -63,6 +63,25 @@ def test_what_needs_a_key_says_so() -> None:
     assert all("401" in op["responses"] for path in paths.values() for op in path.values() if op["security"])
 
 
+def test_headers_that_mean_something_are_told() -> None:
+    """A generated client can resume a stream, repeat a prompt, and write a file only if nobody else has."""
+    paths = document(ROUTES, "1")["paths"]
+    headers = {
+        f"{method} {path}": names
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if (names := [entry["name"] for entry in operation["parameters"] if entry["in"] == "header"])
+    }
+
+    assert headers == {
+        "get /sessions/{session_id}/events": ["Last-Event-ID"],
+        "post /generate/v2": ["Idempotency-Key"],
+        "get /generate/v2/jobs/{task_id}/stream": ["Last-Event-ID"],
+        "get /filesystem/content": ["Range", "If-None-Match", "If-Range"],
+        "put /filesystem/content": ["If-Match", "If-None-Match"],
+    }
+
+
 def test_required_is_what_is_always_there() -> None:
     """A client made from the document takes a job that has only begun, and an answer that is not remembered."""
     schemas = document(ROUTES, "1")["components"]["schemas"]
