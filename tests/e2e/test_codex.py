@@ -117,7 +117,7 @@ def test_commits_need_leave(codex_server: Server, responses: ResponsesApi, use_w
 
     assert "Read-only file system" in str(responses.requests[1].body["input"][-1])
     assert (log_before, end["status"]) == (b"change\n", "completed")
-    assert run_git(repo, "log", "--all", "--format=%s") == b"gone\nchange\n"
+    assert run_git(repo, "log", "--all", "--topo-order", "--format=%s") == b"gone\nchange\n"
 
 
 def test_first_prompts_may_come_at_once(codex_server: Server) -> None:
