@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from agentsrv.store.database import Database
+from agentsrv.store.migrate import migrate
 from bench.agent import compile_agent
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
@@ -27,6 +29,17 @@ settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("steady")
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    """An open database with nothing in it."""
+    path = tmp_path / "test.db"
+    migrate(path)
+    database = Database(path)
+    await database.open()
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from agentsrv.eventlog import ALL_TAILS_BYTES, TAIL_BYTES, EventLog, SessionLog
 from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Source, Turn, TurnId, TurnStatus
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from tests.kit import TIMEOUT_S
 
 ANN = SessionId("ann")
@@ -22,17 +20,12 @@ LEASE = Lease(ANN, 1)
 
 
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
-    path = tmp_path / "test.db"
-    migrate(path)
-    db = Database(path)
-    await db.open()
+async def log(db: Database) -> EventLog:
     session = Session(ANN, None, "claude-code", "/", None, None, 1, 1)
     await db.write(lambda c: sessions.insert(c, session))
     turn = Turn(TurnId("t"), ANN, 0, TurnStatus.RUNNING, 1)
     await db.write(lambda c: sessions.acquire_lease(c, session, turn))
-    yield EventLog(db)
-    await db.close()
+    return EventLog(db)
 
 
 def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], None] = lambda _: None) -> None:

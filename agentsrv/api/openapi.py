@@ -30,12 +30,11 @@ NO_BODY = ""
 Answer = type[msgspec.Struct] | str
 """A JSON body of this class, or the media type of an answer that is not JSON (`NO_BODY`: none)."""
 
-HEADERS = {
+RESPONSE_HEADERS = {
     401: {"WWW-Authenticate": "the scheme to use: Bearer"},
     429: {"Retry-After": "seconds to wait"},
     503: {"Retry-After": "seconds to wait"},
 }
-
 
 REQUEST_HEADERS = {
     "Idempotency-Key": "the client's name for this prompt: the same again is the same job",
@@ -152,17 +151,17 @@ def _answer(status: int, answer: Answer) -> dict[str, Any]:
         entry["content"] = {JSON: {"schema": _reference(answer)}}
     elif answer:
         entry["content"] = {answer: {"schema": {"type": "object"} if answer == JSON else {"type": "string"}}}
-    if status in HEADERS:
+    if status in RESPONSE_HEADERS:
         entry["headers"] = {
             name: {"description": text, "schema": {"type": "string"}}
-            for name, text in HEADERS[status].items()
+            for name, text in RESPONSE_HEADERS[status].items()
         }
     return entry
 
 
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
     names = re.findall(r"\{(\w+)", operation.path)
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return [_parameter("path", name, {"type": "string"}, is_required=True) for name in names]
 
 
 def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -170,28 +169,22 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
         return []
     _, components = msgspec.json.schema_components([operation.query], ref_template=REFERENCE)
     schema = components[operation.query.__name__]
+    required = schema.get("required", ())
     return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", ()),
-            "schema": _portable(field),
-        }
+        _parameter("query", name, _portable(field), is_required=name in required)
         for name, field in schema["properties"].items()
     ]
 
 
 def _header_parameters(operation: Operation) -> list[dict[str, Any]]:
     return [
-        {
-            "name": name,
-            "in": "header",
-            "required": False,
-            "description": REQUEST_HEADERS[name],
-            "schema": {"type": "string"},
-        }
+        _parameter("header", name, {"type": "string"}) | {"description": REQUEST_HEADERS[name]}
         for name in operation.headers
     ]
+
+
+def _parameter(place: str, name: str, schema: Any, *, is_required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": is_required, "schema": schema}
 
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:

@@ -169,10 +169,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def peer_pid(connection: socket.socket) -> int:
+    """The process at the other end of a Unix socket: the one that listens there, or that has connected."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
+    return pid
+
+
 def is_own(caller: socket.socket) -> bool:
     """Did a descendant connect, which could take itself out of its server's hands, or somebody who is gone?"""
-    credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
-    pid: int = PEER_CREDENTIALS.unpack(credentials)[0]
+    pid = peer_pid(caller)
     # 0 is a process that this one cannot see: not below it, in any case.
     return pid in descendants(os.getpid()) or not (pid == 0 or exists(pid))
 

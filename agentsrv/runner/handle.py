@@ -469,7 +469,7 @@ async def attach(directory: Path, *, expects_pty: bool = False) -> RunnerHandle 
         if isinstance(exc, OSError) and exc.errno in SPOILED:  # Nobody is there, or takes calls.
             return await asyncio.to_thread(clean_up_after, directory)
         raise
-    runner_pid = peer_pid(connection)
+    runner_pid = child.peer_pid(connection)
     handle = RunnerHandle(RunnerId(directory.name), directory)
     try:
         async with asyncio.timeout(ATTACH_TIMEOUT_S):
@@ -495,13 +495,6 @@ def connect(connection: socket.socket, directory: Path) -> None:
         connection.connect(f"/proc/self/fd/{fd}/sock")
     finally:
         os.close(fd)
-
-
-def peer_pid(connection: socket.socket) -> int:
-    """The process that listens at the other end."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, child.PEER_CREDENTIALS.size)
-    pid: int = child.PEER_CREDENTIALS.unpack(credentials)[0]
-    return pid
 
 
 def clean_up_after(directory: Path) -> AgentExit:

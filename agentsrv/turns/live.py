@@ -25,9 +25,10 @@ GIVE_BACK_BYTES = 4 * 1024 * 1024
 
 INTERRUPT_GRACE_S = 1.0
 SHRINK_AFTER_S = 1.0
+TERM_GRACE_S = 3.0
+
 OUR_TYPES = frozenset({"permission_request", "permission_resolved", "gap"})
 NOT_DONE = msgspec.Raw()
-TERM_GRACE_S = 3.0
 
 
 class LiveAgent:

@@ -108,13 +108,13 @@ class AgentPool:
         else:
             runner = await self._spawn(session, turn, starting.record)
         if isinstance(runner, RunnerError):
-            self._start_discarding(starting)
+            self._start_discarding(starting.record.id)
             raise runner
         try:
             return await self.adopt(runner, starting.record, session, Lease(session.id, turn.generation))
         except OSError as exc:
             await runner.kill(0.0)
-            self._start_discarding(starting)
+            self._start_discarding(starting.record.id)
             raise RunnerError(f"the agent's output cannot be read: {exc}") from exc
 
     async def abandon(self, starting: Starting) -> None:
@@ -235,15 +235,15 @@ class AgentPool:
         if agent.turn is None:  # Otherwise a turn has begun there just before this.
             await self.retire(agent)
 
-    def _start_discarding(self, starting: Starting) -> None:
-        self._tasks.spawn(self.discard(starting.record.id), name=f"discard:{starting.record.id}")
-
     def _exited(self, agent: LiveAgent) -> None:
         """A process is gone and all its output is in the log."""
         self.busy(agent)
         if self._live.get(agent.session_id) is agent:
             del self._live[agent.session_id]
-        self._tasks.spawn(self._discard_after(agent.turn, agent.id), name=f"discard:{agent.id}")
+        self._start_discarding(agent.id, agent.turn)
+
+    def _start_discarding(self, runner_id: RunnerId, turn: ActiveTurn | None = None) -> None:
+        self._tasks.spawn(self._discard_after(turn, runner_id), name=f"discard:{runner_id}")
 
     async def _discard_after(self, turn: ActiveTurn | None, runner_id: RunnerId) -> None:
         """Until the end of its turn is in the log, the next server has to find how the process ended."""

@@ -30,7 +30,7 @@ from agentsrv.store import events, sessions, transactions
 from agentsrv.store.database import Database
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Verdict
-from agentsrv.turns.approvals import Approvals, closing_events
+from agentsrv.turns.approvals import OUR_PREFIX, Approvals, closing_events
 from agentsrv.turns.live import TERM_GRACE_S, LiveAgent
 from agentsrv.turns.outcomes import explain, final_events, internal_error
 from agentsrv.turns.pool import AgentPool, Starting
@@ -343,7 +343,7 @@ class RunningTurns:
     def _replay(
         self, active: ActiveTurn, agent: LiveAgent, chunk: Chunk, line: bytes, *, is_prompt: bool
     ) -> None:
-        if line.startswith(b'{"type":"permission_'):
+        if line.startswith(OUR_PREFIX):
             self.approvals.recall(active, json.loads(line), chunk.created_at)
         elif chunk.source is Source.AGENT:
             agent.replay(line)

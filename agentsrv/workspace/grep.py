@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from agentsrv.runner.spool import LineFramer
 from agentsrv.workspace.disk import Disk, explained
 from agentsrv.workspace.paths import UTF8, Workspace, displayed, file_uri, is_text
 from agentsrv.workspace.walk import IGNORED, Directory, Walk
@@ -126,20 +127,13 @@ class Grep:
 
     async def _records(self, stream: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
         """The lines that ripgrep writes, but for those that are too long."""
-        parts: list[bytes] = []
-        size = 0
+        framer = LineFramer(MAX_RECORD_BYTES)
         while data := await stream.read(READ_BYTES):
-            *ends, rest = data.split(b"\n")
-            for end in ends:
-                if size <= MAX_RECORD_BYTES:
-                    yield b"".join([*parts, end])
-                parts, size = [], 0
-            size += len(rest)
-            if size <= MAX_RECORD_BYTES:
-                parts.append(rest)
-            else:
-                parts.clear()
-                self.is_truncated = True
+            for line in framer.feed(data):
+                if isinstance(line, bytes):
+                    yield line
+                else:
+                    self.is_truncated = True
 
     def _read(self, record: bytes) -> LineMatch | None:
         if not record.startswith(b'{"type":"match"'):

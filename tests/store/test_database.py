@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import aiosqlite
@@ -16,20 +15,9 @@ from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, T
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.events import Append
-from agentsrv.store.migrate import migrate
 from tests.store.kit import TIMEOUT_S
 
 ANN = SessionId("ann")
-
-
-@pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    path = tmp_path / "test.db"
-    migrate(path)
-    database = Database(path)
-    await database.open()
-    yield database
-    await database.close()
 
 
 async def add_session(db: Database, session_id: SessionId = ANN) -> Lease:

@@ -15,7 +15,6 @@ from agentsrv.runner.handle import AgentExit
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.store import sessions
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Verdict
 from agentsrv.turns.live import LiveAgent
@@ -27,14 +26,10 @@ TURN = Turn(TurnId("t"), ANN.id, 1, TurnStatus.RUNNING, 1)
 
 
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[SessionLog]:
-    migrate(tmp_path / "db")
-    db = Database(tmp_path / "db")
-    await db.open()
+async def log(db: Database) -> SessionLog:
     await db.write(lambda c: sessions.insert(c, ANN))
     await db.write(lambda c: sessions.acquire_lease(c, ANN, TURN))
-    yield await EventLog(db).session(ANN.id)
-    await db.close()
+    return await EventLog(db).session(ANN.id)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
 from agentsrv.store import runners, sessions
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from agentsrv.store.runners import RunnerRecord
 from agentsrv.tasks import Tasks
 from agentsrv.turns.active import ActiveTurn, Runner
@@ -50,15 +49,11 @@ class Unread(DeadRunner):
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    migrate(tmp_path / "db")
-    db = Database(tmp_path / "db")
-    await db.open()
+async def db(db: Database) -> Database:
     await db.write(lambda c: sessions.insert(c, ANN))
     await db.write(lambda c: sessions.acquire_lease(c, ANN, TURN))
     await db.write(lambda c: runners.insert(c, RECORD))
-    yield db
-    await db.close()
+    return db
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from agentsrv.model import Session, SessionId, Source, Turn, TurnId, TurnOptions
 from agentsrv.store import queue as rows
 from agentsrv.store import sessions, transactions
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from agentsrv.store.queue import QueuedPrompt
 from agentsrv.store.turns import MessageIdUsed
 from agentsrv.turns.requests import new_turn
@@ -342,13 +339,9 @@ def test_message_at_the_end_of_a_turn_is_answered_in_its_job(server: Server) -> 
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    migrate(tmp_path / "db")
-    database = Database(tmp_path / "db")
-    await database.open()
-    await database.write(lambda c: sessions.insert(c, ANN))
-    yield database
-    await database.close()
+async def db(db: Database) -> Database:
+    await db.write(lambda c: sessions.insert(c, ANN))
+    return db
 
 
 def prompt(name: str, message_id: str | None = None) -> QueuedPrompt:
