@@ -20,22 +20,44 @@ VENV = ROOT / ".venv"
 BIN = VENV / "bin"
 PYTHON = str(BIN / "python")
 LOCKS = ROOT / "requirements"
+ACP_LOCKS = ROOT / "agentsrv" / "agents" / "acp" / "locks"
 
 RUN = ("run", "agents")  # the server and the agents' programs
 DEV = ("dev", "agents")  # these and the tools: a superset with the same versions
 
-WEB_PAGE = ROOT / "tests" / "e2e" / "browser"
+CONSOLE = ROOT / "console"
+NODE_PROJECTS = (ROOT / "tests" / "e2e" / "browser", ROOT / "tests" / "e2e" / "openapi", CONSOLE)
 TOOLS = {
     "vim": ("vim",),
     "tmux": ("tmux",),
     "less": ("less",),
     "procps": ("top",),
+    "curl": ("curl",),
     "ripgrep": ("rg",),
     "redis-server": ("redis-server",),
     "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "npm": ("npm",),
+    "zsh": ("zsh",),
+    "fish": ("fish",),
+    "nginx-light": ("nginx",),
+    "haproxy": ("haproxy",),
+    "caddy": ("caddy",),
 }
 """Debian's packages, and the programs that will do."""
+
+ACP_AGENTS = ("goose",)
+ACP_AGENTS_AT_NIGHT = ("gemini", "opencode")
+"""Agents that tests drive, besides those of requirements/agents.txt."""
+
+WITHOUT_SERVERS = ("tests/test_house.py", "tests/test_docs.py", "tests/agents", "tests/projections")
+"""Tests of what needs no process of its own."""
+
+NOT_FOR_THE_HELPER = (
+    "azure-storage-blob", "granian", "hf-xet", "polars", "polars-runtime-32", "pyroscope-io", "rq",
+)  # fmt: skip
+"""What LiteLLM's proxy imports only for what nobody asks it for here: a third of its size."""
+
+SCRIPTS = ("entrypoint.sh", "image/git-credential-github-token")
 
 PAUSES_S = (3, 10, 30)
 """Between attempts to download something."""
@@ -103,12 +125,21 @@ def lint(arguments: list[str]) -> None:
     run("ruff", "format", "--check")
     run("mypy")
     run("lint-imports")
+    run("shellcheck", *SCRIPTS)
+    run("hadolint", "Dockerfile")
+    run("zizmor", "--offline", "--quiet", "--no-progress", ".github")
 
 
 def reformat(arguments: list[str]) -> None:
     install(DEV)
     run("ruff", "check", "--fix-only", "--quiet", *arguments)
     run("ruff", "format", *arguments)
+
+
+def check(_arguments: list[str]) -> None:
+    """What a minute tells: style, types, layers, and the tests that start no server."""
+    lint([])
+    run("pytest", "--numprocesses=2", *WITHOUT_SERVERS)
 
 
 def test(arguments: list[str]) -> None:
@@ -118,18 +149,25 @@ def test(arguments: list[str]) -> None:
     """
     install(DEV)
     if not arguments:
-        arguments = [] if install_tools() else ["-m", "not tools"]
+        # Side by side, and more than there are cores: tests wait more than they work.
+        arguments = [f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=worksteal"]
+        arguments += [] if install_tools() else ["-m", "not tools and not nightly"]
         lint([])
     run("pytest", *arguments)
 
 
 def install_tools() -> bool:
-    """What tests run besides Python: the programs that people use in a terminal, a browser, xterm.js for its page.
+    """What tests run besides Python: programs that people use in a terminal, a browser, proxies, libraries of npm.
 
     System packages are installed only where that surprises nobody: as root, and on a CI machine. Elsewhere the
     few tests that need them are left out, and a line says so; False then.
     """
-    missing = [name for name, programs in TOOLS.items() if not any(map(shutil.which, programs))]
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
+    missing = [
+        name
+        for name, programs in TOOLS.items()
+        if not any(shutil.which(program, path=path) for program in programs)
+    ]
     if missing:
         as_root = () if os.geteuid() == 0 else ("sudo", "-n")
         if (as_root and not os.environ.get("CI")) or shutil.which("apt-get") is None:
@@ -140,11 +178,40 @@ def install_tools() -> bool:
         apt_get += ("-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=5")
         download(*apt_get, "update")
         download(*apt_get, "install", "-y", "--no-install-recommends", *missing)
-    lock = WEB_PAGE / "package-lock.json"
-    installed = WEB_PAGE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        download("npm", "ci", "--prefix", str(WEB_PAGE), "--ignore-scripts", "--no-audit", "--no-fund")
+    for directory in NODE_PROJECTS:
+        install_node_packages(directory)
+    for name in ACP_AGENTS:
+        install_acp_agent(name)
     return True
+
+
+def install_acp_agent(name: str) -> None:
+    """An agent that tests drive, unless it is there already as its lock has it."""
+    lock, home = ACP_LOCKS / name / "package-lock.json", VENV / "acp" / "agents" / name
+    if not (home / "bin").exists() or home.stat().st_mtime < lock.stat().st_mtime:
+        state = f"STATE_DIR={VENV / 'acp'}"
+        download("env", state, PYTHON, "-m", "agentsrv", "agents", "install", name)
+
+
+def install_node_packages(directory: Path) -> None:
+    """What the lock beside a package.json names, unless it is there already."""
+    lock = directory / "package-lock.json"
+    installed = directory / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        download("npm", "ci", "--prefix", str(directory), "--ignore-scripts", "--no-audit", "--no-fund")
+
+
+def console(arguments: list[str]) -> None:
+    """Build the console into agentsrv/console, which is committed."""
+    install_node_packages(CONSOLE)
+    run("npm", "exec", "--prefix", str(CONSOLE), "--", "tsc", "--project", str(CONSOLE))
+    run("node", str(CONSOLE / "build.mjs"), *arguments)
+
+
+def pictures(_arguments: list[str]) -> None:
+    """Take the pictures of the console in the documents anew."""
+    install(DEV)
+    run(PYTHON, "-m", "tests.console.pictures", str(ROOT / "docs" / "pictures"))
 
 
 def bench(arguments: list[str]) -> None:
@@ -152,31 +219,106 @@ def bench(arguments: list[str]) -> None:
     run(PYTHON, "-m", "bench", *arguments)
 
 
+def door(arguments: list[str]) -> None:
+    """All tests that have a server process, which is asked through another one of its fleet."""
+    install(DEV)
+    install_tools()
+    run("pytest", "--door", f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=worksteal", *arguments)
+
+
+def chaos(arguments: list[str]) -> None:
+    """Ten minutes of broken servers, lines and Redis; prints its seed, and takes one (`--seed N`)."""
+    install(DEV)
+    run(PYTHON, "-m", "tests.fleet.chaos", *arguments)
+
+
+def soak(arguments: list[str]) -> None:
+    """Ten minutes of everything that a server does, and what it keeps of it; then 10,000 idle clients."""
+    install(DEV)
+    run(PYTHON, "-m", "bench.soak", *arguments)
+
+
 def lock(arguments: list[str]) -> None:
     """Write requirements/*.txt anew from pyproject.toml (`--upgrade` for newer versions)."""
     install(DEV)
     compiler = "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"
     options = (*compiler.split(), "--no-annotate", *arguments)
+    without = [word for name in NOT_FOR_THE_HELPER for word in ("--no-emit-package", name)]
     wanted = (*options, "pyproject.toml", "requirements/build.in", "--output-file")
     run(*wanted, "requirements/run.txt")
     run(*wanted, "requirements/dev.txt", "--extra", "dev", "--constraint", "requirements/run.txt")
-    # The agents' programs stand alone in their wheels; what their libraries depend on is not wanted.
-    run(*options, "--no-deps", "requirements/agents.in", "--output-file", "requirements/agents.txt")
+    # Programs that stand alone in their wheels; what the libraries around them depend on is not wanted.
+    for name in ("agents", "node"):
+        run(*options, "--no-deps", f"requirements/{name}.in", "--output-file", f"requirements/{name}.txt")
+    run(
+        *options,
+        "--only-binary=:all:",
+        *without,
+        "requirements/llm.in",
+        "--output-file",
+        "requirements/llm.txt",
+    )
+
+
+def audit(arguments: list[str]) -> None:
+    """Ask PyPI's list of known holes about every version that is pinned. No part of `test`: it needs the network.
+
+    What could not be asked about is a failure, too.
+    """
+    install(DEV)
+    command = (
+        "pip-audit",
+        "--strict",
+        "--disable-pip",
+        "--require-hashes",
+        "--progress-spinner=off",
+        *arguments,
+    )
+    locks = sorted(LOCKS.glob("*.txt"))
+    if found := [path.name for path in locks if exit_code(*command, "--requirement", str(path))]:
+        sys.exit(f"see {', '.join(found)} of requirements/")
 
 
 def tools(_arguments: list[str]) -> None:
-    """Install what tests run besides Python; `test` without arguments does it by itself."""
+    """Install what tests run besides Python, also at night; for those of the day `test` does it by itself."""
+    install(DEV)
     install_tools()
+    for name in ACP_AGENTS_AT_NIGHT:
+        install_acp_agent(name)
+
+
+def image(arguments: list[str]) -> None:
+    """Build the container's image; see image/build.py."""
+    run(sys.executable, "-m", "image.build", *arguments)
+
+
+def test_image(arguments: list[str]) -> None:
+    """Build the image and try it: some minutes, as root. With arguments: pytest's, for an image that is there."""
+    named = any(word.startswith("tests/") for word in arguments)
+    install(DEV)
+    if not arguments:
+        image(["full"])
+    os.environ["AGENTSRV_IMAGE"] = "localhost/agentsrv:full"
+    run("pytest", *(() if named else ("tests/image",)), *arguments)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": serve,
     "test": test,
+    "check": check,
     "lint": lint,
     "format": reformat,
+    "console": console,
+    "pictures": pictures,
     "bench": bench,
+    "door": door,
+    "chaos": chaos,
+    "soak": soak,
     "lock": lock,
+    "audit": audit,
     "tools": tools,
+    "image": image,
+    "test-image": test_image,
 }
 
 

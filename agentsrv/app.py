@@ -1,167 +1,132 @@
-"""The composition root: builds every object, and orders start and stop."""
+"""The server as an application: what is started and stopped, in which order."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from agentsrv.agents import AgentRegistry
-from agentsrv.agents.claude_code import ClaudeCode
-from agentsrv.agents.codex import Codex
-from agentsrv.api import routes
-from agentsrv.api.keys import (
-    AGENTS,
-    CONFIG,
-    FILES,
-    GIT,
-    HEALTH,
-    SESSIONS,
-    TERMINAL_TOKENS,
-    TERMINALS,
-    TURNS,
-    WORKTREES,
-)
+from agentsrv.api import keys, routes
+from agentsrv.api.acp import close_sockets
+from agentsrv.api.acp_http import HttpConnections
+from agentsrv.api.hop import HOP_SECRET, secret_of
 from agentsrv.api.middleware import middlewares
+from agentsrv.api.routing import ROUTER
 from agentsrv.config import Config
-from agentsrv.errors import StartupError
-from agentsrv.eventlog import EventLog
-from agentsrv.runner.watch import FileWatcher
-from agentsrv.runner.zygote import Zygote
-from agentsrv.store.database import Database
-from agentsrv.store.health import HealthCheck
+from agentsrv.owned import PASSABLE, PRIVATE, only_server
+from agentsrv.services import Services, build
 from agentsrv.store.migrate import migrate
-from agentsrv.terminals.manager import TerminalManager
-from agentsrv.terminals.tokens import TerminalTokens
-from agentsrv.turns.pool import AgentPool
-from agentsrv.turns.queue import PromptQueue
-from agentsrv.turns.recovery import recover
-from agentsrv.turns.running import RunningTurns
-from agentsrv.turns.service import TurnService
-from agentsrv.turns.sessions import SessionService
-from agentsrv.turns.worktrees import SessionWorktrees
-from agentsrv.workspace.paths import DEFAULT_DIRECTORY, Workspace
-from agentsrv.workspace.service import FileService
-from agentsrv.workspace.worker import WRITE_TIMEOUT_S, GitWorkers
+from agentsrv.tasks import Vitals
+from agentsrv.users import acting_as, require_rights
+from agentsrv.workspace.paths import DEFAULT_DIRECTORY
 
 
-def make_app(config: Config) -> web.Application:
-    """The whole service as an application, to be served or mounted with `add_subapp`. Does no I/O by itself.
+def make_app(config: Config, vitals: Vitals | None = None) -> web.Application:
+    """The whole service as an application, to be served or mounted with `add_subapp`. Looks at paths, changes nothing.
 
     Start-up (by whoever runs the application) raises StartupError. It stops in two steps: `on_shutdown`
     refuses new turns and ends streams, the cleanup then closes everything in reverse order. Agents at work go
-    on under their runners, and the next application with the same state directory takes them over.
+    on under their runners, and the next application with the same state directory takes them over. `vitals` learns
+    of a failure after which it has to be stopped; `/health` says so, too.
     """
-    db = Database(config.database_path, synchronous=config.database_synchronous)
-    event_log = EventLog(db)
-    agents = make_agents(config)
-    zygote = Zygote(config.environment)
-    watcher = FileWatcher()
-    pool = AgentPool(config=config, db=db, event_log=event_log, agents=agents, zygote=zygote, watcher=watcher)
-    workspace = make_workspace(config)
-    git = GitWorkers(workspace, config.environment)
-    git_writers = GitWorkers(workspace, config.environment, may_write=True, request_timeout_s=WRITE_TIMEOUT_S)
-    worktrees = SessionWorktrees(db, workspace, readers=git, writers=git_writers)
-    queue = PromptQueue(db)
-    running = RunningTurns(
-        config=config, db=db, event_log=event_log, worktrees=worktrees, pool=pool, queue=queue
-    )
-    turns = TurnService(
-        config=config,
-        db=db,
-        event_log=event_log,
-        agents=agents,
-        workspace=workspace,
-        worktrees=worktrees,
-        running=running,
-        queue=queue,
-    )
-    terminals = TerminalManager(config, zygote, find_directory=workspace.directory)
-
-    files = FileService(
-        workspace,
-        uploads_directory=config.state_dir / "uploads",
-        max_upload_bytes=config.max_upload_bytes,
-        search_path=config.environment.get("PATH", ""),
-    )
+    services = build(config, vitals or Vitals())
+    app = web.Application(middlewares=middlewares(config))
+    _hand_over(services, app)
+    routes.setup(app)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(_only_server(config))
-            stack.push_async_callback(zygote.close)
-            stack.push_async_callback(git.close)
-            stack.push_async_callback(git_writers.close)
-            # At the same time: one waits for an interpreter to start, the other for the disk.
-            await asyncio.gather(zygote.start(), asyncio.to_thread(migrate, config.database_path))
-            stack.push_async_callback(db.close)
-            await db.open()
-            stack.callback(files.close)
-            await files.open()
-            stack.callback(watcher.close)
-            stack.push_async_callback(pool.close)
-            stack.push_async_callback(turns.close)
-            await recover(db, event_log, pool, running)
-            await turns.begin_queued()
-            stack.push_async_callback(terminals.close)
-            await terminals.recover()
+            await _start(services, stack)
             yield
 
     async def shut_down(_: web.Application) -> None:
-        turns.drain()
-        terminals.drain()
-        files.drain()
-        event_log.close()
+        services.turns.drain()
+        services.activity.close()
+        services.terminals.drain()
+        services.files.drain()
+        services.event_log.close()
+        if services.fleet is not None:
+            services.fleet.forwarder.drain()
 
-    app = web.Application(middlewares=middlewares(config))
-    app[CONFIG] = config
-    app[AGENTS] = agents
-    app[TURNS] = turns
-    app[SESSIONS] = SessionService(db, event_log, agents, pool, turns, worktrees)
-    app[TERMINALS] = terminals
-    app[TERMINAL_TOKENS] = TerminalTokens(config)
-    app[FILES] = files
-    app[GIT] = git
-    app[WORKTREES] = worktrees
-    app[HEALTH] = HealthCheck(db, config.redis_url)
-    routes.setup(app)
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(shut_down)
+    app.on_shutdown.append(close_sockets)
     return app
 
 
-def make_workspace(config: Config) -> Workspace:
-    """Everything below the base but the server's own directories, database and settings."""
-    home = config.environment.get("HOME")
-    return Workspace(
-        config.workspace_base,
-        private=(config.state_dir, config.database_path.parent),
-        private_files=[path for path in (config.database_path, config.env_file) if path is not None],
-        home=Path(home) if home else None,
-    )
+def _hand_over(services: Services, app: web.Application) -> None:
+    """What the handlers ask."""
+    app[keys.CONFIG] = services.config
+    app[keys.THREADS] = services.threads
+    app[keys.AGENTS] = services.agents
+    app[keys.TURNS] = services.turns
+    app[keys.ACTIVITY] = services.activity
+    app[keys.SESSIONS] = services.sessions
+    app[keys.BACKGROUND] = services.background
+    app[keys.TIMERS] = services.timers
+    app[keys.HISTORY] = services.history
+    app[keys.PROMPTS] = services.prompts
+    app[keys.TERMINALS] = services.terminals
+    app[keys.TERMINAL_TOKENS] = services.terminal_tokens
+    app[keys.FILES] = services.files
+    app[keys.GIT] = services.git
+    app[keys.WORKTREES] = services.worktrees
+    app[keys.HEALTH] = services.health
+    app[keys.REGISTRY] = None if services.fleet is None else services.fleet.registry
+    app[HOP_SECRET] = secret_of(services.config)
+    if services.fleet is not None:
+        app[ROUTER] = services.fleet.router
+    app[keys.KEYRING] = services.keyring
+    app[keys.AUDIT] = services.audit
+    app[keys.MCP] = services.mcp
+    app[keys.CHAT] = services.chat
+    app[keys.RESPONSES] = services.responses
+    app[keys.ACP] = services.acp
+    app[keys.ACP_HTTP] = HttpConnections(services.acp)
+    app[keys.ACP_SOCKETS] = set[web.WebSocketResponse]()
 
 
-def make_agents(config: Config) -> AgentRegistry:
-    """The agents that this server can run; the first one is the default."""
-    return AgentRegistry([ClaudeCode(config), Codex(config)])
-
-
-@contextmanager
-def _only_server(config: Config) -> Iterator[None]:
-    """Make the directories, and be the only server that uses this state directory."""
-    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (config.workspace_base / DEFAULT_DIRECTORY).mkdir(parents=True, exist_ok=True)
-    lock = os.open(config.state_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as exc:
-        raise StartupError(
-            f"another server uses {config.state_dir}; stop it, or set STATE_DIR to another directory"
-        ) from exc
-    finally:
-        os.close(lock)
+async def _start(services: Services, stack: AsyncExitStack) -> None:
+    """Start everything; `stack` stops it in the reverse order."""
+    config, threads = services.config, services.threads
+    require_rights(config.agent_user)
+    mode = PRIVATE if config.agent_user is None else PASSABLE
+    await stack.enter_async_context(only_server(config.state_dir, config.shutdown_grace_s, mode))
+    with acting_as(config.agent_user):
+        (config.workspace_base / DEFAULT_DIRECTORY).mkdir(parents=True, exist_ok=True)
+    stack.push_async_callback(threads.close)
+    stack.push_async_callback(services.zygote.close)
+    stack.push_async_callback(services.git.close)
+    stack.push_async_callback(services.git_writers.close)
+    stack.push_async_callback(services.snapshot_writers.close)
+    # At the same time: one waits for an interpreter to start, the other for the disk.
+    await asyncio.gather(services.zygote.start(), threads.state.run(migrate, config.database_path))
+    stack.push_async_callback(services.db.close)
+    await services.db.open()
+    stack.push_async_callback(services.keyring.close)
+    stack.push_async_callback(services.audit.close)
+    stack.push_async_callback(services.remover.close)
+    await services.remover.start()
+    await services.files.open()
+    if services.fleet is not None:
+        # Before anything that an earlier incarnation has begun goes on.
+        stack.push_async_callback(services.fleet.registry.close)
+        await services.fleet.registry.start()
+    stack.callback(services.watcher.close)
+    stack.push_async_callback(services.pool.close)
+    stack.push_async_callback(services.turns.close)
+    stack.push_async_callback(services.sessions.close)
+    stack.push_async_callback(services.history.close)
+    await services.recovery.start()
+    await services.turns.begin_queued()
+    stack.push_async_callback(services.timers.close)
+    stack.push_async_callback(services.timer_notes.close)
+    await services.timers.start()
+    stack.push_async_callback(services.terminals.close)
+    await services.terminals.recover()
+    if services.fleet is not None:
+        stack.push_async_callback(services.fleet.forwarder.close)
+        services.fleet.forwarder.open()
+        services.fleet.registry.serve()

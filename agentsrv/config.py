@@ -1,23 +1,28 @@
 """What the operator decides, read once at the start.
 
-Every setting is one field of `Config`: its type, its default, its environment variable and how that text is
-read. A host that embeds agentsrv may call `Config(...)` itself. docs/configuration.md and env.example say
-what each setting means; a test keeps the three equal.
+Every setting is one field of `Config`, or of the settings of one agent (`agents/<agent>/settings.py`): its type,
+its default, its environment variable and how that text is read. A host that embeds agentsrv may call `Config(...)`
+itself. docs/configuration.md and env.example say what each setting means; a test keeps the three equal.
 """
 
 from __future__ import annotations
 
+import hmac
 import math
+import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from agentsrv import __version__
+from agentsrv import __version__, users
 from agentsrv.errors import StartupError
-from agentsrv.model import PermissionMode
+from agentsrv.model import NAME, PermissionMode
+from agentsrv.users import User
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -26,13 +31,24 @@ PLACEHOLDER_KEY = "your-api-key-here"
 SAFE_KEY_LENGTH = 16
 SAFE_SECRET_BYTES = 32
 
+SENTINEL_URL = re.compile(
+    r"redis\+sentinel://(?:(?P<user>[^:@/]*):(?P<password>[^@/]*)@)?(?P<hosts>[^@/,]+(?:,[^@/,]+)*)/(?P<service>[^/]+)(?:/(?P<db>[0-9]+))?"
+)
+"""`redis+sentinel://user:password@host:port,host:port/name/db`: the password is that of Redis itself."""
+
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off"})
 
 OWN_SECRETS = frozenset({"API_KEY", "REDIS_URL", "TERMINAL_JWT_SECRET"})
 """Variables that hold secrets of the server itself. They reach no child process, whatever AGENT_ENV says."""
 
-NodeEnv = Literal["development", "production"]
+ANYWHERE = frozenset({"", "0.0.0.0", "::"})
+"""Addresses to listen on, and not to be reached at."""
+
+UNIX_SOCKET = IPv6Address("::")
+"""What stands for whoever comes by a Unix socket, who has no address: nobody has this one."""
+
+Network = IPv4Network | IPv6Network
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Synchronous = Literal["full", "normal"]
@@ -53,6 +69,15 @@ def text(value: str) -> str:
 
 def path(value: str) -> Path:
     return Path(value).expanduser().absolute()
+
+
+def command(value: str) -> tuple[str, ...]:
+    """A program and its arguments, as a shell would split them."""
+    try:
+        program, *arguments = shlex.split(value)
+    except ValueError:
+        raise ValueError("must be a path and arguments; a quotation mark is missing") from None
+    return str(path(program)), *arguments
 
 
 def flag(value: str) -> bool:
@@ -120,14 +145,45 @@ def origin(value: str) -> str:
     return origin
 
 
+def public_url(value: str) -> str:
+    """`https://agents.example.com`, or `https://example.com/agents` where a proxy serves us below a path."""
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError("must be the http(s) URL at which clients reach this server")
+    return value.rstrip("/")
+
+
 def hosts(value: str) -> frozenset[str]:
     return frozenset(item.lower() for item in listed(value))
 
 
+def networks(value: str) -> tuple[Network, ...]:
+    """`127.0.0.1, 10.0.0.0/8, unix`: addresses, networks, and whoever comes by a Unix socket."""
+    try:
+        return tuple(ip_network(UNIX_SOCKET if item == "unix" else item) for item in listed(value.lower()))
+    except ValueError:
+        raise ValueError("must list addresses, networks such as 10.0.0.0/8, or `unix`") from None
+
+
 def redis_url(value: str) -> str:
-    if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    scheme = urlsplit(value).scheme
+    if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
+        raise ValueError("must start with redis://, rediss://, unix:// or redis+sentinel://")
+    if scheme == "redis+sentinel" and not SENTINEL_URL.fullmatch(value):
+        raise ValueError("must be like redis+sentinel://host:26379,host:26379/name/0")
     return value
+
+
+def server_name(value: str) -> str:
+    if not NAME.match(value):
+        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 . _ -, and begin with a letter or a digit")
+    return value
+
+
+def web_address(value: str) -> str:
+    """`http://127.0.0.1:4000`, without what a URL may end with."""
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
+        raise ValueError("must be a URL such as http://127.0.0.1:4000")
+    return value.rstrip("/")
 
 
 def signing_secret(value: str) -> str:
@@ -159,11 +215,19 @@ class Config:
     allowed_origins: frozenset[str] = field(default=frozenset(), metadata=env("ALLOWED_ORIGINS", origins))
     allowed_hosts: frozenset[str] = field(default=frozenset(), metadata=env("ALLOWED_HOSTS", hosts))
 
+    public_url: str | None = field(default=None, metadata=env("PUBLIC_URL", public_url))
+    trusted_proxies: tuple[Network, ...] = field(default=(), metadata=env("TRUSTED_PROXIES", networks))
+
     host: str = field(default="127.0.0.1", metadata=env("HOST", text))
     port: int = field(default=3000, metadata=env("PORT", integer(0, 65535)))
-    node_env: NodeEnv = field(
-        default="development", metadata=env("NODE_ENV", choice("development", "production"))
+    max_connections: int = field(default=4096, metadata=env("MAX_CONNECTIONS", integer(1)))
+    max_connections_per_address: int = field(
+        default=1024, metadata=env("MAX_CONNECTIONS_PER_ADDRESS", integer(1))
     )
+    rate_limit: int = field(default=0, metadata=env("RATE_LIMIT", integer(0)))
+    address_rate_limit: int = field(default=0, metadata=env("ADDRESS_RATE_LIMIT", integer(0)))
+    auth_failure_limit: int = field(default=300, metadata=env("AUTH_FAILURE_LIMIT", integer(0)))
+    audit_days: int = field(default=365, metadata=env("AUDIT_DAYS", integer(0, 36_500)))
     app_version: str = field(default=__version__, metadata=env("APP_VERSION", text))
     log_level: LogLevel = field(
         default="info", metadata=env("LOG_LEVEL", choice("debug", "info", "warning", "error"))
@@ -178,24 +242,38 @@ class Config:
     )
     redis_url: str | None = field(default=None, metadata=env("REDIS_URL", redis_url), repr=False)
 
-    claude_path: Path | None = field(default=None, metadata=env("CLAUDE_PATH", path))
-    codex_path: Path | None = field(default=None, metadata=env("CODEX_PATH", path))
-    use_claude_credentials: bool = field(default=False, metadata=env("USE_CLAUDE_CREDENTIALS", flag))
+    server_name: str | None = field(default=None, metadata=env("SERVER_NAME", server_name))
+    server_url: str | None = field(default=None, metadata=env("SERVER_URL", web_address))
+    accepts_sessions: bool = field(default=True, metadata=env("ACCEPTS_SESSIONS", flag))
+    workspace_shared: bool = field(default=False, metadata=env("WORKSPACE_SHARED", flag))
+    drain_timeout_s: float = field(default=0.0, metadata=env("DRAIN_TIMEOUT", seconds()))
+
+    agent_user: User | None = field(default=None, metadata=env("AGENT_USER", users.parse))
     agent_env: tuple[str, ...] = field(default=(), metadata=env("AGENT_ENV", variable_names))
+    agents_file: Path | None = field(default=None, metadata=env("AGENTS_FILE", path))
     default_permission_mode: PermissionMode = field(
         default=PermissionMode.BYPASS, metadata=env("DEFAULT_PERMISSION_MODE", permission_mode)
     )
+    llm_server_url: str | None = field(default=None, metadata=env("LLM_SERVER_URL", web_address))
+    llm_server_key: str | None = field(default=None, metadata=env("LLM_SERVER_KEY", text), repr=False)
+    trust_repositories: bool = field(default=False, metadata=env("TRUST_REPOSITORIES", flag))
 
     permission_timeout_s: float = field(default=600.0, metadata=env("PERMISSION_TIMEOUT", seconds()))
 
     max_concurrent_turns: int = field(default=64, metadata=env("MAX_CONCURRENT_TURNS", integer(1)))
     max_warm_agents: int = field(default=8, metadata=env("MAX_WARM_AGENTS", integer(0)))
+    max_background_agents: int = field(default=8, metadata=env("MAX_BACKGROUND_AGENTS", integer(0)))
+    warm_sessions: bool = field(default=False, metadata=env("WARM_SESSIONS", flag))
+    worktree_setup: tuple[str, ...] = field(default=(), metadata=env("WORKTREE_SETUP", command))
+    worktree_setup_timeout_s: float = field(default=300.0, metadata=env("WORKTREE_SETUP_TIMEOUT", seconds()))
+    turn_snapshots: bool = field(default=True, metadata=env("TURN_SNAPSHOTS", flag))
     agent_idle_timeout_s: float = field(default=300.0, metadata=env("AGENT_IDLE_TIMEOUT", seconds()))
     turn_timeout_s: float = field(default=0.0, metadata=env("TURN_TIMEOUT", seconds()))
     turn_idle_timeout_s: float = field(default=0.0, metadata=env("TURN_IDLE_TIMEOUT", seconds()))
+    agent_patience_s: float = field(default=60.0, metadata=env("AGENT_PATIENCE", seconds()))
     shutdown_grace_s: float = field(default=8.0, metadata=env("SHUTDOWN_GRACE", seconds()))
 
-    terminal_shell: Path | None = field(default=None, metadata=env("TERMINAL_SHELL", path))
+    terminal_shell: tuple[str, ...] = field(default=(), metadata=env("TERMINAL_SHELL", command))
     terminal_linger_s: float = field(default=300.0, metadata=env("TERMINAL_LINGER", seconds()))
     max_terminals: int = field(default=100, metadata=env("MAX_TERMINALS", integer(0)))
     terminal_token_ttl_s: int = field(default=60, metadata=env("TERMINAL_TOKEN_TTL", integer(1, 300)))
@@ -237,18 +315,80 @@ class Config:
         values.setdefault("workspace_base", home)
         values.setdefault("state_dir", data_home / "agentsrv")
         values.setdefault("database_path", values["state_dir"] / "agentsrv.db")
-        return cls(**values, environment=dict(environment))
-
-    def warnings(self) -> list[str]:
-        """What an operator should know, though the server starts: one line each."""
-        found = []
-        if any(len(key) < SAFE_KEY_LENGTH for key in self.api_keys):
-            found.append(f"API_KEY is shorter than {SAFE_KEY_LENGTH} characters and can be guessed")
+        user: User | None = values.get("agent_user")
+        if user is not None and user.uid == os.geteuid():
+            del values["agent_user"]
+        found = cls(**values, environment={**environment, **(user.variables() if user else {})})
+        found.require_fleet()
         return found
 
+    def require_fleet(self) -> None:
+        """Raises StartupError when the server has a name, and not all that a server of a fleet needs."""
+        if self.server_name is None:
+            return
+        if self.redis_url is None:
+            raise StartupError("SERVER_NAME needs REDIS_URL, where the servers of a fleet find each other")
+        if self.server_url is None and (
+            self.port == 0 or self.host in ANYWHERE or self.host.startswith("unix:")
+        ):
+            raise StartupError(
+                "SERVER_NAME needs SERVER_URL: how the other servers of the fleet reach this one"
+            )
 
-def read_settings(cls: type[Config], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that are given, by field name. Raises StartupError, which names all that are wrong."""
+    @property
+    def peer_url(self) -> str:
+        """How the other servers of a fleet reach this one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.server_url or f"http://{host}:{self.port}"
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """A secret for one purpose, made from the API key by HKDF (RFC 5869, SHA-256), which cannot be undone."""
+        extracted = hmac.digest(bytes(32), self.api_keys[0].encode(), "sha256")
+        return hmac.digest(extracted, purpose + b"\x01", "sha256")
+
+    def warnings(self, *, at_start: bool = False) -> list[str]:
+        """What an operator should know, though the server starts: one line each.
+
+        `at_start` leaves out what holds for the default settings: it would be told at every start. The doctor tells it.
+        """
+        found = []
+        if any(len(key) < SAFE_KEY_LENGTH for key in self.api_keys):
+            found.append(
+                f"API_KEY is shorter than {SAFE_KEY_LENGTH} characters and can be guessed; make a longer one with "
+                "`agentsrv token`"
+            )
+        if not self.allowed_hosts and not is_near(self.host):
+            found.append(
+                f"ALLOWED_HOSTS is not set, and HOST={self.host} is not loopback: a web page could reach the server "
+                "under a name of its own; list the names by which it is called"
+            )
+        if self._is_state_in_reach and not (at_start and self._is_state_hidden):
+            found.append(
+                f"STATE_DIR lies in WORKSPACE_BASE_PATH ({self.workspace_base}): agents work next to the server's "
+                "database; move one of them, or set AGENT_USER"
+            )
+        return found
+
+    @property
+    def _is_state_in_reach(self) -> bool:
+        return self.agent_user is None and self.state_dir.is_relative_to(self.workspace_base)
+
+    @property
+    def _is_state_hidden(self) -> bool:
+        """Does it lie in a directory like `~/.local`, in which no session works by accident?"""
+        return any(part.startswith(".") for part in self.state_dir.relative_to(self.workspace_base).parts)
+
+
+def is_near(host: str) -> bool:
+    """Does only this machine reach a server that listens there?"""
+    return host == "localhost" or host.startswith(("127.", "unix:")) or host == "::1"
+
+
+def read_settings(cls: type[Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a dataclass that are given, by field name.
+
+    Raises StartupError, which names all that are wrong.
+    """
     values = {}
     wrong = []
     for setting in fields(cls):

@@ -7,19 +7,19 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from agentsrv.agents.base import AgentInfo
-from agentsrv.app import make_agents
+from agentsrv.agents.contract import AgentInfo
 from agentsrv.config import Config
-from agentsrv.errors import InvalidInput, StartupError
-from agentsrv.model import PermissionMode, TurnOptions
-from agentsrv.store.health import ping_redis
+from agentsrv.errors import StartupError
+from agentsrv.fleet.connect import ping
+from agentsrv.services import make_agents
 from agentsrv.store.migrate import status
+from agentsrv.threads import Threads
+from agentsrv.users import User, acting_as, missing_rights, require_rights
 
 GIT_TIMEOUT_S = 5.0
 
@@ -47,15 +47,16 @@ class Finding:
 def examine(environment: Mapping[str, str], config: Config) -> list[Finding]:
     """Look at everything. The key in `config` may be made up: whether there is a real one is a question."""
     checks: list[Callable[[Config], Iterator[Finding]]] = [
+        agent_user,
         workspace,
         database,
         redis,
         port,
         git,
         agent_programs,
-        codex_sandbox,
+        agent_checks,
     ]
-    return [settings(environment), *(finding for check in checks for finding in check(config))]
+    return [*settings(environment), *(finding for check in checks for finding in check(config))]
 
 
 def table(findings: list[Finding]) -> str:
@@ -69,25 +70,47 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def settings(environment: Mapping[str, str]) -> Finding:
+def settings(environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
-        warnings = Config.from_env(environment).warnings()
+        config = Config.from_env(environment)
+        make_agents(config, Threads(usable_user(config)))
     except StartupError as exc:
-        return Finding("settings", State.WRONG, str(exc))
-    if warnings:
-        return Finding("settings", State.NOTE, "; ".join(warnings), "make a longer one with `agentsrv token`")
-    return Finding("settings", State.OK, "valid, API key set")
+        yield Finding("settings", State.WRONG, str(exc))
+        return
+    yield Finding("settings", State.OK, "valid, API key set")
+    for warning in config.warnings():
+        yield Finding("settings", State.NOTE, warning)
+
+
+def agent_user(config: Config) -> Iterator[Finding]:
+    if (user := config.agent_user) is None:
+        return
+    try:
+        require_rights(user)
+    except StartupError as exc:
+        yield Finding("agent user", State.WRONG, str(exc))
+        return
+    with acting_as(user):
+        found = writable_directory("agent user", Path(config.environment.get("HOME", "/")), "AGENT_USER")
+    detail = f"{user.name}, at home in {found.detail}"
+    yield replace(found, detail=detail if found.state is State.OK else f"{user.name}: {found.detail}")
+
+
+def usable_user(config: Config) -> User | None:
+    """AGENT_USER, when this process may become that user."""
+    return None if missing_rights() else config.agent_user
 
 
 def workspace(config: Config) -> Iterator[Finding]:
-    yield writable_directory("workspace", config.workspace_base, "WORKSPACE_BASE_PATH")
+    with acting_as(usable_user(config)):
+        yield writable_directory("workspace", config.workspace_base, "WORKSPACE_BASE_PATH")
     yield writable_directory("state", config.state_dir, "STATE_DIR")
 
 
 def writable_directory(subject: str, path: Path, variable: str) -> Finding:
     """`path`, or the nearest directory above it that exists: the rest is made at the start."""
-    existing = next((place for place in (path, *path.parents) if place.exists()), path)
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+    existing = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
+    if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         missing = "" if existing == path else " (will be made)"
         return Finding(subject, State.OK, f"{path}{missing}")
     advice = f"make it one, or set {variable} to another"
@@ -114,13 +137,15 @@ def database(config: Config) -> Iterator[Finding]:
 def redis(config: Config) -> Iterator[Finding]:
     if config.redis_url is None:
         yield Finding("redis", State.OK, "not configured, not needed by a single server")
-    elif asyncio.run(ping_redis(config.redis_url)):
+    elif asyncio.run(ping(config.redis_url)):
         yield Finding("redis", State.OK, "answers")
     else:
         yield Finding("redis", State.WRONG, "does not answer", "start it, or unset REDIS_URL")
 
 
 def port(config: Config) -> Iterator[Finding]:
+    if config.host.startswith("unix:"):
+        return  # `serve` makes it, in place of one that nobody listens on
     where = f"{config.host}:{config.port}"
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -151,7 +176,7 @@ def git(config: Config) -> Iterator[Finding]:
 
 def agent_programs(config: Config) -> Iterator[Finding]:
     """One agent is enough, unless the settings name another one that is not there."""
-    agents = asyncio.run(make_agents(config).describe())
+    agents = asyncio.run(make_agents(config, Threads(usable_user(config))).describe())
     for agent in agents:
         if agent.available:
             yield Finding(agent.name, State.OK, f"{agent.version}, {agent.path}")
@@ -162,6 +187,12 @@ def agent_programs(config: Config) -> Iterator[Finding]:
             yield Finding(agent.name, state, agent.problem or "not available")
 
 
+def agents_without_login(config: Config) -> list[AgentInfo]:
+    """Those that are installed, and can do nothing."""
+    agents = asyncio.run(make_agents(config, Threads(usable_user(config))).describe())
+    return [agent for agent in agents if agent.available and not agent.credentials]
+
+
 def login(agent: AgentInfo) -> Finding:
     subject = f"{agent.name} login"
     if agent.credentials:
@@ -169,19 +200,7 @@ def login(agent: AgentInfo) -> Finding:
     return Finding(subject, State.NOTE, "no credentials found", agent.login)
 
 
-def codex_sandbox(config: Config) -> Iterator[Finding]:
-    """Try it in a home that is gone afterwards: nothing is left behind that the server could not write to."""
-    if make_agents(config).get("codex").find() is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="agentsrv-doctor-") as home:
-        environment = {**config.environment, "CODEX_HOME": home}
-        codex = make_agents(replace(config, environment=environment)).get("codex")
-        try:
-            asyncio.run(codex.check(TurnOptions(permission_mode=PermissionMode.ASK)))
-        except InvalidInput as exc:
-            is_default = config.default_permission_mode is not PermissionMode.BYPASS
-            state = State.WRONG if is_default else State.NOTE
-            advice = "see docs/operations.md, User namespaces"
-            yield Finding("codex sandbox", state, exc.problems[0].message, advice)
-        else:
-            yield Finding("codex sandbox", State.OK, "commands can be confined")
+def agent_checks(config: Config) -> Iterator[Finding]:
+    for check in asyncio.run(make_agents(config, Threads(usable_user(config))).diagnose()):
+        trouble = State.WRONG if check.is_needed else State.NOTE
+        yield Finding(check.subject, State.OK if check.is_well else trouble, check.detail, check.advice)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
 import tempfile
 from pathlib import Path
 
@@ -18,7 +20,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def load(path: Path) -> dict[str, str]:
     """The file's variables; none without a file. Raises StartupError naming the line that is wrong."""
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = read(path)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as exc:
@@ -32,6 +34,27 @@ def load(path: Path) -> dict[str, str]:
         except ValueError as exc:
             raise StartupError(f"{path}, line {number}: {exc}") from exc
     return variables
+
+
+def read(path: Path) -> str:
+    """Also of a pipe (`--env-file <(...)`); one that came with a repository would be waited for for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) and not has_writer(file.fileno()):
+            raise StartupError(f"{path} is a pipe, and nobody writes into it")
+        os.set_blocking(file.fileno(), True)
+        return file.read().decode("utf-8-sig")
+
+
+def has_writer(pipe: int) -> bool:
+    """Has anybody written into it, or can still do so?"""
+    state = select.poll()
+    state.register(pipe, select.POLLIN)
+    if any(event & select.POLLIN for _, event in state.poll(0)):
+        return True
+    try:
+        return bool(os.read(pipe, 1))
+    except BlockingIOError:
+        return True
 
 
 def parse_line(line: str) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@
     ├── AuthenticationFailed   no credential, or a wrong one
     ├── Forbidden              an origin, host or path that is not allowed
     ├── NotFound
+    ├── NotAcceptable          it is there, but not in the form that was asked for
     ├── Conflict               busy, exists already, belongs to something else
     ├── Gone                   it existed and was pruned
     ├── PreconditionFailed     it is not any more what the client has seen
@@ -73,6 +74,10 @@ class NotFound(AgentsrvError):
     default_code = "not_found"
 
 
+class NotAcceptable(AgentsrvError):
+    default_code = "not_acceptable"
+
+
 class Conflict(AgentsrvError):
     default_code = "conflict"
 
@@ -115,3 +120,22 @@ class StorageFull(AgentsrvError):
 
 class StartupError(Exception):
     """The server cannot start. The message is one line: what is wrong and what to do."""
+
+
+def unsupported(option: str, message: str) -> InvalidInput:
+    return InvalidInput(
+        f"{option}: {message}", code="unsupported_option", problems=[Problem(option, message)]
+    )
+
+
+def invalid_field(field: str, message: str) -> InvalidInput:
+    """One field of a request is wrong."""
+    return InvalidInput(f"{field}: {message}", problems=[Problem(field, message)])
+
+
+def invalid_fields(problems: Sequence[Problem]) -> InvalidInput:
+    """All that is wrong with a request, up to a hundred fields; the message names the first five."""
+    summary = "; ".join(
+        f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems[:5]
+    )
+    return InvalidInput(summary, problems=problems[:100])

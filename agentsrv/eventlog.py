@@ -19,9 +19,11 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from agentsrv.marks import Marks
 from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, Turn, TurnId
 from agentsrv.store import events
 from agentsrv.store.database import Database
+from agentsrv.threads import Pool
 
 T = TypeVar("T")
 
@@ -37,6 +39,12 @@ ALL_TAILS_BYTES = 16 * 1024 * 1024
 
 CONGESTED_BYTES = 8 * 1024 * 1024
 """So much appended and not yet committed: the agent's output is left in its spool until the disk keeps up."""
+
+GROWTH = 2000
+"""Events."""
+
+HURRY_BYTES = 512 * 1024
+"""With so much the commit does not wait for more."""
 
 End = Callable[[], Seq | None]
 
@@ -57,8 +65,10 @@ class SessionLog:
     def __init__(self, owner: EventLog, session_id: SessionId, last_seq: Seq) -> None:
         self.session_id = session_id
         self.last_seq = last_seq
-        self.on_ready: Callable[[], None] | None = None
-        """Called when `is_ready` turns true again: the one who appends agent output goes on."""
+        self.listeners: set[Callable[[], None]] = set()
+        """Called by the loop when `is_ready` turns true again: those who append agent output go on."""
+        self.lease: Lease | None = None
+        """Under which agent output is appended: that of the newest turn."""
         self.ends_at: Seq | None = None
         """Set once it is closed: what there was then. Followers go no further."""
         self._owner = owner
@@ -67,6 +77,7 @@ class SessionLog:
         self._changed = asyncio.Event()
         self._tail: deque[Chunk] = deque()
         self._tail_bytes = 0
+        self._next_growth = last_seq + GROWTH
         self._unsaved_chunks = 0
         self._unsaved_bytes = 0
 
@@ -78,21 +89,23 @@ class SessionLog:
 
     def append(
         self,
-        lease: Lease,
         turn_id: TurnId | None,
         data: bytes,
         count: int,
         runner_id: RunnerId,
         spool_offset: int,
         on_saved: Callable[[bool], None],
+        fold: str | None = None,
     ) -> None:
         """Append `count` lines of agent output; followers see them at once, the commit comes behind.
 
-        `on_saved` is called after it; with True when the database refused them, the lease being too old.
+        `fold` is stored with them. `on_saved` is called after the commit; with True when the database refused
+        them, the lease being too old.
         """
+        assert self.lease is not None
         first = self.last_seq + 1
         chunk = Chunk(self.session_id, turn_id, Source.AGENT, now_ms(), first, self.last_seq + count, data)
-        append = events.Append(chunk, lease, runner_id, spool_offset)
+        append = events.Append(chunk, self.lease, runner_id, spool_offset, fold)
         self._unsaved_chunks += 1
         self._unsaved_bytes += len(data)
 
@@ -104,7 +117,7 @@ class SessionLog:
             if error is None:
                 on_saved(append.is_stale)
 
-        self._owner.db.queue(events.append_all, append, saved)
+        self._owner.db.queue(events.append_all, append, saved, is_urgent=self._unsaved_bytes > HURRY_BYTES)
         self.publish(chunk)
 
     @asynccontextmanager
@@ -133,6 +146,10 @@ class SessionLog:
         self._owner.tail_bytes += _weight(chunk)
         self._trim()
         self.wake()
+        if chunk.last_seq >= self._next_growth:
+            self._next_growth = chunk.last_seq + GROWTH
+            for listener in self._owner.growth_listeners:
+                asyncio.get_running_loop().call_soon(listener, self.session_id)
 
     def wake(self) -> None:
         """Have every follower look again."""
@@ -177,8 +194,11 @@ class SessionLog:
             self._notify_ready()
 
     def _notify_ready(self) -> None:
-        if self.on_ready is not None and self.is_ready:
-            self.on_ready()
+        # On a stack of their own: who commits or holds the log must not suffer from what they do.
+        if self.listeners and self.is_ready:
+            loop = asyncio.get_running_loop()
+            for listener in self.listeners:
+                loop.call_soon(listener)
 
     def _trim(self, bound: int | None = None) -> None:
         """Forget the oldest chunks that are committed, beyond the bound."""
@@ -197,6 +217,9 @@ class EventLog:
     def __init__(self, db: Database) -> None:
         self.db = db
         self.tail_bytes = 0
+        self.marks = Marks()
+        self.growth_listeners: set[Callable[[SessionId], None]] = set()
+        """Called when a log has grown by GROWTH events."""
         self._sessions: WeakValueDictionary[SessionId, SessionLog] = WeakValueDictionary()
         self._is_closed = False
 
@@ -230,7 +253,8 @@ class EventLog:
         cursor = after
 
         def is_over() -> bool:
-            return any(last is not None and cursor >= last for last in (end(), log.ends_at))
+            last, at = end(), log.ends_at
+            return (last is not None and cursor >= last) or (at is not None and cursor >= at)
 
         while not is_over():
             chunks = log.recent(cursor)
@@ -248,6 +272,7 @@ class EventLog:
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone: end its followers. One that gets its id later begins at seq 1."""
+        self.marks.forget(session_id)
         if (log := self._sessions.pop(session_id, None)) is not None:
             log.close()
 
@@ -258,12 +283,12 @@ class EventLog:
             log.close()
 
 
-async def fold(chunk: Chunk, step: Callable[[Chunk], T]) -> T:
+async def fold(chunk: Chunk, step: Callable[[Chunk], T], threads: Pool) -> T:
     """What `step` makes of a chunk: in a thread when it may take long.
 
     A hostile line of megabytes takes a second. Ordinary ones take less than the way to a thread and back.
     """
-    return await asyncio.to_thread(step, chunk) if len(chunk.data) > LARGE_BYTES else step(chunk)
+    return await threads.run(step, chunk) if len(chunk.data) > LARGE_BYTES else step(chunk)
 
 
 def _weight(chunk: Chunk) -> int:

@@ -1,45 +1,52 @@
-"""Keeps the server's secrets out of `/proc`, where every process of the same user, and root, could read them.
+"""Keeps secrets out of `/proc`, where every process of the same user, and root, could read them.
 
-An agent runs commands as the server's own user. Two doors are closed: the block of environment variables that
-the kernel shows as `/proc/<pid>/environ` is overwritten where it holds secrets, and the process is made
-non-dumpable, so that only root may look into its memory. Python's own copy of the environment is not touched.
+An agent runs commands as the server's own user, and whoever uses the command line may be that user, too. Two doors
+are closed: what the kernel shows as `/proc/<pid>/environ` and `cmdline` is overwritten where it holds secrets, and the
+process is made non-dumpable, so that only root may look into its memory. Python's own copies are not touched.
 """
 
 from __future__ import annotations
 
-import ctypes
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-PR_SET_DUMPABLE = 4
+from agentsrv.linux import clear_memory, forbid_inspection, read_memory
+
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 # Positions in /proc/<pid>/stat (proc(5)), counted from 0 after the program's name in parentheses.
-ENV_START, ENV_END = 47, 48
+ARGUMENTS = 45, 46
+ENVIRONMENT = 47, 48
 
 
-def hide_secrets() -> None:
-    """Call once, as early as the environment has been read. On a kernel without these features: no effect."""
-    scrub_environment_block()
+def hide_secrets(*arguments: str) -> None:
+    """Call once, as early as environment and arguments have been read. On a kernel without these features: no effect.
+
+    `arguments`: those of this process that are secrets.
+    """
+    for start, entry in block(ENVIRONMENT):
+        name, equals, value = entry.partition(b"=")
+        if equals and is_secret(name.decode("ascii", "replace"), value):
+            clear_memory(start + len(name) + 1, len(value))
+    secrets = [os.fsencode(argument) for argument in arguments if argument]
+    for start, entry in block(ARGUMENTS):
+        for secret in secrets:
+            if entry.endswith(secret):  # `--key SECRET` or `--key=SECRET`
+                clear_memory(start + len(entry) - len(secret), len(secret))
     forbid_inspection()
 
 
-def forbid_inspection() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def scrub_environment_block() -> None:
-    """Overwrite the values of variables that are, or look like, secrets."""
+def block(positions: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
+    """Where each text stands that the process was started with, and what it is."""
     try:
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return
-    start, end = int(fields[ENV_START]), int(fields[ENV_END])
-    position = start
-    for entry in ctypes.string_at(start, end - start).split(b"\0"):
-        name, equals, value = entry.partition(b"=")
-        if equals and is_secret(name.decode("ascii", "replace"), value):
-            ctypes.memset(position + len(name) + 1, 0, len(value))
+    position, end = (int(fields[index]) for index in positions)
+    for entry in read_memory(position, end - position).split(b"\0"):
+        yield position, entry
         position += len(entry) + 1
 
 

@@ -18,8 +18,11 @@ Seq = int
 Millis = int
 """Milliseconds since the Unix epoch, UTC."""
 
-SESSION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
+SESSION_ID_PATTERN = r"^(?!filesystem\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
+"""`/sessions/filesystem/...` are routes of earlier clients."""
 MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:/@\[\]-]{0,199}\Z"
+NAME = re.compile(NAME_PATTERN)
 SESSION_ID = re.compile(SESSION_ID_PATTERN)
 MODEL = re.compile(MODEL_PATTERN)
 
@@ -74,12 +77,14 @@ class Answer:
     remember: do not ask for this again in the session.
     message: for the agent, with a denial.
     updated_input: what the tool is to be called with instead; of a question, its answers.
+    permission_mode: of a plan that is allowed, the mode in which it is carried out.
     """
 
     decision: Decision
     remember: bool = False
     message: str | None = None
     updated_input: dict[str, Any] | None = None
+    permission_mode: PermissionMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,10 @@ class Session:
     `internal_session_id` is the agent's own name for the conversation (a UUID for Claude Code).
     `generation` counts the leases ever taken; `active_turn_id` is the turn that holds the lease now.
     `worktree` is the root of the git worktree that was made for it, and `origin_cwd` where it was asked to
-    work before. `allowances` name what the agent may do without asking again.
+    work before. `allowances` name what the agent may do without asking again; `setting_sources` is
+    that of each of its turns (see `TurnOptions`); `preview` is how its first prompt begins; `archived_at` is when
+    its user has put it away; `permission_mode`, `effort` and `mcp_servers` are those of prompts which name none.
+    `tags` and `metadata` are its user's own notes.
     """
 
     id: SessionId
@@ -118,13 +126,33 @@ class Session:
     active_turn_id: TurnId | None = None
     worktree: str | None = None
     origin_cwd: str | None = None
+    preview: str | None = None
+    archived_at: Millis | None = None
     fork: Fork | None = None
     allowances: tuple[str, ...] = ()
+    setting_sources: tuple[str, ...] | None = None
+    permission_mode: PermissionMode | None = None
+    effort: str | None = None
+    mcp_servers: dict[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+DEFAULT_MODEL = "default"
+"""Of a prompt: the agent's own default, and not the session's model."""
+
+SETTING_SOURCES = ("user", "project", "local")
+"""Whose settings may count for an agent: the latter two are the repository's, shared and one's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
-    """What one prompt asks of the agent, in the words that are the same for every agent."""
+    """What one prompt asks of the agent, in the words that are the same for every agent.
+
+    setting_sources: of SETTING_SOURCES; None: all in `bypass`, else the user's.
+    first_mode: the permission mode in which the turn began, when that was changed since.
+    notes: what a protocol's clients are told again of what they have sent; the agent knows nothing of it.
+    """
 
     model: str | None = None
     permission_mode: PermissionMode = PermissionMode.BYPASS
@@ -135,6 +163,9 @@ class TurnOptions:
     mcp_servers: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     partial_messages: bool = False
+    setting_sources: tuple[str, ...] | None = None
+    first_mode: PermissionMode | None = None
+    notes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +178,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a turn ended. `usage` is the agent's own object; `cost_usd` is of this turn alone."""
+    """How a turn ended. `usage` is the agent's own object; `cost_usd` is of this turn alone.
+
+    `result` is what the agent said last, when it has done its work.
+    """
 
     status: TurnStatus
     error: str | None = None
@@ -156,6 +190,15 @@ class Outcome:
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
     structured_output: Any = None
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to a session, as of `generation`. The database refuses an older one."""
+
+    session_id: SessionId
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +221,9 @@ class Turn:
     options: TurnOptions = field(default_factory=TurnOptions)
     outcome: Outcome | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write to a session, as of `generation`. The database refuses an older one."""
-
-    session_id: SessionId
-    generation: int
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.session_id, self.generation)
 
 
 @dataclass(slots=True)
@@ -218,3 +257,52 @@ class Chunk:
         return Chunk(
             self.session_id, self.turn_id, self.source, self.created_at, seq + 1, self.last_seq, data
         )
+
+
+class Scope(StrEnum):
+    """What a key may do. `admin`: everything."""
+
+    READ = "read"
+    PROMPT = "prompt"
+    ANSWER = "answer"
+    FILES = "files"
+    TERMINALS = "terminals"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A named key. `parent`: the hash of the key it was made with. `idle_ms`: it ends so long after its last use."""
+
+    id: str
+    name: str
+    hash: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+    parent: bytes | None
+    created_at: Millis
+    expires_at: Millis | None
+    idle_ms: Millis | None
+    used_at: Millis
+    revoked_at: Millis | None = None
+
+    @property
+    def ends_at(self) -> Millis | None:
+        """When it is good no more, if nobody uses it until then."""
+        ends = [self.expires_at, None if self.idle_ms is None else self.used_at + self.idle_ms]
+        return min((end for end in ends if end is not None), default=None)
+
+    def is_good(self, now: Millis) -> bool:
+        return self.revoked_at is None and (self.ends_at is None or now < self.ends_at)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What somebody has done: `action` is the name of the operation, `status` how it was answered."""
+
+    at: Millis
+    key: str
+    address: str
+    action: str
+    target: str
+    status: int
+    details: dict[str, Any]

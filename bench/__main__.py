@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import files, git, rows, terminal
+from bench import files, fleet, frames, git, history, python_client, rows, strangers, terminal
 from bench.rows import Row
 
 ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -34,6 +34,11 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "i": terminal.stall,
     "l": git.git,
     "n": files.files,
+    "o": python_client.client,
+    "q": history.history,
+    "r": fleet.fleet,
+    "s": frames.frames,
+    "t": strangers.strangers,
 }
 
 

@@ -1,6 +1,6 @@
 """A client that costs next to nothing: raw sockets, HTTP/1.0 (so no chunk framing), frames counted by their newlines.
 
-A frame is `id: N`, `data: ...` and an empty line: three newlines, and JSON has none inside. So counting newlines counts
+A frame is `data: ...`, `id: N` and an empty line: three newlines, and JSON has none inside. So counting newlines counts
 events exactly, wherever reads cut the stream.
 """
 
@@ -39,7 +39,7 @@ class Stream:
     @property
     def events(self) -> int:
         """How many frames came; the one that says when to reconnect does not count."""
-        return (self.newlines - 2) // 3
+        return (self.newlines - 1) // 3
 
     @property
     def last_id(self) -> int:
@@ -65,7 +65,7 @@ class Stream:
         self.newlines += body.count(b"\n")
         self.size += len(body)
         self.tail = (self.tail + body)[-400:] if len(body) < 400 else body[-400:]
-        if not self.first_agent_at and self.newlines > 5:
+        if not self.first_agent_at and self.newlines > 4:
             self.first_agent_at = now
         if self.tail.endswith(b"\n\n") and b'"done": true' in self.tail:
             self.done_at = now

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.agent import compile_agent
 from bench.peers import Shell, peers
-from bench.rows import MIB, Row, serving
+from bench.rows import MIB, Row, cpu_s, serving
 from tests.kit import Server, rss_bytes
 
 CAT_BYTES = 50_000_000
@@ -154,8 +154,3 @@ def stall(directory: Path) -> Iterator[Row]:
         terminal.close()
     yield Row("(i) terminal, client stalled 5 s, RSS growth", growth / MIB, "MiB", None, -1)
     yield Row("(i) terminal, client stalled 5 s, CPU of the server", 100 * cpu / STALL_S, "%", None, -2)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

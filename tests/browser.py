@@ -7,13 +7,16 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse
+
+from tests.kit import wait_until
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
@@ -25,8 +28,12 @@ TIMEOUT_S = 60.0
 LOOK_AGAIN_S = 0.02
 
 
-class Page:
-    """One tab."""
+class NotDoneError(AssertionError):
+    """The browser has refused a command."""
+
+
+class Connection:
+    """To a tab, or to the browser itself."""
 
     def __init__(self, ws: ClientWebSocketResponse) -> None:
         self._ws = ws
@@ -39,8 +46,13 @@ class Page:
         async with asyncio.timeout(TIMEOUT_S):
             while (answer := await self._ws.receive_json()).get("id") != number:
                 pass
-        assert "error" not in answer, answer
+        if "error" in answer:
+            raise NotDoneError(f"{method}: {answer['error']}")
         return answer["result"]
+
+
+class Page(Connection):
+    """One tab."""
 
     async def go(self, url: str) -> None:
         await self.do("Page.navigate", url="about:blank")
@@ -53,8 +65,13 @@ class Page:
         await self.until("!window.isOld", bool)
 
     async def value(self, expression: str) -> Any:
-        """What a JavaScript expression is in the page; None when it fails, as it does while the page loads."""
-        found = await self.do("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What a JavaScript expression is in the page, or comes to; None when it fails, as it does on loading."""
+        try:
+            found = await self.do(
+                "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+            )
+        except NotDoneError:  # Between two pages there is nothing that it could be asked of.
+            return None
         return None if "exceptionDetails" in found else found["result"].get("value")
 
     async def until(self, expression: str, is_so: Callable[[Any], object]) -> Any:
@@ -86,40 +103,92 @@ class Page:
         await self.do("Emulation.setDeviceMetricsOverride", **size)
 
 
+class Context:
+    """Tabs that share what they keep, and nothing with other tabs of the same browser."""
+
+    def __init__(self, client: ClientSession, address: str, browser: Connection, context_id: str) -> None:
+        self._client = client
+        self._address = address
+        self._browser = browser
+        self._id = context_id
+
+    @asynccontextmanager
+    async def tab(self) -> AsyncIterator[Page]:
+        """One more tab; it counts as looked at."""
+        tab = await self.do("Target.createTarget", url="about:blank")
+        address = self._address.partition("/devtools/")[0] + f"/devtools/page/{tab['targetId']}"
+        async with self._client.ws_connect(address, max_msg_size=0) as ws:
+            yield await _looked_at(Page(ws))
+
+    async def do(self, method: str, **params: Any) -> Any:
+        """A command to the browser about these tabs."""
+        return await self._browser.do(method, browserContextId=self._id, **params)
+
+
 @asynccontextmanager
-async def browse(client: ClientSession, directory: Path) -> AsyncIterator[Page]:
-    """A browser with a profile of its own in `directory`, gone afterwards."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.fail("there is no Chromium; `python3 dev.py tools` installs it")
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *OPTIONS,
-        f"--user-data-dir={directory}",
-        "about:blank",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+async def new_context(client: ClientSession, address: str) -> AsyncIterator[Context]:
+    """In the browser at `address`; gone afterwards, with its tabs and all that they have kept."""
+    async with client.ws_connect(address, max_msg_size=0) as ws:
+        browser = Connection(ws)
+        made = await browser.do("Target.createBrowserContext", disposeOnDetach=True)
+        yield Context(client, address, browser, made["browserContextId"])
+
+
+@contextmanager
+def running_browser(directory: Path) -> Iterator[str]:
+    """A browser with its profile in `directory`, gone afterwards; its address."""
+    process = subprocess.Popen(
+        [*browser(directory), "about:blank"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        async with client.ws_connect(await _find_page(client, directory), max_msg_size=0) as ws:
-            yield Page(ws)
+        wait_until(lambda: all(_where(directory)), what="Chromium's port")
+        port, path = _where(directory)
+        yield f"ws://127.0.0.1:{port}{path}"
     finally:
         process.terminate()
-        await process.wait()
+        process.wait()
+
+
+def browser(directory: Path) -> list[str]:
+    """The command of a browser with its profile in `directory`."""
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.fail("there is no Chromium; `python3 dev.py tools` installs it")
+    return [program, *OPTIONS, f"--user-data-dir={directory}"]
+
+
+@asynccontextmanager
+async def first_page(client: ClientSession, directory: Path) -> AsyncIterator[Page]:
+    """Of the browser whose profile is in `directory`, and which somebody else has started."""
+    address = await _find_page(client, directory)
+    async with client.ws_connect(address, max_msg_size=0) as ws:
+        yield await _looked_at(Page(ws))
+
+
+async def _looked_at(page: Page) -> Page:
+    await page.do("Emulation.setFocusEmulationEnabled", enabled=True)
+    return page
 
 
 async def _find_page(client: ClientSession, directory: Path) -> str:
-    """The address of the first tab, once the browser has written down which port it took, and has a tab."""
-    file = directory / "DevToolsActivePort"
+    """The address of the first tab, once the browser has one."""
     async with asyncio.timeout(TIMEOUT_S):
-        while not (file.exists() and "\n" in file.read_text()):  # noqa: ASYNC110 - another process writes it
+        while not (port := _where(directory)[0]):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(LOOK_AGAIN_S)
-        port = file.read_text().split("\n")[0]
         while True:
             async with client.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 pages = json.loads(await answer.text())
             if tabs := [page for page in pages if page["type"] == "page"]:
                 return str(tabs[0]["webSocketDebuggerUrl"])
             await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def _where(directory: Path) -> tuple[str, str]:
+    """The port of the browser whose profile is in `directory`, and its path there; empty until it has written them."""
+    file = directory / "DevToolsActivePort"
+    port, _, path = file.read_text().partition("\n") if file.exists() else ("", "", "")
+    return (port, path.strip()) if path else ("", "")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 from hypothesis import HealthCheck, settings
 
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
 from bench.agent import compile_agent
+from tests.browser import Context, Page, new_context, running_browser
+from tests.door import ServerBehindDoor
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
 from tests.fakes.scripted import serve_in_thread
@@ -29,6 +33,61 @@ settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("steady")
+
+
+MAY_STAND_BEHIND = {"server_type", "serving"}
+"""Fixtures of tests whose server may stand behind a door."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--door", action="store_true", help="ask every server through another one of its fleet")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is marked `door` runs twice: the second time through a door."""
+    is_marked = metafunc.definition.get_closest_marker("door") is not None
+    if is_marked and not metafunc.config.option.door:
+        door = pytest.param(ServerBehindDoor, id="door", marks=pytest.mark.tools)
+        metafunc.parametrize("server_type", [pytest.param(Server, id="home"), door], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --door: only what has a server that may stand behind one."""
+    if not config.option.door:
+        return
+    both: tuple[list[pytest.Item], list[pytest.Item]] = [], []
+    for item in items:
+        both[bool(MAY_STAND_BEHIND.intersection(getattr(item, "fixturenames", ())))].append(item)
+    others, items[:] = both
+    config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(scope="session")
+def server_type(request: pytest.FixtureRequest) -> type[Server]:
+    """What kind of server the tests are for."""
+    usual = ServerBehindDoor if request.config.option.door else Server
+    kind: type[Server] = getattr(request, "param", usual)
+    return kind
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a browser that all tests of this process share: starting one costs more than most of them."""
+    with running_browser(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def context(chromium: str) -> AsyncIterator[Context]:
+    """Tabs of one test."""
+    async with ClientSession() as client, new_context(client, chromium) as context:
+        yield context
+
+
+@pytest.fixture
+async def page(context: Context) -> AsyncIterator[Page]:
+    async with context.tab() as page:
+        yield page
 
 
 @pytest.fixture
@@ -56,12 +115,16 @@ def bench_agent() -> Path:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, fake_agent: Path) -> Iterator[ServerMaker]:
+def make_server(
+    tmp_path: Path, fake_agent: Path, server_type: type[Server], request: pytest.FixtureRequest
+) -> Iterator[ServerMaker]:
     """Start servers: `make_server(CLAUDE_PATH=..., NAME=value)`. All that they started is gone afterwards."""
     servers: list[Server] = []
+    command = (sys.executable,) if request.node.get_closest_marker("program") else None
 
     def make(**settings: str) -> Server:
-        server = Server(tmp_path / f"server{len(servers)}", fake_agent, settings)
+        directory = tmp_path / f"server{len(servers)}"
+        server = server_type(directory, fake_agent, settings, command=command)
         server.directory.mkdir()
         servers.append(server)
         return server.start()

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from agentsrv.threads import Threads
+from tests.forked import Forked
+
 KEY = f"end-to-end-key-{os.getpid():010}"
 """Of this run alone: tests look for it in all processes, and another run may be on the same machine."""
 TIMEOUT_S = 60.0
@@ -52,8 +55,8 @@ class Answer:
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self._connection = connection
-        OPEN.add(self)
         self._response = connection.getresponse()
+        OPEN.add(self)
         self._buffer = b""
         self._next = 0
         self._deadline = time.monotonic() + STREAM_TIMEOUT_S
@@ -149,18 +152,21 @@ class Answer:
     def _feed(self, data: bytes) -> None:
         *frames, self._buffer = (self._buffer + data).split(b"\n\n")
         for frame in frames:
-            if frame.startswith(b"id: "):
-                event_id, event_data = frame.removeprefix(b"id: ").split(b"\ndata: ")
-                self.events.append(Event(int(event_id), event_data))
-            elif frame.startswith(b"data: "):
-                # Of several frames of one event the last one alone has an id.
-                last_id = self.events[-1].id if self.events else 0
-                self.events.append(Event(last_id, frame.removeprefix(b"data: ")))
-            elif frame.startswith(b"retry: "):
-                self.retry_ms = int(frame.removeprefix(b"retry: "))
+            self._take(frame.split(b"\n"))
+
+    def _take(self, lines: list[bytes]) -> None:
+        """One frame: perhaps when to come back, and comments; then data, and nearly always an id."""
+        while lines[0].startswith((b"retry: ", b":")):
+            line = lines.pop(0)
+            if line.startswith(b":"):
+                self.comments.append(line)
             else:
-                assert frame.startswith(b":"), frame
-                self.comments.append(frame)
+                self.retry_ms = int(line.removeprefix(b"retry: "))
+        # Of several frames of one event the last one alone has an id.
+        last_id = self.events[-1].id if self.events else 0
+        data, event_id = lines if len(lines) == 2 else (lines[0], b"id: %d" % last_id)
+        assert data.startswith(b"data: "), lines
+        self.events.append(Event(int(event_id.removeprefix(b"id: ")), data.removeprefix(b"data: ")))
 
 
 OPEN: set[Answer] = set()
@@ -178,7 +184,10 @@ class Server:
     claude: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
+    command: tuple[str, ...] | None = None
+    """The interpreter, and what runs it; None: it is forked from a process that has imported the server."""
+    address: str = "127.0.0.1"
 
     @property
     def home(self) -> Path:
@@ -201,7 +210,7 @@ class Server:
             "PATH": os.environ["PATH"],  # noqa: TID251
             "PYTHONPATH": str(ROOT),
             "HOME": str(self.home),
-            "HOST": "127.0.0.1",
+            "HOST": self.address,
             "PORT": str(self.port),
             "API_KEY": KEY,
             "STATE_DIR": str(self.directory / "state"),
@@ -214,21 +223,28 @@ class Server:
     def start(self) -> Self:
         """Returns when it answers requests."""
         self.home.mkdir(parents=True, exist_ok=True)
+        self.process = self._forked() if self.command is None else self._begun(self.command)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        ready = re.fullmatch(r"agentsrv listening on (?:http://127\.0\.0\.\d:(\d+)|unix:/.*)\n", line)
+        assert ready, f"not ready: {line!r}\n{self.log[-2000:]}"
+        self.port = int(ready[1] or 0)
+        return self
+
+    def _forked(self) -> Forked:
+        log = self.directory / "log"
+        return Forked(("serve",), variables=self.environment(), cwd=self.directory, stderr=log)
+
+    def _begun(self, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "agentsrv", "serve"],
+            return subprocess.Popen(
+                [*command, "-m", "agentsrv", "serve"],
                 cwd=self.directory,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
-        ready = re.fullmatch(r"agentsrv listening on http://127\.0\.0\.1:(\d+)\n", line)
-        assert ready, f"not ready: {line!r}\n{self.log[-2000:]}"
-        self.port = int(ready[1])
-        return self
 
     @property
     def pid(self) -> int:
@@ -277,11 +293,16 @@ class Server:
         home = f"HOME={self.home}".encode()
         return [pid for pid in self.processes() if pid != self.pid and home in environ_of(pid)]
 
+    def zombies(self) -> int:
+        """Dead processes that nobody has waited for, among the children of this server's."""
+        mine = set(self.processes())
+        return sum(stat_of(pid)[0] == "Z" and parent_of(pid) in mine for pid in all_pids())
+
     # -- requests
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPConnection:
         """Send a request; `Answer(connection)` reads what comes back."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT_S)
         all_headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, None if body is None else json.dumps(body), all_headers)
@@ -415,3 +436,7 @@ def write_fake_agent(path: Path, *flags: str) -> Path:
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {FAKE_AGENT}{arguments} "$@"\n')
     path.chmod(0o755)
     return path
+
+
+THREADS = Threads()
+"""For what is tested without a server. Threads end with the process, and are started when they are needed."""

@@ -11,16 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 import agentsrv
-from agentsrv.agents.base import AgentInfo
-from agentsrv.doctor import login
+from agentsrv.agents.contract import AgentInfo
+from agentsrv.doctor import State, login, settings
 from agentsrv.logs import JsonLine, TextLine
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,17 @@ def serving(home: Path, *words: str, **variables: str) -> Iterator[tuple[subproc
             yield process, line.split()[-1]
         finally:
             process.kill()
+
+
+def read_to(stdout: IO[str] | None, text: str) -> str:
+    """What is printed, up to the line that has `text`."""
+    assert stdout is not None
+    shown = ""
+    while text not in shown:
+        line = stdout.readline()
+        assert line, shown
+        shown += line
+    return shown
 
 
 def get(url: str, key: str = "") -> int:
@@ -122,10 +135,45 @@ def test_a_port_in_use_is_one_line(home: Path) -> None:
 def test_a_state_directory_serves_one_server(home: Path) -> None:
     """The second server with the same data refuses to start."""
     with serving(home, API_KEY=KEY):
-        finished = command(home, "serve", API_KEY=KEY)
+        finished = command(home, "serve", API_KEY=KEY, SHUTDOWN_GRACE="0.1")
 
     assert finished.returncode == 78
     assert "another server uses" in finished.stderr.splitlines()[-1]
+
+
+def test_the_next_server_waits_for_the_one_that_leaves(home: Path) -> None:
+    """A quick restart, or a host that reloads: the old server still ends when the new one starts."""
+    with serving(home, API_KEY=KEY) as (old, _):
+        ended = threading.Timer(0.5, old.terminate)
+        ended.start()
+        with serving(home, API_KEY=KEY, SHUTDOWN_GRACE="60") as (_, url):
+            assert 0 == old.wait(60)
+            assert 200 == get(f"{url}/health")
+
+
+@pytest.mark.parametrize("name", ["", "runners", "terminals", "uploads"])
+def test_a_link_in_place_of_an_own_directory_is_one_line_and_nothing_is_lost(home: Path, name: str) -> None:
+    """What it leads to keeps all that looks like ours, and the message says what to do."""
+    precious = home / "precious" / ("0" * 32)
+    precious.mkdir(parents=True)
+    (precious / "out").write_text("precious")
+    state = home / "state"
+    if name:
+        state.mkdir()
+    (state / name if name else state).symlink_to(home / "precious")
+    finished = command(home, "serve", API_KEY=KEY, STATE_DIR=str(state), PORT="0")
+
+    assert (78, True) == (finished.returncode, (precious / "out").exists())
+    assert "is a link" in finished.stderr.splitlines()[-1]
+
+
+def test_a_pipe_in_place_of_an_own_directory_does_not_stop_the_start(home: Path) -> None:
+    """It is moved aside, and the server starts."""
+    (home / "state").mkdir()
+    for name in ("uploads", "runners"):
+        os.mkfifo(home / "state" / name)
+    with serving(home, API_KEY=KEY, STATE_DIR=str(home / "state")):
+        assert (home / "state" / "uploads").is_dir()
 
 
 def test_an_unusable_directory_is_one_line(home: Path) -> None:
@@ -143,23 +191,41 @@ def test_serve_init_makes_a_key_that_works(home: Path) -> None:
     """The first start makes a key, keeps it for its owner alone, and prints it with a command to try."""
     with serving(home, "--init") as (process, url):
         assert process.stdout
-        shown = [process.stdout.readline() for _ in range(8)]
-        key = shown[3].strip()
+        shown = read_to(process.stdout, "/docs")
+        key = shown.splitlines()[3].strip()
         status = get(f"{url}/sessions", key)
 
     assert status == 200
-    assert f'curl -N {url}/generate/v2 -H "Authorization: Bearer {key}"' in "".join(shown)
+    assert '  agentsrv run "' in shown
+    assert f'curl -N {url}/generate/v2 -H "Authorization: Bearer {key}"' in shown
     assert (home / ".env").read_text() == f"API_KEY={key}\n"
     assert (home / ".env").stat().st_mode & 0o777 == 0o600
 
 
+def test_serve_init_tells_which_agent_has_no_credentials(home: Path, fake_agent: Path) -> None:
+    """And what to do about it. One that has some is not spoken of."""
+    told = {}
+    for key in ("", "a-key-of-the-model"):
+        with serving(home, "--init", CLAUDE_PATH=str(fake_agent), ANTHROPIC_API_KEY=key) as (process, _):
+            told[key] = "claude-code has no credentials: set ANTHROPIC_API_KEY" in read_to(
+                process.stdout, "/docs"
+            )
+
+    assert told == {"": True, "a-key-of-the-model": False}
+
+
 def test_serve_init_keeps_the_key_that_is_there(home: Path) -> None:
-    """Starting again changes nothing, also when the environment has an empty API_KEY."""
+    """Starting again changes nothing, also when the environment has an empty API_KEY, and says where the key is."""
     (home / ".env").write_text(f"API_KEY={KEY}\n")
 
-    with serving(home, "--init", API_KEY="") as (_, url):
+    with serving(home, "--init", API_KEY="") as (process, url):
+        shown = read_to(process.stdout, "/docs")
         assert get(f"{url}/sessions", KEY) == 200
 
+    assert KEY not in shown
+    assert (
+        f"""curl -N {url}/generate/v2 -H "Authorization: Bearer $(sed -n 's/^API_KEY=//p' .env)" """ in shown
+    )
     assert (home / ".env").read_text() == f"API_KEY={KEY}\n"
 
 
@@ -187,12 +253,13 @@ def end_of(script: str, *, grace_s: float) -> int:
     """The exit code of a process that runs `script` after a first signal."""
     code = f"""
 import asyncio, os, signal, threading
-from agentsrv.serve import stop_on_signal
+from agentsrv.serve import end_within, stop_on_signal
 
 async def main():
-    stop = stop_on_signal({grace_s})
+    stop = stop_on_signal()
     os.kill(os.getpid(), signal.SIGTERM)
     await stop.wait()
+    end_within({grace_s}, stop)
     {script}
 
 asyncio.run(main())
@@ -327,6 +394,17 @@ def test_doctor_tries_whether_codex_can_confine_its_commands(home: Path, mode: s
     assert not (home / ".local").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_doctor_looks_at_the_agents_user(home: Path) -> None:
+    """May the server become that user, and may that user write where it has to?"""
+    finished = command(home, "doctor", API_KEY=KEY, AGENT_USER="54321:54321", WORKSPACE_BASE_PATH=str(home))
+
+    assert 1 == finished.returncode
+    assert "WRONG  agent user" in finished.stdout
+    assert "WRONG  workspace" in finished.stdout
+    assert "ok     state" in finished.stdout
+
+
 def test_doctor_is_content_with_a_good_machine(home: Path) -> None:
     """Exit code 0, and credentials by their names only."""
     claude = home / "claude"
@@ -339,6 +417,21 @@ def test_doctor_is_content_with_a_good_machine(home: Path) -> None:
     assert f"2.1.330, {claude}" in " ".join(finished.stdout.split())
     assert "ANTHROPIC_API_KEY" in finished.stdout
     assert "sk-ant-1" not in finished.stdout
+
+
+def test_doctor_advises_on_each_warning(home: Path) -> None:
+    """What is unwise and works is a note of its own, which says what to do about it."""
+    found = list(settings({"API_KEY": "short-one", "HOST": "0.0.0.0", "HOME": str(home)}))
+    told = [finding.detail for finding in found if finding.state is State.NOTE]
+
+    assert not any(finding.is_wrong for finding in found)
+    for word, advice in (
+        ("API_KEY", "agentsrv token"),
+        ("ALLOWED_HOSTS", "list the names"),
+        ("STATE_DIR", "move one"),
+    ):
+        [warning] = [each for each in told if each.startswith(word)]
+        assert advice in warning
 
 
 def test_doctor_knows_no_agent_by_its_name() -> None:
@@ -379,3 +472,27 @@ def test_a_text_log_line_cannot_be_forged() -> None:
     line = TextLine().format(record("GET /\n\x1b[31m", peer="\r::1", status=200))
 
     assert line == r"1970-01-01T00:00:00.000Z info agentsrv.access GET /\n\x1b[31m peer=\r::1"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "words"),
+    [("claude", "CLAUDE_PATH", "auth login"), ("codex", "CODEX_PATH", "login")],
+)
+def test_a_bundled_agent_logs_in_by_its_own_program(
+    home: Path, tmp_path: Path, name: str, variable: str, words: str
+) -> None:
+    """On this terminal, with the directories that it will have as an agent; its failure is told."""
+    program = tmp_path / name
+    program.write_text(
+        '#!/bin/sh\necho "$@" "$HOME" "$CODEX_HOME" > "$HOME/seen"; test -z "$CODEX_HOME" -o -d "$CODEX_HOME"\n'
+    )
+    program.chmod(0o755)
+    finished = command(home, "agents", "login", name, **{variable: str(program)})
+    program.write_text("#!/bin/sh\nexit 3\n")
+    failed = command(home, "agents", "login", name, **{variable: str(program)})
+
+    seen = (home / "seen").read_text()
+    assert (finished.returncode, finished.stdout) == (0, "Logged in.\n")
+    assert seen.startswith(f"{words} {home}")
+    assert ("/codex" in seen) == (name == "codex")
+    assert (failed.returncode, failed.stderr) == (78, f"agentsrv: {name} {words} ended with exit code 3\n")

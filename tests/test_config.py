@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,29 @@ def test_no_start_without_a_real_key(key: str) -> None:
 def test_a_short_key_is_only_warned_about() -> None:
     """An existing deployment with a short key still starts."""
     assert "shorter than 16" in read(API_KEY="short").warnings()[0]
-    assert read().warnings() == []
+    assert read(WORKSPACE_BASE_PATH="/work").warnings() == []
+
+
+def test_who_can_reach_the_server_by_a_name_is_warned_about() -> None:
+    """Off loopback, ALLOWED_HOSTS closes DNS rebinding."""
+    settings = {"WORKSPACE_BASE_PATH": "/work", "HOST": "0.0.0.0"}
+
+    assert "ALLOWED_HOSTS" in read(**settings).warnings()[0]
+    assert read(**settings, ALLOWED_HOSTS="agents.example.com").warnings() == []
+
+
+def test_state_in_reach_of_sessions_is_warned_about() -> None:
+    """Agents would work next to the server's database."""
+    settings = {"WORKSPACE_BASE_PATH": "/srv/agents", "STATE_DIR": "/srv/agents/state"}
+
+    assert "STATE_DIR lies in WORKSPACE_BASE_PATH" in read(**settings).warnings()[0]
+    assert "STATE_DIR lies in WORKSPACE_BASE_PATH" in read(**settings).warnings(at_start=True)[0]
+
+
+def test_the_default_place_of_the_state_is_no_news_at_each_start() -> None:
+    """It is a hidden directory, which the doctor speaks of."""
+    assert len(read().warnings()) == 1
+    assert read().warnings(at_start=True) == []
 
 
 @pytest.mark.parametrize(
@@ -80,9 +103,7 @@ def test_a_short_key_is_only_warned_about() -> None:
         ("PORT", "65536"),
         ("PORT", "3000.0"),
         ("PORT", "-1"),
-        ("NODE_ENV", "staging"),
         ("LOG_FORMAT", "xml"),
-        ("USE_CLAUDE_CREDENTIALS", "maybe"),
         ("TURN_TIMEOUT", "nan"),
         ("TURN_TIMEOUT", "-1"),
         ("SHUTDOWN_GRACE", "soon"),
@@ -164,6 +185,19 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
         dotenv.load(file)
 
     assert line not in str(caught.value)
+
+
+def test_an_env_file_may_be_a_pipe_that_somebody_writes_into(tmp_path: Path) -> None:
+    """`--env-file <(...)` works; one that lies in a directory and that nobody writes into is not waited for."""
+    os.mkfifo(pipe := tmp_path / ".env")
+    with pytest.raises(StartupError, match="nobody writes into it"):
+        dotenv.load(pipe)
+
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb"), open(write_end, "wb") as writer:
+        writer.write(b"PORT=2\n")
+        writer.close()
+        assert dotenv.load(Path(f"/dev/fd/{read_end}")) == {"PORT": "2"}
 
 
 def test_no_env_file_is_fine(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from agentsrv import dotenv
-from agentsrv.api.routes import ROUTES
-from agentsrv.config import Config
+from agentsrv.api.routes import OPERATIONS
+from agentsrv.config import Config, read_settings
+from agentsrv.services import AGENT_KINDS
 
 ROOT = Path(__file__).parents[1]
 HTTP_API = (ROOT / "docs/http-api.md").read_text()
@@ -26,7 +27,8 @@ DOCUMENTS = [
     *(ROOT / "docs").rglob("*.md"),
 ]
 
-SETTINGS = {field.metadata["name"] for field in fields(Config) if field.metadata}
+GROUPS = (Config, *(kind.settings for kind in AGENT_KINDS))
+SETTINGS = {field.metadata["name"] for group in GROUPS for field in fields(group) if field.metadata}
 CREDENTIALS = {"ANTHROPIC_API_KEY", "OPENAI_API_KEY"}
 """Variables that env.example shows and that agents read, not the server."""
 
@@ -51,7 +53,10 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
     file.write_text(re.sub(r"^#([A-Z_]+=)", r"\1", EXAMPLE, flags=re.MULTILINE))
     needed = {"API_KEY": "a-key-that-is-long-enough", "HOME": str(Path("~").expanduser())}
 
-    assert Config.from_env(needed) == Config.from_env(dotenv.load(file) | needed)
+    shown = dotenv.load(file) | needed
+    assert Config.from_env(needed) == Config.from_env(shown)
+    for kind in AGENT_KINDS:
+        assert kind.settings() == kind.settings(**read_settings(kind.settings, shown))
 
 
 def test_configuration_shows_the_defaults_of_the_example() -> None:
@@ -66,14 +71,14 @@ def test_every_route_is_documented() -> None:
     """docs/http-api.md has each route, and none that does not exist."""
     documented = set(re.findall(r"^`(GET|POST|PUT|DELETE) ([^ `]+)`", HTTP_API, re.MULTILINE))
     documented |= set(re.findall(r"\. `(GET) (/docs)` →", HTTP_API))
-    routes = {(route.method, re.sub(r"{(\w+)[^}]*}", r"{\1}", route.path)) for route in ROUTES}
+    routes = {(route.method, re.sub(r"{(\w+)[^}]*}", r"{\1}", route.path)) for route in OPERATIONS}
 
     assert sorted(routes) == sorted(documented)
 
 
 def test_every_field_of_a_body_is_documented() -> None:
     """The fields of bodies and queries all stand in docs/http-api.md."""
-    kinds = [kind for route in ROUTES for kind in (route.body, route.query) if isinstance(kind, type)]
+    kinds = [kind for route in OPERATIONS for kind in (route.body, route.query) if isinstance(kind, type)]
     names = {name for kind in kinds for name in kind.__struct_encode_fields__}
 
     assert sorted(name for name in names if not re.search(rf'[`"]{name}[`"]', HTTP_API)) == []
@@ -129,3 +134,13 @@ def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text())
 
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    """Its file's, its title's, and no other's."""
+    files = sorted((ROOT / "docs/decisions").glob("*.md"))
+
+    assert [file.name[:4] for file in files] == [f"{number:04}" for number in range(1, len(files) + 1)]
+    assert [file.read_text().splitlines()[0][:8] for file in files] == [
+        f"# {file.name[:4]}. " for file in files
+    ]

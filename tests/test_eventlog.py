@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from agentsrv.eventlog import ALL_TAILS_BYTES, TAIL_BYTES, EventLog, SessionLog
+from agentsrv.eventlog import ALL_TAILS_BYTES, CONGESTED_BYTES, TAIL_BYTES, EventLog, SessionLog
 from agentsrv.model import Chunk, Lease, RunnerId, Seq, Session, SessionId, Source, Turn, TurnId, TurnStatus
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
@@ -31,7 +31,8 @@ async def log(db: Database) -> EventLog:
 def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], None] = lambda _: None) -> None:
     """Append lines of an agent."""
     data = b"".join(line + b"\n" for line in lines)
-    log.append(LEASE, TurnId("t"), data, len(lines), RunnerId("r"), 0, on_saved)
+    log.lease = LEASE
+    log.append(TurnId("t"), data, len(lines), RunnerId("r"), 0, on_saved)
 
 
 async def append_and_save(log: SessionLog, *lines: bytes) -> bool:
@@ -67,8 +68,8 @@ async def test_follower_gets_every_event_once_whatever_its_age(log: EventLog) ->
     for first in range(0, 3000, 10):
         append(session_log, *lines[first : first + 10])
     following = asyncio.gather(*(collect(log, after, 4000) for after in (0, 7, 1500, 2999, 3000)))
-    for first in range(3000, 4000, 10):
-        await append_and_save(session_log, *lines[first : first + 10])
+    for first in range(3000, 4000, 500):
+        await append_and_save(session_log, *lines[first : first + 500])
 
     for after, found in zip((0, 7, 1500, 2999, 3000), await following, strict=True):
         assert found == list(enumerate(lines, 1))[after:]
@@ -77,8 +78,7 @@ async def test_follower_gets_every_event_once_whatever_its_age(log: EventLog) ->
 async def test_old_events_leave_the_memory_and_not_the_disk(log: EventLog) -> None:
     """A long session costs a bounded tail of memory."""
     session_log = await log.session(ANN)
-    for _ in range(60):
-        await append_and_save(session_log, b"x" * 60_000)
+    await asyncio.gather(*(append_and_save(session_log, b"x" * 60_000) for _ in range(60)))
 
     assert log.tail_bytes <= TAIL_BYTES < ALL_TAILS_BYTES
     assert session_log.recent(0) is None
@@ -102,10 +102,11 @@ async def test_agent_output_waits_while_the_server_adds_an_event(log: EventLog) 
     """During a hold the log is not ready; after it whoever appends is told to go on."""
     session_log = await log.session(ANN)
     resumed: list[bool] = []
-    session_log.on_ready = lambda: resumed.append(session_log.is_ready)
+    session_log.listeners.add(lambda: resumed.append(session_log.is_ready))
     async with session_log.hold() as seq:
         assert (seq, session_log.is_ready) == (1, False)
         session_log.publish(Chunk(ANN, None, Source.SERVER, 0, seq, seq, b"{}\n"))
+    await asyncio.sleep(0)
 
     assert resumed == [True]
     assert session_log.last_seq == 1
@@ -142,3 +143,26 @@ async def test_stored_seqs_are_the_ones_that_were_shown(log: EventLog) -> None:
     stored = await events.page(log.db, ANN, 0, 1000)
 
     assert [(chunk.first_seq, chunk.lines()) for chunk in stored] == [(1, [b"a", b"b", b"c"]), (4, [b"d"])]
+
+
+async def test_listener_runs_on_nobodys_stack(log: EventLog) -> None:
+    """Who goes on when the log is ready again, and fails at it, stops neither the writer nor who held the log."""
+    session_log = await log.session(ANN)
+    running: list[str] = []
+
+    def fail() -> None:
+        task = asyncio.current_task()
+        running.append(task.get_name() if task else "nobody")
+        raise ValueError("broken")
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    session_log.listeners.add(fail)
+    async with session_log.hold():
+        pass
+    append(session_log, b"x" * (CONGESTED_BYTES + 1))
+    assert not session_log.is_ready
+    await append_and_save(session_log, b"2")
+    await asyncio.sleep(0)
+
+    assert running == ["nobody", "nobody"]
+    assert not await append_and_save(session_log, b"3")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import grimp
 import pytest
 
 import agentsrv
@@ -33,9 +36,11 @@ def test_the_wheel_is_complete(wheel: zipfile.ZipFile) -> None:
     shipped = set(wheel.namelist())
     migrations = {f"agentsrv/_migrations/{path.name}" for path in (ROOT / "migrations").glob("*.sql")}
     modules = {str(path.relative_to(ROOT)) for path in SOURCES}
+    console = {f"agentsrv/console/{path.name}" for path in (ROOT / "agentsrv" / "console").iterdir()}
 
     assert migrations
-    assert migrations | modules | {"agentsrv/py.typed"} <= shipped
+    assert console
+    assert migrations | modules | console | {"agentsrv/py.typed"} <= shipped
 
 
 def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -98,9 +103,24 @@ def pinned(lock: str) -> dict[str, str]:
 
 def test_the_runner_needs_nothing_but_python() -> None:
     """The zygote starts in milliseconds and never breaks with a dependency."""
-    tree = ast.parse((ROOT / "agentsrv/runner/child.py").read_text())
+    child = ROOT / "agentsrv/runner/child"
+    loaded = "import sys; sys.argv[0] = __file__; print(*sys.modules)"
+    program = (child / "__main__.py").read_text().replace("main()", loaded)
+    argv = [sys.executable, "-I", "-S", "-c", f"__file__ = {str(child / '__main__.py')!r}\n{program}"]
+    modules = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    ours = {name for name in modules if name.startswith("agentsrv")}
 
-    assert imported(tree) - sys.stdlib_module_names == set()
+    assert {name.split(".")[0] for name in modules} - sys.stdlib_module_names == {"agentsrv", "__main__"}
+    assert ours - {name for name in ours if name.startswith("agentsrv.runner.child")} == {
+        "agentsrv", "agentsrv.linux", "agentsrv.runner",
+    }  # fmt: skip
+
+
+def test_a_protocol_is_a_view_and_no_server_of_its_own() -> None:
+    """What speaks it fits into small files. That these know services and projections alone `lint-imports` sees."""
+    lengths = {path.name: path.read_text().count("\n") for path in (ROOT / "agentsrv/faces").glob("*.py")}
+
+    assert {name: length for name, length in lengths.items() if length >= 400} == {}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -111,6 +131,47 @@ def test_modules_have_no_state(path: Path) -> None:
     containers = [node.lineno for node in tree.body if is_empty_container(node)]
 
     assert globals_ + containers == []
+
+
+def test_functions_are_small() -> None:
+    """Who reads a function sees it whole: half of them have at most 8 lines, nine of ten at most 20."""
+    lengths = sorted(length(function) for path in SOURCES for function in functions(path))
+
+    assert statistics.median(lengths) <= 8
+    assert lengths[len(lengths) * 9 // 10] <= 20
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_have_one_subject(path: Path) -> None:
+    """No file is so long that it must have two subjects, no object needs more than eight others."""
+    wide = [f.lineno for f in functions(path) if f.name == "__init__" and parameters(f) > 8]
+
+    assert path.read_text().count("\n") <= 500
+    assert wide == []
+
+
+def test_modules_import_in_no_circle() -> None:
+    """Each can be read after those that it builds on; this goes for types, too."""
+    graph = grimp.build_graph("agentsrv", exclude_type_checking_imports=False)
+    # The root imports nothing when it is imported: it hands out names when they are asked for.
+    modules = graph.modules - {"agentsrv"}
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in modules}
+
+    graphlib.TopologicalSorter(imports).prepare()
+
+
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.walk(ast.parse(path.read_text()))
+    return [node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without `self`."""
+    return len(function.args.args) + len(function.args.kwonlyargs) - 1
 
 
 def is_empty_container(node: ast.stmt) -> bool:

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from agentsrv.tasks import Tasks
+from agentsrv.tasks import Tasks, Vitals
 
 
 async def test_failure_is_logged_with_the_name_of_its_task(caplog: pytest.LogCaptureFixture) -> None:
@@ -43,3 +43,31 @@ async def test_join_gives_up_after_its_timeout() -> None:
     await tasks.close()
 
     assert not joined
+
+
+async def test_end_of_a_vital_task_is_told_once() -> None:
+    """Whoever runs the server hears of the first failure after which it cannot go on."""
+    told: list[str] = []
+    vitals = Vitals(lambda: told.append("failed"))
+    tasks = Tasks("owner")
+
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    for name in ("first", "second"):
+        tasks.spawn_vital(fail(), vitals, name=name)
+    await tasks.join(60)
+
+    assert (vitals.failed, told) == ("owner:first", ["failed"])
+
+
+async def test_vital_task_may_return_or_be_closed() -> None:
+    """The end that its owner wants is no failure."""
+    vitals = Vitals()
+    tasks = Tasks("owner")
+    tasks.spawn_vital(asyncio.sleep(0), vitals, name="returns")
+    await tasks.join(60)
+    tasks.spawn_vital(asyncio.Event().wait(), vitals, name="closed")
+    await tasks.close()
+
+    assert vitals.failed is None

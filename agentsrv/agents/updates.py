@@ -7,9 +7,10 @@ come from programs that may write anything, so there are functions here that tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar
+from zlib import crc32
 
 Update = dict[str, Any]
 Content = dict[str, Any]
@@ -28,6 +29,7 @@ REMEMBERED = 4096
 
 MAX_ID_CHARACTERS = 256
 MAX_PATH_CHARACTERS = 4096
+MAX_COST_USD = 1e9
 MAX_PARTS = 2000
 """So many blocks, changes or steps of one message are told of. An update repeats ids and paths with each of its
 parts, so that without these limits a megabyte of a hostile line would become a terabyte."""
@@ -46,7 +48,11 @@ class CallFields(TypedDict, total=False):
 
 
 class UpdateReader(Protocol):
-    """A fold over what an agent says in one turn. Pure: what it says follows from the messages alone."""
+    """A fold over what an agent says in one turn. Pure: what it says follows from the messages alone.
+
+    It can be pickled, and consists of values and classes of its agent's package alone (`projections/states.py`): long
+    turns are not read from the start by everybody.
+    """
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -55,6 +61,10 @@ class UpdateReader(Protocol):
 
     def read(self, message: Mapping[str, Any]) -> list[Update]:
         """What the agent's next message says, oldest first; nothing when that is of no interest or unknown."""
+        ...
+
+    def rest(self) -> list[Update]:
+        """What it still holds back of a message that came in pieces; asked for at the turn's end."""
         ...
 
     def asked(self, question: Mapping[str, Any]) -> CallFields:
@@ -107,9 +117,18 @@ def plan(entries: list[tuple[str, str]]) -> Update:
     }
 
 
-def usage_update(used: int, size: int) -> Update:
-    """How many tokens of the model's context are used, and how many there are."""
-    return {"sessionUpdate": "usage_update", "used": used, "size": size}
+def usage_update(used: int, size: int, cost_usd: Any = None) -> Update:
+    """How many tokens of the model's context are used, and how many there are; what the agent says it has spent."""
+    update: Update = {"sessionUpdate": "usage_update", "used": used, "size": size}
+    if isinstance(cost_usd, int | float) and 0 < cost_usd < MAX_COST_USD:
+        update["cost"] = {"amount": float(cost_usd), "currency": "USD"}
+    return update
+
+
+def available_commands(commands: Iterable[tuple[str, str]]) -> Update:
+    """The slash commands that a prompt may begin with: (name, description)."""
+    listed = [{"name": name, "description": about} for name, about in islice(commands, MAX_PARTS) if name]
+    return {"sessionUpdate": "available_commands_update", "availableCommands": listed}
 
 
 def session_info_update(title: str) -> Update:
@@ -158,20 +177,23 @@ def location(path: str, line: int | None = None) -> dict[str, Any]:
 
 
 class Sent:
-    """How much of a text has been sent in pieces: its length and a hash, for the text may be long."""
+    """How much of a text has been sent in pieces: its length and a checksum, for the text may be long.
+
+    The checksum is a number, so that a reader can be copied. Whom it could deceive has written both texts.
+    """
 
     def __init__(self) -> None:
         self._length = 0
-        self._hash = blake2b(digest_size=16)
+        self._checksum = 0
 
     def add(self, piece: str) -> None:
         self._length += len(piece)
-        self._hash.update(piece.encode())
+        self._checksum = crc32(piece.encode(), self._checksum)
 
     def rest_of(self, whole: str) -> str | None:
         """What is still to be sent; None when what was sent is not the beginning of it."""
-        begun = blake2b(whole[: self._length].encode(), digest_size=16)
-        return whole[self._length :] if begun.digest() == self._hash.digest() else None
+        begun = crc32(whole[: self._length].encode())
+        return whole[self._length :] if begun == self._checksum else None
 
 
 class Recent(Generic[T]):
@@ -198,10 +220,6 @@ class Recent(Generic[T]):
 
     def items(self) -> list[tuple[str, T]]:
         return list(self._known.items())
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def as_objects(value: Any) -> list[dict[str, Any]]:

@@ -10,22 +10,18 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from agentsrv.agents.base import AgentInfo
-from agentsrv.api.schemas import (
-    AgentView,
-    ForkedFrom,
-    JobView,
-    PermissionOption,
-    PermissionView,
-    QueuedView,
-    SessionView,
-    WorktreeView,
-)
+from agentsrv.agents.contract import AgentInfo
+from agentsrv.api.schemas.activity import SessionActivity
+from agentsrv.api.schemas.agents import AgentView
+from agentsrv.api.schemas.git import WorktreeView
+from agentsrv.api.schemas.jobs import JobView, QueuedView
+from agentsrv.api.schemas.permissions import PermissionOption, PermissionView
+from agentsrv.api.schemas.sessions import ForkedFrom, SessionView
 from agentsrv.errors import AgentsrvError
 from agentsrv.model import Millis, Outcome, Seq, Session, Turn
-from agentsrv.store.queue import WaitingPrompt
-from agentsrv.turns.active import Pending
-from agentsrv.turns.approvals import answer_options
+from agentsrv.store.prompts import WaitingPrompt
+from agentsrv.turns.activity import SessionState
+from agentsrv.turns.questions import WaitingQuestion, answer_options
 from agentsrv.turns.worktrees import SessionWorktree
 
 T = TypeVar("T")
@@ -50,21 +46,47 @@ def timestamp(at: Millis | None = None) -> str:
 
 
 def session_view(session: Session) -> SessionView:
-    fork = session.fork
-    return SessionView(
-        id=session.id,
-        name=session.name,
-        agent=session.agent,
-        cwd=session.cwd,
-        model=session.model,
-        internal_session_id=session.internal_session_id,
-        created_at=timestamp(session.created_at),
-        updated_at=timestamp(session.updated_at),
-        is_streaming=session.active_turn_id is not None,
-        active_task_id=session.active_turn_id,
-        worktree=session.worktree,
-        forked_from=None if fork is None else ForkedFrom(session_id=fork.session_id, event_id=fork.seq),
+    return SessionView(**_session_fields(session))
+
+
+def activity_session(state: SessionState) -> SessionActivity:
+    last = state.last_turn
+    return SessionActivity(
+        **_session_fields(state.session),
+        status=state.status,
+        preview=_some(state.session.preview),
+        doing=_some(state.tool),
+        last_job=UNSET if last is None else job_view(last, state.last_seq),
+        last_event_id=state.last_seq,
+        pending_permissions=state.questions,
+        queued=state.queued,
+        cost_usd=_some(state.cost_usd),
     )
+
+
+def _session_fields(session: Session) -> dict[str, Any]:
+    fork = session.fork
+    return {
+        "id": session.id,
+        "name": session.name or "",
+        "agent": session.agent,
+        "cwd": session.cwd,
+        "model": session.model,
+        "internal_session_id": session.internal_session_id or "",
+        "created_at": timestamp(session.created_at),
+        "updated_at": timestamp(session.updated_at),
+        "is_streaming": session.active_turn_id is not None,
+        "active_task_id": session.active_turn_id,
+        "worktree": session.worktree,
+        "archived_at": None if session.archived_at is None else timestamp(session.archived_at),
+        "permission_mode": session.permission_mode,
+        "effort": session.effort,
+        "mcp_servers": None if session.mcp_servers is None else list(session.mcp_servers),
+        "tags": list(session.tags),
+        "metadata": session.metadata,
+        "setting_sources": None if session.setting_sources is None else list(session.setting_sources),
+        "forked_from": None if fork is None else ForkedFrom(session_id=fork.session_id, event_id=fork.seq),
+    }
 
 
 def job_view(turn: Turn, last_seq: Seq) -> JobView:
@@ -84,11 +106,12 @@ def job_view(turn: Turn, last_seq: Seq) -> JobView:
         usage=_some(outcome.usage),
         cost_usd=_some(outcome.cost_usd),
         structured_output=_some(outcome.structured_output),
+        result=_some(outcome.result),
     )
 
 
-def pending_view(turn: Turn, pending: Pending) -> PermissionView:
-    question = pending.question
+def question_view(waiting: WaitingQuestion) -> PermissionView:
+    question, turn = waiting.question, waiting.turn
     return PermissionView(
         request_id=question.id,
         task_id=turn.id,
@@ -99,8 +122,8 @@ def pending_view(turn: Turn, pending: Pending) -> PermissionView:
         input=question.input,
         tool_call_id=question.tool_call_id,
         options=msgspec.convert(answer_options(question), list[PermissionOption]),
-        created_at=timestamp(pending.created_at),
-        expires_at=None if pending.expires_at is None else timestamp(pending.expires_at),
+        created_at=timestamp(waiting.created_at),
+        expires_at=None if waiting.expires_at is None else timestamp(waiting.expires_at),
     )
 
 
@@ -123,6 +146,7 @@ def worktree_view(found: SessionWorktree) -> WorktreeView:
         head=worktree.head,
         session_id=found.session_id,
         is_dirty=worktree.is_dirty,
+        last_used_at=None if worktree.used_at is None else timestamp(worktree.used_at),
         problem=worktree.problem,
     )
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from agentsrv.api.encode import json_response
 from agentsrv.api.keys import CONFIG
+from agentsrv.api.operations import JSON, Operation
 from agentsrv.errors import InvalidInput
 
 MAX_NAMES = 64
@@ -27,3 +28,10 @@ async def check_environment(request: web.Request) -> web.Response:
     environment = request.app[CONFIG].environment
     present = {name: bool(environment.get(name)) for name in names}
     return json_response(present)
+
+
+# fmt: off
+ROUTES = (
+    Operation("GET", r"/env/{names:[\s\S]*}", check_environment, {200: JSON}, (400,)),
+)
+# fmt: on

@@ -10,27 +10,49 @@ from mimetypes import guess_type
 from urllib.parse import quote
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import ETag, hdrs, web
 
-from agentsrv.api import schemas as s
-from agentsrv.api.decode import given, invalid_field, read_body, read_query
+from agentsrv.api.bodies import body_chunks, read_body
 from agentsrv.api.encode import json_response, timestamp
-from agentsrv.api.keys import CONFIG, FILES
-from agentsrv.api.middleware import error_response
+from agentsrv.api.fields import given
+from agentsrv.api.keys import FILES
 from agentsrv.api.multipart import read_upload
-from agentsrv.api.sse import stream_frames
-from agentsrv.api.transfer import body_chunks, send
-from agentsrv.errors import AgentsrvError
-from agentsrv.workspace.checkouts import shown
-from agentsrv.workspace.files import FileFacts, OpenFile
+from agentsrv.api.operations import BYTES, FORM, GZIP, NO_BODY, Operation
+from agentsrv.api.refusals import error_response, is_gone
+from agentsrv.api.schemas.events import WATCH_EVENTS, WatchChanges, WatchGone, WatchReady, WatchRefresh
+from agentsrv.api.schemas.files import (
+    ArchiveDirectory,
+    DeleteEntry,
+    DirectoryMade,
+    EntryDeleted,
+    EntryMoved,
+    FileList,
+    FileQuery,
+    FilesUploaded,
+    FileView,
+    GrepFiles,
+    LineList,
+    ListFiles,
+    MakeDirectory,
+    MoveEntry,
+    SearchFiles,
+    UploadedFile,
+    WatchDirectory,
+)
+from agentsrv.api.sse import frame_of, stream_frames
+from agentsrv.api.transfer import send
+from agentsrv.api.urls import read_query
+from agentsrv.errors import AgentsrvError, invalid_field
+from agentsrv.workspace.files.checkouts import shown
+from agentsrv.workspace.files.entries import FileFacts, OpenFile
+from agentsrv.workspace.files.service import FileService, Root, Scope
+from agentsrv.workspace.files.upload import Condition, Uploaded
+from agentsrv.workspace.files.walk import Entry, Listing, wire_second, wire_time
+from agentsrv.workspace.files.watch import Changes, TreeWatch
 from agentsrv.workspace.paths import displayed, file_uri, is_text
-from agentsrv.workspace.service import FileService, Root, Scope
-from agentsrv.workspace.upload import Condition, Uploaded
-from agentsrv.workspace.walk import Listing, wire_time
-from agentsrv.workspace.watch import Changes, TreeWatch
 
 PIECE_BYTES = 256 * 1024
-MAX_LISTED = 1_000_000
+ANY_TAG = (ETag("*"),)
 
 encode = msgspec.json.Encoder().encode
 
@@ -40,16 +62,18 @@ async def list_files(request: web.Request) -> web.StreamResponse:
 
     Folders like `node_modules` are listed and not entered, unless `includeIgnored`.
     """
-    query = read_query(request, s.ListFiles)
+    query = read_query(request, ListFiles)
     files = request.app[FILES]
-    scope = _scope(request, query.path, query.max_depth, query.include_ignored)
+    scope = files.scope(query.path, given(query.max_depth), include_ignored=query.include_ignored)
     root, listing = await files.list_entries(
         scope,
         include_files=query.include_files,
-        limit=min(query.limit, MAX_LISTED),
+        limit=query.limit,
         all_details=query.details,
     )
-    pieces = files.disk.iterate(_listing_json(_root_fields(files, root, scope), listing))
+    pieces = files.disk.iterate(
+        _listing_json(_root_fields(files, root, scope), listing, is_plain=_is_plain(request))
+    )
     return await send(request, pieces, headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
 
 
@@ -58,17 +82,17 @@ async def search_files(request: web.Request) -> web.Response:
 
     `q` is what to search for and `root` where; earlier clients say `path` for `q`.
     """
-    query = read_query(request, s.SearchFiles)
+    query = read_query(request, SearchFiles)
     files = request.app[FILES]
     text = query.path if isinstance(query.q, msgspec.UnsetType) else query.q
-    scope = _scope(request, query.root, query.max_depth, query.include_ignored)
+    scope = files.scope(query.root, given(query.max_depth), include_ignored=query.include_ignored)
     found = await files.search(scope, text, include_files=query.include_files, limit=query.limit)
     fields = _root_fields(files, found.root, scope)
     return json_response(
         {
             **fields,
             "path": text,
-            "entries": found.entries,
+            "entries": _plain(found.entries) if _is_plain(request) else found.entries,
             "count": len(found.entries),
             "truncated": found.is_truncated,
             "timestamp": timestamp(),
@@ -78,12 +102,12 @@ async def search_files(request: web.Request) -> web.Response:
 
 async def grep_files(request: web.Request) -> web.Response:
     """Lines of text files that have exactly this text, by path and line."""
-    query = read_query(request, s.GrepFiles)
+    query = read_query(request, GrepFiles)
     files = request.app[FILES]
-    scope = _scope(request, query.path, query.max_depth, query.include_ignored)
+    scope = files.scope(query.path, given(query.max_depth), include_ignored=query.include_ignored)
     found = await files.grep(scope, query.q, ignore_case=query.ignore_case, limit=query.limit)
     return json_response(
-        s.LineList(
+        LineList(
             path=displayed(files.workspace.relative(found.root.path)),
             full_path=displayed(found.root.path),
             matches=found.lines,
@@ -96,7 +120,7 @@ async def grep_files(request: web.Request) -> web.Response:
 
 async def read_file(request: web.Request) -> web.StreamResponse:
     """The bytes of a file: all, or a range of them (206). With `If-None-Match` 304 when nothing changed."""
-    query = read_query(request, s.FileQuery)
+    query = read_query(request, FileQuery)
     files = request.app[FILES]
     file = await files.read(query.path)
     try:
@@ -111,7 +135,7 @@ async def write_file(request: web.Request) -> web.Response:
     With `If-Match` only when the file is still the one with that ETag, with `If-None-Match: *` only when
     there is none; else 412.
     """
-    query = read_query(request, s.FileQuery)
+    query = read_query(request, FileQuery)
     written = await request.app[FILES].write(
         query.path,
         body_chunks(request),
@@ -124,24 +148,24 @@ async def write_file(request: web.Request) -> web.Response:
 
 async def delete_entry(request: web.Request) -> web.Response:
     """Remove a file, a link or an empty directory; with `recursive=true` a full one."""
-    query = read_query(request, s.DeleteEntry)
+    query = read_query(request, DeleteEntry)
     path = await request.app[FILES].delete(query.path, recursive=query.recursive)
-    return json_response(s.EntryDeleted(path=displayed(path), timestamp=timestamp()))
+    return json_response(EntryDeleted(path=displayed(path), timestamp=timestamp()))
 
 
 async def make_directory(request: web.Request) -> web.Response:
     """Make a directory; with `parents` also those above it."""
-    body = await read_body(request, s.MakeDirectory)
+    body = await read_body(request, MakeDirectory)
     path = await request.app[FILES].make_directory(body.path, parents=body.parents)
-    return json_response(s.DirectoryMade(path=displayed(path), timestamp=timestamp()), status=201)
+    return json_response(DirectoryMade(path=displayed(path), timestamp=timestamp()), status=201)
 
 
 async def move_entry(request: web.Request) -> web.Response:
     """Give a file or directory another path; 409 when something is there, unless `overwrite`."""
-    body = await read_body(request, s.MoveEntry)
+    body = await read_body(request, MoveEntry)
     source, target = await request.app[FILES].move(body.source, body.target, overwrite=body.overwrite)
     return json_response(
-        s.EntryMoved(source=displayed(source), target=displayed(target), timestamp=timestamp())
+        EntryMoved(source=displayed(source), target=displayed(target), timestamp=timestamp())
     )
 
 
@@ -161,32 +185,38 @@ async def upload_files(request: web.Request) -> web.Response:
 
 async def archive_directory(request: web.Request) -> web.StreamResponse:
     """A directory as a .tar.gz, made while it is sent."""
-    query = read_query(request, s.ArchiveDirectory)
-    name, pieces = await request.app[FILES].archive(query.path, include_ignored=query.include_ignored)
-    headers: dict[str, str] = {
-        hdrs.CONTENT_TYPE: "application/gzip",
-        hdrs.CONTENT_DISPOSITION: _attachment(f"{name}.tar.gz"),
-    }
-    return await send(request, pieces, headers=headers)
+    query = read_query(request, ArchiveDirectory)
+    making = request.app[FILES].archive(query.path, include_ignored=query.include_ignored)
+    async with making as (name, pieces):
+        headers: dict[str, str] = {
+            hdrs.CONTENT_TYPE: "application/gzip",
+            hdrs.CONTENT_DISPOSITION: _attachment(f"{name}.tar.gz"),
+        }
+        return await send(request, pieces, headers=headers)
 
 
 async def watch_directory(request: web.Request) -> web.StreamResponse:
     """An event stream of what changes in a directory and below it; it begins with `ready`."""
-    query = read_query(request, s.WatchDirectory)
+    query = read_query(request, WatchDirectory)
     files = request.app[FILES]
-    scope = _scope(request, query.path, query.max_depth, include_ignored=False)
+    scope = files.scope(query.path, given(query.max_depth))
     if request.method == hdrs.METH_HEAD:
         return await stream_frames(request, _nothing(), bytes)
-    async with files.watch(scope) as (watch, changes):
+    async with files.watch(scope, lambda: not is_gone(request)) as (watch, changes):
         return await stream_frames(request, _frames(files, watch, changes), bytes)
 
 
-def _scope(
-    request: web.Request, root: str, max_depth: int | msgspec.UnsetType, include_ignored: bool
-) -> Scope:
-    config = request.app[CONFIG]
-    depth = min(given(max_depth) or config.filesystem_default_depth, config.filesystem_max_depth)
-    return Scope(root=root, max_depth=depth, include_ignored=include_ignored)
+def _is_plain(request: web.Request) -> bool:
+    """Was it asked where earlier clients ask, who know files and directories only?"""
+    return "/sessions/filesystem/" in request.path
+
+
+def _plain(entries: list[Entry]) -> list[Entry]:
+    """Links as what they lead to."""
+    for entry in entries:
+        if entry.type not in ("file", "directory"):
+            entry.type = "directory" if entry.target_type == "directory" else "file"
+    return entries
 
 
 def _root_fields(files: FileService, root: Root, scope: Scope) -> dict[str, object]:
@@ -211,13 +241,15 @@ def _root_fields(files: FileService, root: Root, scope: Scope) -> dict[str, obje
     return fields
 
 
-def _listing_json(fields: dict[str, object], listing: Listing) -> Generator[bytes, None, None]:
+def _listing_json(
+    fields: dict[str, object], listing: Listing, *, is_plain: bool
+) -> Generator[bytes, None, None]:
     """The answer in pieces, so that no large one is ever held, and none is encoded at a stretch."""
     yield encode(fields)[:-1] + b',"entries":['
     comma = b""
     for batch in listing:
         if batch:
-            yield comma + encode(batch)[1:-1]
+            yield comma + encode(_plain(batch) if is_plain else batch)[1:-1]
             comma = b","
     rest = {"count": listing.count, "truncated": listing.is_truncated, "timestamp": timestamp()}
     yield b"]," + encode(rest)[1:]
@@ -227,11 +259,11 @@ async def _send_file(request: web.Request, files: FileService, file: OpenFile) -
     facts = file.facts
     headers: dict[str, str] = {
         hdrs.ETAG: facts.etag,
-        hdrs.LAST_MODIFIED: formatdate(facts.modified_ns // 1_000_000_000, usegmt=True),
+        hdrs.LAST_MODIFIED: formatdate(wire_second(facts.modified_ns), usegmt=True),
         hdrs.ACCEPT_RANGES: "bytes",
         hdrs.CACHE_CONTROL: "private, no-cache",
     }
-    if _has_tag(request.headers.get(hdrs.IF_NONE_MATCH, ""), facts.etag):
+    if not {facts.etag, "*"}.isdisjoint(map(_strong, request.if_none_match or ())):
         return web.Response(status=304, headers=headers)
     wanted = _range(request, facts)
     if wanted is None:
@@ -260,15 +292,17 @@ async def _pieces(files: FileService, file: OpenFile, start: int, end: int) -> A
 def _range(request: web.Request, facts: FileFacts) -> tuple[int, int] | None:
     """From where to where; the whole file when none, or none that we know, is asked for; None: outside."""
     whole = 0, facts.size
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get(hdrs.RANGE, ""))
-    if found is None or found[0] == "bytes=-" or request.headers.get("If-Range", facts.etag) != facts.etag:
+    try:
+        wanted = request.http_range
+    except ValueError:
         return whole
-    first, last = found.groups()
-    start = int(first) if first else max(facts.size - int(last), 0)
-    end = min(int(last) + 1, facts.size) if first and last else facts.size
-    if first and last and int(last) < int(first):
+    is_given = wanted != slice(None, None, 1)
+    if not is_given or request.headers.get(hdrs.IF_RANGE, facts.etag) != facts.etag:
         return whole
-    return (start, end) if start < end else None
+    start, end, _ = wanted.indices(facts.size)
+    # Of no bytes at the end aiohttp makes all from the start on.
+    is_empty = wanted.start == 0 and request.headers[hdrs.RANGE].startswith("bytes=-")
+    return (start, end) if start < end and not is_empty else None
 
 
 def _not_satisfiable(facts: FileFacts) -> web.Response:
@@ -280,20 +314,19 @@ def _not_satisfiable(facts: FileFacts) -> web.Response:
 
 
 def _condition(request: web.Request) -> Condition:
-    """From `If-Match` and `If-None-Match`. Weak tags never match: they do not stand for the exact bytes."""
-    match, none_match = request.headers.get(hdrs.IF_MATCH), request.headers.get(hdrs.IF_NONE_MATCH)
-    if none_match not in (None, "*"):
+    """From `If-Match` and `If-None-Match`.
+
+    A weak tag counts like the strong one that a proxy has made it of: ours stand for the exact bytes.
+    """
+    match, none_match = request.if_match, request.if_none_match
+    if hdrs.IF_NONE_MATCH in request.headers and none_match != ANY_TAG:
         raise invalid_field("If-None-Match", "can only be * here: write when there is no such file")
-    tags = None if match is None else frozenset(_tags(match))
+    tags = None if hdrs.IF_MATCH not in request.headers else frozenset(map(_strong, match or ()))
     return Condition(tags=tags, is_new=none_match is not None)
 
 
-def _tags(header: str) -> list[str]:
-    return re.findall(r'(?:W/)?"[^"]*"|\*', header)
-
-
-def _has_tag(header: str, etag: str) -> bool:
-    return any(tag.removeprefix("W/") in ("*", etag) for tag in _tags(header))
+def _strong(tag: ETag) -> str:
+    return tag.value if tag.value == "*" else f'"{tag.value}"'
 
 
 def _attachment(name: str) -> str:
@@ -303,8 +336,8 @@ def _attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(shown_name, safe='')}"
 
 
-def _file_view(facts: FileFacts) -> s.FileView:
-    return s.FileView(
+def _file_view(facts: FileFacts) -> FileView:
+    return FileView(
         path=displayed(facts.path),
         size=facts.size,
         modified_at=wire_time(facts.modified_ns),
@@ -313,12 +346,12 @@ def _file_view(facts: FileFacts) -> s.FileView:
     )
 
 
-def _uploaded_view(uploaded: Uploaded) -> s.FilesUploaded:
-    return s.FilesUploaded(
+def _uploaded_view(uploaded: Uploaded) -> FilesUploaded:
+    return FilesUploaded(
         path=displayed(uploaded.path),
         uploaded_count=len(uploaded.files),
         skipped_count=uploaded.skipped,
-        files=[s.UploadedFile(path=displayed(file.path), bytes=file.size) for file in uploaded.files],
+        files=[UploadedFile(path=displayed(file.path), bytes=file.size) for file in uploaded.files],
         timestamp=timestamp(),
     )
 
@@ -326,29 +359,54 @@ def _uploaded_view(uploaded: Uploaded) -> s.FilesUploaded:
 async def _frames(
     files: FileService, watch: TreeWatch, changes: AsyncGenerator[Changes, None]
 ) -> AsyncGenerator[bytes, None]:
-    ready = {
-        "type": "ready",
-        "path": displayed(files.workspace.relative(watch.root)),
-        "fullPath": displayed(watch.root),
-        "truncated": watch.is_partial,
-        "timestamp": timestamp(),
-    }
-    yield _frame(ready)
+    yield _frame(
+        WatchReady(
+            path=displayed(files.workspace.relative(watch.root)),
+            full_path=displayed(watch.root),
+            truncated=watch.is_partial,
+            timestamp=timestamp(),
+        )
+    )
     async with aclosing(changes):
         async for found in changes:
             if found.is_root_gone:
-                yield _frame({"type": "gone", "timestamp": timestamp()})
+                yield _frame(WatchGone(timestamp=timestamp()))
             elif found.is_overflow:
-                yield _frame({"type": "refresh", "timestamp": timestamp()})
+                yield _frame(WatchRefresh(truncated=watch.is_partial, timestamp=timestamp()))
             elif found.changes:
-                yield _frame({"type": "changes", "changes": found.changes, "timestamp": timestamp()})
+                yield _frame(WatchChanges(changes=found.changes, timestamp=timestamp()))
 
 
-def _frame(message: dict[str, object]) -> bytes:
-    return b"data: " + encode(message) + b"\n\n"
+def _frame(message: msgspec.Struct) -> bytes:
+    return frame_of(encode(message))
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
     """For HEAD, which gets the headers alone."""
     return
     yield b""
+
+
+# fmt: off
+ROUTES = (
+    Operation("GET", "/filesystem/files", list_files, {200: FileList}, (404, 429), query=ListFiles),
+    Operation("GET", "/filesystem/search", search_files, {200: FileList}, (404, 429), query=SearchFiles),
+    Operation("GET", "/filesystem/grep", grep_files, {200: LineList}, (404, 429), query=GrepFiles),
+    Operation("GET", "/filesystem/watch", watch_directory, {200: WATCH_EVENTS}, (404, 429, 503),
+              query=WatchDirectory),
+    Operation("GET", "/filesystem/archive", archive_directory, {200: GZIP}, (404, 429),
+              query=ArchiveDirectory),
+    Operation("GET", "/filesystem/content", read_file, {200: BYTES, 206: BYTES, 304: NO_BODY},
+              (404, 416, 429), query=FileQuery, headers=("Range", "If-None-Match", "If-Range")),
+    Operation("PUT", "/filesystem/content", write_file, {200: FileView, 201: FileView},
+              (409, 412, 429, 507), body=BYTES, query=FileQuery, headers=("If-Match", "If-None-Match")),
+    Operation("POST", "/filesystem/upload", upload_files, {201: FilesUploaded}, (409, 429, 507),
+              body=FORM),
+    Operation("POST", "/filesystem/directory", make_directory, {201: DirectoryMade}, (404, 409, 507),
+              body=MakeDirectory),
+    Operation("POST", "/filesystem/move", move_entry, {200: EntryMoved}, (404, 409, 507),
+              body=MoveEntry),
+    Operation("DELETE", "/filesystem/entry", delete_entry, {200: EntryDeleted}, (404, 409),
+              query=DeleteEntry),
+)
+# fmt: on

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
 
-from agentsrv.api.keys import AGENTS, SESSIONS, TURNS
-from agentsrv.api.schemas import Format
-from agentsrv.api.sse import Render
+from agentsrv.api.encode import timestamp
+from agentsrv.api.keys import HISTORY, SESSIONS, TURNS
+from agentsrv.api.schemas.kinds import Format
+from agentsrv.api.sse import Render, stream
 from agentsrv.model import Chunk, Seq, Session, Turn
 from agentsrv.projections import native
 from agentsrv.projections.acp import Acp
+from agentsrv.projections.encoding import frames
+from agentsrv.turns.outcomes import gap_of
+
+GAP = "X-Log-Gap"
+"""A header: the newest gap before the place at which a stream goes on. Who has not had it has to go back there."""
 
 
 class Followed(NamedTuple):
@@ -21,6 +29,10 @@ class Followed(NamedTuple):
     chunks: AsyncGenerator[Chunk, None]
     render: Render
 
+    def timed(self) -> Followed:
+        """The same, and each event says when the server has got it."""
+        return self._replace(render=partial(_timed, self.render))
+
 
 async def followed_turn(request: web.Request, turn: Turn, after: Seq, format: Format) -> Followed:
     """The events of a turn with seq > `after`, to its `done`."""
@@ -28,7 +40,8 @@ async def followed_turn(request: web.Request, turn: Turn, after: Seq, format: Fo
     if format == "native":
         return Followed(turns.follow_turn(turn, after), native.render)
     session = await request.app[SESSIONS].get(turn.session_id)
-    return Followed(turns.follow_turn(turn, 0), _acp(request, session, after))
+    acp, start = await request.app[HISTORY].acp(session, after, first=turn.first_seq)
+    return Followed(turns.follow_turn(turn, start), partial(_frames, acp))
 
 
 async def followed_session(request: web.Request, session: Session, after: Seq, format: Format) -> Followed:
@@ -36,9 +49,27 @@ async def followed_session(request: web.Request, session: Session, after: Seq, f
     turns = request.app[TURNS]
     if format == "native":
         return Followed(turns.follow_session(session.id, after), native.render)
-    first = await request.app[SESSIONS].start_of_turn(session.id, after)
-    return Followed(turns.follow_session(session.id, first - 1), _acp(request, session, after))
+    acp, start = await request.app[HISTORY].acp(session, after)
+    return Followed(turns.follow_session(session.id, start), partial(_frames, acp))
 
 
-def _acp(request: web.Request, session: Session, after: Seq) -> Render:
-    return Acp(session.id, request.app[AGENTS].get(session.agent).updates, after=after).render
+async def go_on(
+    request: web.Request, turn: Turn, seen: Seq | None, format: Format, *, times: bool = False
+) -> web.StreamResponse:
+    """The turn's events after `seen` as an event stream; 204 when it has ended and the client has its last one."""
+    headers = {"X-Task-Id": turn.id, "X-Session-Id": turn.session_id}
+    if 0 < (gap := gap_of(turn)) <= (seen or 0):
+        headers[GAP] = str(gap)
+    if seen is not None and turn.last_seq is not None and seen >= turn.last_seq:
+        return web.Response(status=204, headers=headers)
+    followed = await followed_turn(request, turn, seen or 0, format)
+    return await stream(request, *(followed.timed() if times else followed), headers=headers)
+
+
+def _timed(render: Render, chunk: Chunk) -> bytes:
+    received = b'\\1,"receivedAt":"%s"}' % timestamp(chunk.created_at).encode()
+    return re.sub(rb"^(data: \{.+)\}$", received, render(chunk), flags=re.MULTILINE)
+
+
+def _frames(acp: Acp, chunk: Chunk) -> bytes:
+    return frames(acp.read(chunk))

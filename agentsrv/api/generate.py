@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 from aiohttp import web
 from msgspec import UNSET
 
-from agentsrv.api.decode import (
-    chosen_model,
-    given,
-    held_body,
-    invalid_field,
-    read_optional_body,
-    require_usable_id,
-    session_id_of,
-)
+from agentsrv.api.audit import note
+from agentsrv.api.bodies import held_body, read_optional_body
 from agentsrv.api.encode import json_response, timestamp
-from agentsrv.api.formats import followed_turn
-from agentsrv.api.keys import CONFIG, FILES, TURNS
-from agentsrv.api.schemas import MESSAGE_ID_PATTERN, Generate, JobAccepted, Stop, Stopped
-from agentsrv.api.sse import stream
-from agentsrv.errors import TooLarge
-from agentsrv.model import SessionId, Turn, TurnOptions
-from agentsrv.turns.requests import Started, StartTurn
+from agentsrv.api.fields import given
+from agentsrv.api.formats import followed_turn, go_on
+from agentsrv.api.keys import PROMPTS, TURNS
+from agentsrv.api.operations import Operation
+from agentsrv.api.schemas.events import JOB_EVENTS
+from agentsrv.api.schemas.jobs import Generate, JobAccepted, Stop, Stopped, WorktreeOptions
+from agentsrv.api.schemas.kinds import MESSAGE_ID_PATTERN
+from agentsrv.api.sse import seen_by, stream
+from agentsrv.api.urls import location_of, session_id_of
+from agentsrv.errors import invalid_field
+from agentsrv.model import SessionId, Turn, TurnId, TurnOptions
+from agentsrv.turns.prompts import Prompt
+from agentsrv.turns.requests import Started
 from agentsrv.turns.service import TurnService
-
-MAX_PROMPT_BYTES = 8 * 1024 * 1024
+from agentsrv.turns.setup import WorktreeWish
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -36,10 +34,17 @@ async def generate(request: web.Request) -> web.StreamResponse:
 
     Every check that can fail is made before the first byte. The turn belongs to the server: a client that
     leaves does not end it, unless it said `on_disconnect: "cancel"`. The same `message_id` again follows the
-    same turn.
+    same turn. With `Last-Event-ID` the client comes back: nothing is started, and the stream goes on after that
+    event.
     """
+    seen = seen_by(request)
     async with held_body(request, Generate) as body:
-        started = await start(request, body)
+        text = body.prompt.encode()
+        note(request, session=body.session_id, bytes=len(text), sha256=sha256(text).hexdigest())
+        if seen is not None:
+            turn = await request.app[PROMPTS].resume(prompt_of(request, body), seen)
+            return await go_on(request, turn, seen, body.format)
+        started = await request.app[PROMPTS].send(prompt_of(request, body))
     turn = started.turn
     if body.background:
         return accepted(request, started)
@@ -55,7 +60,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
 
 
 async def stop(request: web.Request) -> web.Response:
-    """Stop what runs in a session; 404 when nothing does.
+    """Stop what runs in a session, or only the job `task_id` of the body; 404 when nothing does.
 
     Answers when the agent's whole process tree is dead.
     """
@@ -63,13 +68,14 @@ async def stop(request: web.Request) -> web.Response:
     body = await read_optional_body(request, Stop)
     if body.session_id not in (UNSET, session_id):
         raise invalid_field("session_id", "differs from the session in the path")
-    turn = await request.app[TURNS].stop(session_id)
+    task_id = given(body.task_id)
+    turn = await request.app[TURNS].stop(session_id, TurnId(task_id) if task_id else None)
     return json_response(Stopped(session_id=session_id, task_id=turn.id, timestamp=timestamp()))
 
 
 def accepted(request: web.Request, started: Started) -> web.Response:
     turn = started.turn
-    location = str(request.app.router["get_job"].url_for(task_id=turn.id))
+    location = location_of(request, "get_job", task_id=turn.id)
     has_joined = started.after > 0
     view = JobAccepted(
         task_id=turn.id, session_id=turn.session_id, status="running" if has_joined else "queued"
@@ -82,19 +88,16 @@ async def cancel(turns: TurnService, turn: Turn) -> None:
     await turns.cancel(turn.id)
 
 
-def start_turn(request: web.Request, body: Generate) -> StartTurn:
-    """What `body` asks for. Raises InvalidInput, TooLarge."""
-    require_usable_id("session_id", body.session_id)
-    if len(body.prompt) > MAX_PROMPT_BYTES or len(body.prompt.encode()) > MAX_PROMPT_BYTES:
-        raise TooLarge(f"the prompt is larger than {MAX_PROMPT_BYTES} bytes; put what is long into a file")
-    return StartTurn(
+def prompt_of(request: web.Request, body: Generate) -> Prompt:
+    """What `body` asks for. Raises InvalidInput."""
+    return Prompt(
         session_id=SessionId(body.session_id),
-        prompt=body.prompt,
+        text=body.prompt,
         agent=given(body.agent),
         cwd=given(body.cwd),
+        permission_mode=given(body.permission_mode),
         options=TurnOptions(
-            model=chosen_model(body.model),
-            permission_mode=given(body.permission_mode) or request.app[CONFIG].default_permission_mode,
+            model=given(body.model),
             effort=given(body.effort),
             system_prompt=given(body.system_prompt),
             max_turns=given(body.max_turns),
@@ -103,24 +106,31 @@ def start_turn(request: web.Request, body: Generate) -> StartTurn:
             output_schema=given(body.output_schema),
             partial_messages=wants_deltas(body),
         ),
+        images=given(body.images) or (),
         message_id=message_id(request, body),
         if_busy=body.if_busy,
-        use_worktree=body.use_worktree,
-        is_mode_given=given(body.permission_mode) is not None,
+        if_lost=body.if_lost,
+        use_worktree=body.use_worktree or given(body.worktree) is not None,
+        worktree=worktree_wish(given(body.worktree)),
     )
 
 
-async def start(request: web.Request, body: Generate) -> Started:
-    """Start the turn that `body` asks for. Raises what `TurnService.start` does, and TooLarge.
-
-    Its images are left alone when its `message_id` has come before: the files may be gone since.
-    """
-    turns, asked = request.app[TURNS], start_turn(request, body)
-    sources = given(body.images)
-    if not sources or (asked.message_id and await turns.find_started(asked.session_id, asked.message_id)):
-        return await turns.start(asked)
-    async with request.app[FILES].images(sources) as images:
-        return await turns.start(replace(asked, images=images))
+def worktree_wish(options: WorktreeOptions | None) -> WorktreeWish:
+    """Raises InvalidInput."""
+    if options is None:
+        return WorktreeWish()
+    base, branch, setup = given(options.base), given(options.branch), given(options.setup)
+    if base is not None and branch is not None:
+        raise invalid_field("worktree.branch", "is where it begins; leave base out")
+    if any("\0" in word for word in setup or ()) or setup == [""]:
+        raise invalid_field("worktree.setup", "must be a program and its arguments")
+    return WorktreeWish(
+        base=base,
+        branch=branch,
+        copy=tuple(given(options.copy) or ()),
+        setup=None if setup is None else tuple(setup),
+        setup_timeout_s=given(options.setup_timeout),
+    )
 
 
 def wants_deltas(body: Generate) -> bool:
@@ -143,3 +153,13 @@ def message_id(request: web.Request, body: Generate) -> str | None:
     if in_body not in (None, in_header):
         raise invalid_field("message_id", "differs from the header Idempotency-Key")
     return in_header
+
+
+# fmt: off
+ROUTES = (
+    Operation("POST", "/generate/v2", generate, {200: JOB_EVENTS, 202: JobAccepted},
+              (404, 409, 422, 429, 503, 507), body=Generate, headers=("Idempotency-Key", "Last-Event-ID")),
+    Operation("DELETE", "/generate/{session_id}/stop", stop, {200: Stopped}, (404, 503),
+              body=Stop, is_body_required=False),
+)
+# fmt: on

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentsrv.api.decode import given, read_query, turn_id_of
 from agentsrv.api.encode import job_view, json_response, timestamp
-from agentsrv.api.formats import followed_turn
+from agentsrv.api.fields import given
+from agentsrv.api.formats import go_on
 from agentsrv.api.keys import TURNS
-from agentsrv.api.schemas import Follow, GetJob, JobList, ListJobs
-from agentsrv.api.sse import require_reached, resume_point, stream
+from agentsrv.api.operations import NO_BODY, Operation
+from agentsrv.api.schemas.events import JOB_EVENTS
+from agentsrv.api.schemas.jobs import Follow, GetJob, JobList, JobView, ListJobs
+from agentsrv.api.sse import require_reached, resume_point
+from agentsrv.api.urls import read_query, turn_id_of
 from agentsrv.model import SessionId
 
 
@@ -48,10 +51,14 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
     turns = request.app[TURNS]
     turn = await turns.get(turn_id_of(request))
     require_reached(after, turns.last_seq(turn))
-    if seen is not None and turn.last_seq is not None and seen >= turn.last_seq:
-        return web.Response(status=204)
-    return await stream(
-        request,
-        *await followed_turn(request, turn, after, query.format),
-        headers={"X-Task-Id": turn.id, "X-Session-Id": turn.session_id},
-    )
+    return await go_on(request, turn, seen, query.format, times=query.times)
+
+
+# fmt: off
+ROUTES = (
+    Operation("GET", "/generate/v2/jobs", list_jobs, {200: JobList}, query=ListJobs),
+    Operation("GET", "/generate/v2/jobs/{task_id}", get_job, {200: JobView}, (404,), query=GetJob),
+    Operation("GET", "/generate/v2/jobs/{task_id}/stream", follow_job, {200: JOB_EVENTS, 204: NO_BODY},
+              (404, 410), query=Follow, headers=("Last-Event-ID",)),
+)
+# fmt: on

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+import re
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import (
@@ -17,12 +19,15 @@ from aiohttp import (
 )
 from aiohttp.http_exceptions import HttpProcessingError
 
-from agentsrv.api.decode import invalid_field, invite_body, text_problem
-from agentsrv.api.transfer import in_time
-from agentsrv.errors import InvalidInput, TooLarge, UnsupportedMediaType
-from agentsrv.workspace.upload import MAX_FILES, Delivery, upload_paths
+from agentsrv.api.bodies import in_time, invite_body
+from agentsrv.api.fields import text_problem
+from agentsrv.errors import InvalidInput, TooLarge, UnsupportedMediaType, invalid_field
+from agentsrv.workspace.files.upload import MAX_FILES, Delivery, upload_paths
 
 T = TypeVar("T")
+
+QUOTED = re.compile(r'(?<![\w*-])filename="((?:[^"\\]|\\.)*)"')
+BY_BROWSERS = re.compile("%(?:22|0[AaDd])")
 
 PIECE_BYTES = 256 * 1024
 MAX_FIELDS = MAX_FILES + 10
@@ -76,7 +81,7 @@ async def _take(
         _, parameters = parse_content_disposition(part.headers.get(hdrs.CONTENT_DISPOSITION))
     except MALFORMED as exc:
         raise _malformed() from exc
-    name, file_name = parameters.get("name"), content_disposition_filename(parameters, "filename")
+    name, file_name = parameters.get("name"), _file_name(part, parameters)
     if name is None:
         raise _malformed()
     if file_name is None:
@@ -90,6 +95,16 @@ async def _take(
     else:
         # What a browser sends for a file input in which nothing was chosen.
         delivery.staged.remove(staged)
+
+
+def _file_name(part: BodyPartReader, parameters: Mapping[str, str]) -> str | None:
+    """As the person's disk has it. Browsers write `%22` for a quotation mark and leave a backslash as it is
+    (WHATWG, multipart/form-data); curl puts a backslash before either."""
+    plain = QUOTED.search(part.headers.get(hdrs.CONTENT_DISPOSITION, ""))
+    if plain is None or "filename*" in parameters:
+        return content_disposition_filename(parameters, "filename")
+    name = re.sub(r'\\(["\\])', r"\1", plain[1])
+    return BY_BROWSERS.sub(lambda code: unquote(code[0]), name)
 
 
 async def _take_field(request: web.Request, part: BodyPartReader, name: str, form: _Form) -> None:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import AsyncGenerator, Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
 import msgspec
-from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp import hdrs, web
 
-from agentsrv.api.keys import CONFIG, OPERATIONS
-from agentsrv.api.schemas import ErrorBody
+from agentsrv.api.keys import CONFIG, GROUPS
+from agentsrv.api.operations import (
+    BYTES,
+    EVENT_STREAM,
+    FORM,
+    GZIP,
+    HTML,
+    JSON,
+    Answer,
+    Events,
+    Group,
+    Operation,
+)
+from agentsrv.api.parameters import PATH, QUERY
+from agentsrv.api.proxies import path_prefix
+from agentsrv.api.schemas.server import ErrorBody
+from agentsrv.api.transfer import send
+
+SLICE_BYTES = 8 * 1024
 
 REFERENCE = "#/components/schemas/{name}"
-
-JSON = "application/json"
-EVENT_STREAM = "text/event-stream"
-HTML = "text/html"
-BYTES = "application/octet-stream"
-GZIP = "application/gzip"
-FORM = "multipart/form-data"
-NO_BODY = ""
-
-Answer = type[msgspec.Struct] | str
-"""A JSON body of this class, or the media type of an answer that is not JSON (`NO_BODY`: none)."""
 
 RESPONSE_HEADERS = {
     401: {"WWW-Authenticate": "the scheme to use: Bearer"},
@@ -37,6 +41,8 @@ RESPONSE_HEADERS = {
 }
 
 REQUEST_HEADERS = {
+    "Acp-Connection-Id": "the connection, from the answer to `initialize`",
+    "Acp-Session-Id": "the session of that connection",
     "Idempotency-Key": "the client's name for this prompt: the same again is the same job",
     "If-Match": "the ETag of what is to be replaced",
     "If-None-Match": "an ETag that the client has; `*` for a file that must not exist yet",
@@ -45,42 +51,45 @@ REQUEST_HEADERS = {
     "Range": "one range of bytes",
 }
 
+SCHEMAS: dict[str, dict[str, str]] = {
+    JSON: {"type": "object"},
+    HTML: {"type": "string"},
+    BYTES: {"type": "string", "format": "binary"},
+    GZIP: {"type": "string", "format": "binary"},
+}
+"""Of bodies and answers that are neither a class of ours nor a stream."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation:
-    """One method on one path: what it takes, what it answers, how it can fail."""
-
-    method: str
-    path: str
-    handler: Handler
-    answers: dict[int, Answer]
-    errors: tuple[int, ...] = ()
-    body: type[msgspec.Struct] | str | None = None
-    """A JSON body of this class, or the media type of one that goes to the disk as it comes."""
-    query: type[msgspec.Struct] | None = None
-    headers: tuple[str, ...] = ()
-    """Those of the request that mean something here, of REQUEST_HEADERS."""
-    is_body_required: bool = True
-    is_public: bool = False
-
-    @property
-    def name(self) -> str:
-        """Unique, and stable for generated clients: the handler's name."""
-        return self.handler.__name__
-
-    def all_errors(self) -> list[int]:
-        """Its own errors and those that the middlewares add."""
-        common = {403, 500} if self.is_public else {401, 403, 500}
-        for_body = {400, 408, 413, 415, 429} if self.body else set()
-        for_query = {400} if self.query else set()
-        return sorted(common | for_body | for_query | set(self.errors))
+UPLOAD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "files": {"type": "array", "items": SCHEMAS[BYTES], "minItems": 1},
+        "targetPath": {
+            "type": "string",
+            "description": "the directory to put them into; the workspace when not said",
+        },
+        "relativePaths": {
+            "type": "string",
+            "description": "a JSON array of paths, one for each file; the names of the files when not said",
+        },
+        "overwrite": {"type": "boolean", "description": "false: files that exist stay as they are"},
+    },
+    "required": ["files"],
+}
 
 
-async def openapi(request: web.Request) -> web.Response:
+async def openapi(request: web.Request) -> web.StreamResponse:
     """The OpenAPI document of this server."""
-    prefix = request.path.removesuffix("/openapi.json")
-    body = _encoded_document(request.app[OPERATIONS], request.app[CONFIG].app_version, prefix)
-    return web.Response(body=body, content_type=JSON)
+    config = request.app[CONFIG]
+    prefix = request.path.rstrip("/").removesuffix("/openapi.json")
+    public = path_prefix(request) if config.public_url is None else config.public_url
+    body = _encoded_document(request.app[GROUPS], config.app_version, public + prefix)
+    # By the slice: anybody may ask for it, and who does not read it shall not make us hold it.
+    return await send(request, _slices(body), headers={hdrs.CONTENT_TYPE: JSON}, length=len(body))
+
+
+async def _slices(body: bytes) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(body), SLICE_BYTES):
+        yield body[start : start + SLICE_BYTES]
 
 
 async def docs(_request: web.Request) -> web.Response:
@@ -90,17 +99,21 @@ async def docs(_request: web.Request) -> web.Response:
     return web.Response(text=page, content_type=HTML, headers={"Content-Security-Policy": policy})
 
 
-@cache
-def _encoded_document(operations: tuple[Operation, ...], version: str, prefix: str) -> bytes:
-    return msgspec.json.encode(document(operations, version, prefix))
+@lru_cache(maxsize=4)
+def _encoded_document(groups: tuple[Group, ...], version: str, prefix: str) -> bytes:
+    return msgspec.json.encode(document(groups, version, prefix))
 
 
-def document(operations: Iterable[Operation], version: str, prefix: str = "") -> dict[str, Any]:
+def document(groups: Iterable[Group], version: str, prefix: str = "") -> dict[str, Any]:
     """OpenAPI 3.1 as plain values. `prefix` is where a host has mounted the application."""
-    operations = tuple(operations)
+    groups = tuple(groups)
     paths: dict[str, dict[str, Any]] = {}
-    for operation in operations:
-        paths.setdefault(_template(operation.path), {})[operation.method.lower()] = _operation(operation)
+    for group in groups:
+        for operation in group.operations:
+            paths.setdefault(_template(operation.path), {})[operation.method.lower()] = {
+                "tags": [group.tag],
+                **_operation(operation),
+            }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -109,10 +122,14 @@ def document(operations: Iterable[Operation], version: str, prefix: str = "") ->
             "description": "Coding agents as a durable HTTP service: sessions, jobs, streams that resume.",
         },
         "servers": [{"url": prefix or "/"}],
+        "tags": [{"name": group.tag, "description": group.description} for group in groups],
         "paths": paths,
         "components": {
-            "schemas": _schemas(operations),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(op for group in groups for op in group.operations),
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
+            },
         },
     }
 
@@ -128,20 +145,26 @@ def _operation(operation: Operation) -> dict[str, Any]:
             *_header_parameters(operation),
         ],
         "responses": {str(status): _answer(status, answer) for status, answer in operation.answers.items()},
-        "security": [] if operation.is_public else [{"key": []}],
+        "security": _security(operation),
     }
-    if description := " ".join(rest.split()):
-        entry["description"] = description
+    entry["description"] = " ".join(rest.split()) or entry["summary"]
     for status in operation.all_errors():
-        entry["responses"].setdefault(str(status), _answer(status, ErrorBody))
+        entry["responses"].setdefault(str(status), _refusal(status, operation.refusal))
     if operation.body:
         entry["requestBody"] = {"required": operation.is_body_required, "content": _content(operation.body)}
     return entry
 
 
+def _security(operation: Operation) -> list[dict[str, list[str]]]:
+    """One of these is enough."""
+    if operation.is_public:
+        return []
+    return [{"key": []}, {"ticket": []}] if operation.method == "GET" else [{"key": []}]
+
+
 def _content(body: type[msgspec.Struct] | str) -> dict[str, Any]:
     if isinstance(body, str):
-        return {body: {"schema": {"type": "string", "format": "binary"}}}
+        return {body: {"schema": UPLOAD if body == FORM else SCHEMAS[body]}}
     return {JSON: {"schema": _reference(body)}}
 
 
@@ -149,8 +172,10 @@ def _answer(status: int, answer: Answer) -> dict[str, Any]:
     entry: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if isinstance(answer, type):
         entry["content"] = {JSON: {"schema": _reference(answer)}}
+    elif isinstance(answer, Events):
+        entry["content"] = {EVENT_STREAM: {"schema": _stream(answer)}}
     elif answer:
-        entry["content"] = {answer: {"schema": {"type": "object"} if answer == JSON else {"type": "string"}}}
+        entry["content"] = {answer: {"schema": SCHEMAS[answer]}}
     if status in RESPONSE_HEADERS:
         entry["headers"] = {
             name: {"description": text, "schema": {"type": "string"}}
@@ -159,9 +184,36 @@ def _answer(status: int, answer: Answer) -> dict[str, Any]:
     return entry
 
 
+def _refusal(status: int, own: type[msgspec.Struct] | None) -> dict[str, Any]:
+    """Ours, or that of another protocol: what is refused before the handler looks at it is refused in our words."""
+    entry = _answer(status, ErrorBody)
+    if own is not None:
+        entry["content"] = {JSON: {"schema": {"anyOf": [_reference(own), _reference(ErrorBody)]}}}
+    return entry
+
+
+def _stream(events: Events) -> dict[str, Any]:
+    """What a frame has in it, where JSON Schema looks for that.
+
+    Without a `type`: to generated clients the answer is a text, to others that know streams each event is an object.
+    """
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": _component(events.name)}
+    return {
+        "description": f"Server-Sent Events. {events.description}",
+        "contentMediaType": EVENT_STREAM,
+        "contentSchema": {
+            "type": "object",
+            "properties": {"id": {"type": "string", "description": "the event's number"}, "data": data},
+            "required": ["data"],
+        },
+    }
+
+
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
     names = re.findall(r"\{(\w+)", operation.path)
-    return [_parameter("path", name, {"type": "string"}, is_required=True) for name in names]
+    return [
+        _parameter("path", name, {"type": "string"}, PATH.get(name, ""), is_required=True) for name in names
+    ]
 
 
 def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -171,36 +223,57 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
     schema = components[operation.query.__name__]
     required = schema.get("required", ())
     return [
-        _parameter("query", name, _portable(field), is_required=name in required)
+        _parameter("query", name, _portable(field), QUERY.get(name, ""), is_required=name in required)
         for name, field in schema["properties"].items()
     ]
 
 
 def _header_parameters(operation: Operation) -> list[dict[str, Any]]:
     return [
-        _parameter("header", name, {"type": "string"}) | {"description": REQUEST_HEADERS[name]}
-        for name in operation.headers
+        _parameter("header", name, {"type": "string"}, REQUEST_HEADERS[name]) for name in operation.headers
     ]
 
 
-def _parameter(place: str, name: str, schema: Any, *, is_required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": is_required, "schema": schema}
+def _parameter(
+    place: str, name: str, schema: Any, description: str, *, is_required: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "description": description,
+        "required": is_required,
+        "schema": schema,
+    }
 
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     kinds: list[Any] = [ErrorBody]
+    streams: list[Events] = []
     for operation in operations:
-        kinds += [
-            kind
-            for kind in (operation.body, operation.query, *operation.answers.values())
-            if isinstance(kind, type)
-        ]
+        for kind in (operation.body, operation.refusal, *operation.answers.values()):
+            if isinstance(kind, Events):
+                streams.append(kind)
+            elif isinstance(kind, type):
+                kinds.append(kind)
+    kinds += [kind for events in streams for kind in events.kinds]
     _, components = msgspec.json.schema_components(dict.fromkeys(kinds), ref_template=REFERENCE)
-    return {name: _portable(schema) for name, schema in components.items()}
+    schemas = {name: _portable(schema) for name, schema in components.items()}
+    return schemas | {events.name: _any_event(events) for events in streams}
+
+
+def _any_event(events: Events) -> dict[str, Any]:
+    known = [_reference(kind) for kind in events.kinds]
+    other = [] if events.are_all else [{"type": "object", "description": "a message as the agent wrote it"}]
+    any_of = "anyOf" if len(known + other) > 1 else "allOf"
+    return {"title": events.name, "description": events.description, any_of: [*known, *other]}
 
 
 def _reference(kind: type) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(name=kind.__name__)}
+    return _component(kind.__name__)
+
+
+def _component(name: str) -> dict[str, str]:
+    return {"$ref": REFERENCE.format(name=name)}
 
 
 def _template(path: str) -> str:
@@ -209,8 +282,10 @@ def _template(path: str) -> str:
 
 
 def _portable(schema: Any) -> Any:
-    r"""Patterns as JSON Schema has them: `\Z` is Python's word for what ECMA-262 calls `$`."""
+    r"""As JSON Schema has it: `\Z` is Python's word for what ECMA-262 calls `$`; each list says of what."""
     if isinstance(schema, dict):
+        if schema.get("type") == "array" and "items" not in schema:
+            schema = {**schema, "items": {}}
         return {
             key: value.replace(r"\Z", "$")
             if key == "pattern" and isinstance(value, str)
@@ -218,3 +293,11 @@ def _portable(schema: Any) -> Any:
             for key, value in schema.items()
         }
     return [_portable(item) for item in schema] if isinstance(schema, list) else schema
+
+
+# fmt: off
+ROUTES = (
+    Operation("GET", "/openapi.json", openapi, {200: JSON}, is_public=True),
+    Operation("GET", "/docs", docs, {200: HTML}, is_public=True),
+)
+# fmt: on

@@ -1,16 +1,29 @@
-"""Serves our application on a socket. What is not HTTP never reaches a middleware and is answered here."""
+"""Serves our application on sockets. What is not HTTP never reaches a middleware and is answered here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from secrets import token_hex
+import socket
+from collections.abc import Iterable
 from typing import Any
 
-from aiohttp import HttpVersion10, hdrs, web
+from aiohttp import HttpVersion10, web
+from aiohttp.http_exceptions import LineTooLong
 
-from agentsrv.api.middleware import SERVER, access_logger, error_response, http_error_response
-from agentsrv.errors import AgentsrvError, InvalidInput
+from agentsrv.api.access_log import Strangers
+from agentsrv.api.access_log import logger as access_logger
+from agentsrv.api.connections import (
+    MAX_HEAD_BYTES,
+    Acceptor,
+    Connection,
+    Connections,
+    HeadTooLarge,
+    Limits,
+    Site,
+)
+from agentsrv.api.refusals import bare_response, http_error_response
+from agentsrv.errors import AgentsrvError, InvalidInput, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -20,35 +33,53 @@ ACCEPT_STEPS = 10
 Before that, aiohttp would wait for it at the end as for a request that is being answered.
 """
 
-CONNECTION: dict[str, Any] = {
-    # A compressed body is refused (`middleware.limit_body`): do not unpack it to throw it away.
-    "auto_decompress": False,
+OPTIONS: dict[str, Any] = {
     # Our own middleware writes the access log.
     "access_log": None,
-    # How long a connection may wait for its next request, and take to send the head of it.
+    # How long a connection may wait for its next request.
     "keepalive_timeout": 75.0,
     # How long to take in and drop a body that was refused, so that its sender comes to read the answer.
     "lingering_time": 2.0,
 }
 
+ALWAYS_ANSWERED = "/health"
+"""Also when all connections are in use."""
 
-class Runner(web.ServerRunner):
+
+class HttpRunner(web.ServerRunner):
     """In place of aiohttp's AppRunner: the same life cycle, and every refusal in our error shape.
 
     Order at the end, in `cleanup`: stop listening, the application's `on_shutdown`, wait for handlers up to
     `shutdown_timeout`, the application's `cleanup_ctx` in reverse.
     """
 
-    def __init__(self, app: web.Application, *, shutdown_timeout: float) -> None:
+    def __init__(
+        self, app: web.Application, *, shutdown_timeout: float, limits: Limits | None = None
+    ) -> None:
         self._app = app
         self._starter = web.AppRunner(app)
-        server = _Server(self._answer, request_factory=self._make_request)
-        super().__init__(server, shutdown_timeout=shutdown_timeout)
+        self.connections = Connections(limits or Limits())
+        self._addresses: list[Any] = []
+        self._strangers = Strangers()
+        super().__init__(
+            web.Server(self._answer, request_factory=self._make_request), shutdown_timeout=shutdown_timeout
+        )
 
     async def setup(self) -> None:
         """Start the application. Raises what its start-up raises; call `cleanup` in any case."""
         await self._starter.setup()
         await super().setup()
+
+    async def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Serve on `sockets`, which are bound and listen; they are closed at the end."""
+        acceptor = Acceptor(sockets, self.connections, self._connection)
+        self._addresses = [listener.getsockname() for listener in acceptor.sockets]
+        await Site(self, acceptor).start()
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens, as the sockets tell."""
+        return self._addresses
 
     async def shutdown(self) -> None:
         await self._app.shutdown()
@@ -58,7 +89,9 @@ class Runner(web.ServerRunner):
             await site.stop()
         for _ in range(ACCEPT_STEPS):
             await asyncio.sleep(0)
+        self.connections.hurry()
         await super().cleanup()
+        self.connections.close()
         await self._app.cleanup()
 
     @property
@@ -66,12 +99,20 @@ class Runner(web.ServerRunner):
         assert self._starter.server is not None
         return self._starter.server
 
+    def _connection(self, address: str) -> Connection:
+        assert self.server is not None
+        return _Answering(self._strangers, self.server, self.connections, address)
+
     def _make_request(self, *message: Any) -> web.BaseRequest:
         return self._application_server.request_factory(*message)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version < HttpVersion10:
-            return answer_noise(request)
+            return answer_noise(request, self._strangers)
+        if head_bytes(request) > MAX_HEAD_BYTES:
+            return answer_noise(request, self._strangers, HeadTooLarge())
+        if self.connections.is_full() and request.path != ALWAYS_ANSWERED:
+            return answer_full(request, self._strangers)
         try:
             return await self._application_server.request_handler(request)
         except web.HTTPException as exc:
@@ -79,13 +120,14 @@ class Runner(web.ServerRunner):
             return http_error_response(exc)
 
 
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **CONNECTION)
+class _Answering(Connection):
+    __slots__ = ("_strangers",)
 
-
-class _Connection(web.RequestHandler):
-    __slots__ = ()
+    def __init__(
+        self, strangers: Strangers, server: web.Server, connections: Connections, address: str
+    ) -> None:
+        super().__init__(server, connections, address, loop=asyncio.get_running_loop(), **OPTIONS)
+        self._strangers = strangers
 
     def handle_error(
         self,
@@ -97,23 +139,43 @@ class _Connection(web.RequestHandler):
         """Answer what could not be read as a request, or failed before its handler ran."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; all that is left is to close")
-        if status == 400:
-            return answer_noise(request)
+        if status < 500:
+            return answer_noise(request, self._strangers, exc)
         logger.error("a request failed outside its handler", exc_info=exc)
-        return _bare(AgentsrvError("something went wrong here", code="internal_error"))
+        return bare_response(AgentsrvError("something went wrong here", code="internal_error"), 500)
 
 
-def answer_noise(request: web.BaseRequest) -> web.Response:
+def head_bytes(request: web.BaseRequest) -> int:
+    """About how many bytes the head of the request has."""
+    return len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+
+
+def answer_noise(
+    request: web.BaseRequest, strangers: Strangers, exc: BaseException | None = None
+) -> web.Response:
     """For what is not a request, such as a TLS hello on this port: one log line, no traceback."""
-    access_logger.info("not an HTTP request", extra={"status": 400, "peer": request.remote})
-    # aiohttp's message may quote the bytes that it could not read: perhaps a key.
-    return _bare(InvalidInput("this is not valid HTTP/1.1, or its head is too large", code="bad_request"))
+    status, message = what_is_wrong(exc)
+    if strangers.is_told(status):
+        access_logger.info("not an HTTP request", extra={"status": status, "peer": request.remote})
+    return bare_response(InvalidInput(message, code="bad_request"), status)
 
 
-def _bare(error: AgentsrvError) -> web.Response:
-    """An answer that passes neither middlewares nor signals, and brings its headers itself."""
-    response = error_response(error)
-    response.headers["X-Request-Id"] = token_hex(8)
-    response.headers[hdrs.SERVER] = SERVER
-    response.force_close()
-    return response
+def what_is_wrong(exc: BaseException | None) -> tuple[int, str]:
+    """A status and words for it. aiohttp's own may quote the bytes that it could not read: perhaps a key."""
+    if isinstance(exc, HeadTooLarge):
+        return 431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes"
+    if isinstance(exc, LineTooLong):
+        excerpt, limit = exc.args[:2]
+        if excerpt[:1] in (b"/", "/"):
+            return 414, f"the URL has more than {limit} bytes; send what is long in a body"
+        return 431, f"a header has more than {limit} bytes"
+    return 400, "this is not valid HTTP/1.1"
+
+
+def answer_full(request: web.BaseRequest, strangers: Strangers) -> web.Response:
+    if strangers.is_told(503):
+        access_logger.info("too many connections", extra={"status": 503, "peer": request.remote})
+    return bare_response(
+        Unavailable("all connections of the server are in use; try again later", code="too_many_connections"),
+        503,
+    )

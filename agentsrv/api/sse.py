@@ -19,14 +19,15 @@ import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
-from agentsrv.api.decode import invalid_field
-from agentsrv.api.keys import CONFIG
-from agentsrv.api.middleware import CLIENT_GONE, is_gone
-from agentsrv.api.schemas import Follow
-from agentsrv.errors import AgentsrvError
+from agentsrv.api.access_log import CLIENT_GONE
+from agentsrv.api.keys import CONFIG, THREADS
+from agentsrv.api.refusals import is_gone
+from agentsrv.api.schemas.jobs import Follow
+from agentsrv.errors import AgentsrvError, invalid_field
 from agentsrv.eventlog import fold
 from agentsrv.model import Chunk, Seq
 from agentsrv.projections import native
+from agentsrv.threads import Pool
 
 T = TypeVar("T")
 
@@ -43,8 +44,9 @@ SEND_BUFFER_BYTES = 128 * 1024
 Left alone, Linux takes up to 4 MiB for a client that does not read.
 """
 
-RETRY = b"retry: 1000\n\n"
-KEEPALIVE = b": keepalive\n\n"
+# No empty line after these: some clients take it for a message. They belong to the next one.
+RETRY = b"retry: 1000\n"
+KEEPALIVE = b": keepalive\n"
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -61,9 +63,15 @@ URGENT_STEP_S = 1.0
 def resume_point(request: web.Request, query: Follow) -> Seq | None:
     """After which event the client wants to go on; None: from the start, it has seen nothing yet.
 
-    `Last-Event-ID` wins over `?after=`: a browser that reconnects repeats the URL it began with.
+    `Last-Event-ID` wins over `?lastEventId=`, which clients that cannot send headers add to their URL, and both
+    over `?after=`: who reconnects repeats the URL that it began with.
     """
-    given = request.headers.getall("Last-Event-ID", [query.after])
+    return seen_by(request, query.last_event_id or query.after)
+
+
+def seen_by(request: web.Request, default: str = "") -> Seq | None:
+    """The last event that the client has, as the header says."""
+    given = request.headers.getall("Last-Event-ID", [default])
     if len(given) > 1 or not re.fullmatch("[0-9]{0,18}", given[0]):
         raise invalid_field("Last-Event-ID", "must be the id of one event, a whole number")
     return int(given[0]) if given[0] else None
@@ -86,13 +94,26 @@ async def stream(
     """Answer with the events of `chunks`, to their end, as `stream_frames` does."""
     if render is native.render:
         return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost)
-    return await stream_frames(request, _folded(chunks, render), bytes, headers=headers, on_lost=on_lost)
+    return await stream_frames(
+        request,
+        _folded(chunks, render, request.app[THREADS].folding),
+        bytes,
+        headers=headers,
+        on_lost=on_lost,
+    )
 
 
-async def _folded(chunks: AsyncGenerator[Chunk, None], render: Render) -> AsyncGenerator[bytes, None]:
+async def _folded(
+    chunks: AsyncGenerator[Chunk, None], render: Render, threads: Pool
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield await fold(chunk, render)
+            yield await fold(chunk, render, threads)
+
+
+def frame_of(data: bytes) -> bytes:
+    """One without an id, that nobody comes back to. `data` is one line."""
+    return b"data: %b\n\n" % data
 
 
 async def stream_frames(
@@ -185,7 +206,7 @@ async def _tell(response: EventSourceResponse, error: Exception) -> None:
         }
     with suppress(ConnectionError, TimeoutError):
         async with asyncio.timeout(TELL_TIMEOUT_S):
-            await response.write(b"data: " + msgspec.json.encode(told) + b"\n\n")
+            await response.write(frame_of(msgspec.json.encode(told)))
             await response.write_eof()
 
 

@@ -1,39 +1,21 @@
-"""Bodies that are too large to be held: in, piece by piece, and out, piece by piece."""
+"""Answers that are too large to be held: out, piece by piece."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+import socket
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import TypeVar
 
 from aiohttp import hdrs, web
 
-from agentsrv.api.decode import invite_body
+from agentsrv.api.access_log import IS_KNOWN
 from agentsrv.api.keys import CONFIG
-from agentsrv.errors import TooSlow
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-
-async def body_chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """The request's body as it comes. Raises TooSlow when nothing comes for `BODY_TIMEOUT`."""
-    await invite_body(request)
-    while chunk := await in_time(request, request.content.readany()):
-        yield chunk
-
-
-async def in_time(request: web.Request, reading: Awaitable[T]) -> T:
-    """What is read from the request. Raises TooSlow when nothing comes for `BODY_TIMEOUT`."""
-    timeout_s = request.app[CONFIG].body_timeout_s
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await reading
-    except TimeoutError as exc:
-        raise TooSlow(f"nothing came for {timeout_s:g} s; send it again") from exc
+WIDE_BUFFER_BYTES = 2 * 1024 * 1024
 
 
 async def send(
@@ -57,6 +39,7 @@ async def send(
             return response
         # What fails at once still gets its own status.
         first = await anext(pieces, b"")
+        _widen(request)
         await response.prepare(request)
         try:
             await _write_all(request, response, first, pieces)
@@ -78,9 +61,18 @@ async def _write_all(
     while piece:
         async with asyncio.timeout(stall_s):
             await response.write(piece)
+            # aiohttp waits for the client only when 64 KiB have been written.
+            await request.writer.drain()
         piece = await anext(pieces, b"")
     async with asyncio.timeout(stall_s):
         await response.write_eof()
+
+
+def _widen(request: web.Request) -> None:
+    """Let the kernel hold more of a large answer, which has to fill a long line; but not for strangers."""
+    connection = request.get_extra_info("socket")
+    if connection is not None and IS_KNOWN in request:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WIDE_BUFFER_BYTES)
 
 
 def _cut(request: web.Request) -> None:

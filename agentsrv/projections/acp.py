@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from agentsrv.agents.base import load_object, raw_event
 from agentsrv.agents.updates import (
     CallFields,
     Recent,
@@ -21,7 +21,6 @@ from agentsrv.agents.updates import (
     Update,
     UpdateReader,
     as_id,
-    as_object,
     as_objects,
     as_text,
     image_block,
@@ -29,14 +28,30 @@ from agentsrv.agents.updates import (
     tool_call_update,
     user_message_chunk,
 )
+from agentsrv.jsontext import as_object, load_object, raw_event
 from agentsrv.model import Chunk, Decision, Seq, SessionId, Source, TurnId, TurnStatus
+from agentsrv.projections.states import dumps, loads
 
 log = logging.getLogger(__name__)
 
-MAX_TOLD_BYTES = 64 * 1024 * 1024
-"""So much of one event is told of. No line of an agent is that long; what one is made into may be."""
+Value = dict[str, Any] | msgspec.Raw
+"""One notification, or an event of our own."""
 
-OURS = frozenset({"error", "raw", "gap", "permission_request", "permission_resolved"})
+Told = tuple[Seq, list[Value]]
+"""What an event has to tell."""
+
+OURS = frozenset(
+    {
+        "error",
+        "raw",
+        "gap",
+        "prompt_dropped",
+        "permission_request",
+        "permission_resolved",
+        "timer",
+        "background_ended",
+    }
+)
 """The types of events that the server makes, or makes of an agent's line."""
 
 MESSAGES = frozenset({"error", "raw", "system"})
@@ -53,11 +68,24 @@ OPTIONS = (
 )
 
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Turn:
+    """How far the fold of a turn has come. `asked`: the calls that questions are about, which nobody has answered."""
+
+    id: TurnId | None
+    reader: UpdateReader
+    open_calls: Recent[str] = field(default_factory=Recent)
+    asked: Recent[str] = field(default_factory=Recent)
 
 
 class Acp:
-    """The fold for one follower. `messages_only`: whole messages alone, for a reader of history."""
+    """The fold for one follower. `messages_only`: whole messages alone, for a reader of history.
+
+    Events up to `after` are folded and not told of. `state` is what another fold of this session and kind had
+    come to at an event of the same turn: what follows that event is to be read here.
+    """
 
     def __init__(
         self,
@@ -66,28 +94,24 @@ class Acp:
         *,
         after: Seq = 0,
         messages_only: bool = False,
+        state: bytes | None = None,
     ) -> None:
-        """Events up to `after` are folded and not told of."""
         self._session_id = session_id
         self._make_reader = make_reader
         self._after = after
         self._messages_only = messages_only
-        self._turn_id: TurnId | None = None
-        self._begin(None)
+        self._turn: _Turn = _Turn(None, make_reader()) if state is None else loads(state)
 
-    def render(self, chunk: Chunk) -> bytes:
-        """The chunk as SSE frames. Of an event's frames the last one alone has an id.
+    def state(self) -> bytes:
+        """What the fold has come to, for others to go on from. Bounded, as the fold is."""
+        return dumps(self._turn)
 
-        So a client that has lost its connection between them gets all of them again, and misses none.
-        """
-        return b"".join([_frames(seq, values) for seq, values in self.read(chunk)])
-
-    def read(self, chunk: Chunk) -> list[tuple[Seq, list[bytes]]]:
-        """(seq, JSON values) of each event that has something to tell."""
+    def read(self, chunk: Chunk) -> list[Told]:
+        """What each event has to tell, but for events that have nothing."""
         # What comes between two turns belongs to the one before.
-        if chunk.turn_id is not None and chunk.turn_id != self._turn_id:
-            self._begin(chunk.turn_id)
-        found: list[tuple[Seq, list[bytes]]] = []
+        if chunk.turn_id is not None and chunk.turn_id != self._turn.id:
+            self._turn = _Turn(chunk.turn_id, self._make_reader())
+        found: list[Told] = []
         for seq, line in enumerate(chunk.lines(), chunk.first_seq):
             values = self._values(chunk.source, line)
             # What has no place in the log has the seq 0, and is news to everybody.
@@ -95,49 +119,42 @@ class Acp:
                 found.append((seq, values))
         return found
 
-    def _begin(self, turn_id: TurnId | None) -> None:
-        self._turn_id = turn_id
-        self._reader = self._make_reader()
-        self._open_calls: Recent[str] = Recent()
-        self._asked: Recent[str] = Recent()
-        """The calls that questions are about, which nobody has answered yet."""
-
-    def _values(self, source: Source, line: bytes) -> list[bytes]:
+    def _values(self, source: Source, line: bytes) -> list[Value]:
         try:
             message = _load(line)
             if message is None:
-                return [raw_event(line)]
+                return [msgspec.Raw(raw_event(line))]
             if source is not Source.AGENT or as_text(message.get("type")) in OURS:
                 return self._our_values(message, line)
-            return self._told(self._reader.read(message))
+            return self._told(self._turn.reader.read(message))
         except Exception as exc:
             # Not its message: that may quote the line. A hostile line must not end the stream for ever.
             log.error("session %s has an event that is beyond us: %s", self._session_id, type(exc).__name__)
             return []
 
-    def _our_values(self, message: dict[str, Any], line: bytes) -> list[bytes]:
+    def _our_values(self, message: dict[str, Any], line: bytes) -> list[Value]:
         match message.get("type"):
             case "user":
                 return self._told(_user_chunks(message))
             case _ if message.get("done"):
                 return self._done(message)
             case type_ if self._messages_only:
-                return [line] if as_text(type_) in MESSAGES else []
+                return [msgspec.Raw(line)] if as_text(type_) in MESSAGES else []
             case "permission_request" if message.get("kind") == "permission":
-                return [_encode(message | {"request": self._request(message)})]
+                return [message | {"request": self._request(message)}]
             case "permission_resolved":
-                return [*self._told(self._resolved(message)), line]
+                return [*self._told(self._resolved(message)), msgspec.Raw(line)]
             case _:
-                return [line]
+                return [msgspec.Raw(line)]
 
     def _request(self, event: dict[str, Any]) -> dict[str, Any]:
         """A question as ACP asks it (`session/request_permission`); the answer goes to our own route."""
         call_id = as_id(event.get("toolCallId")) or as_id(event.get("requestId"))
-        self._asked[as_id(event.get("requestId"))] = call_id
-        if call_id in self._open_calls:
-            self._open_calls[call_id] = "pending"
+        self._turn.asked[as_id(event.get("requestId"))] = call_id
+        if call_id in self._turn.open_calls:
+            self._turn.open_calls[call_id] = "pending"
         named: CallFields = {"title": as_text(event.get("title"))}
-        call = {"toolCallId": call_id, **named, **self._reader.asked(event), "status": "pending"}
+        call = {"toolCallId": call_id, **named, **self._turn.reader.asked(event), "status": "pending"}
         options = [option for option in OPTIONS if option["optionId"] != REMEMBER or event.get("allowance")]
         return {"sessionId": self._session_id, "toolCall": call, "options": options}
 
@@ -146,52 +163,40 @@ class Acp:
 
         A call that the question alone has told of ends with it.
         """
-        call_id = self._asked.pop(as_id(event.get("requestId")))
+        call_id = self._turn.asked.pop(as_id(event.get("requestId")))
         is_allowed = event.get("decision") == Decision.ALLOW
         if call_id is None:
             return []
-        if call_id not in self._open_calls:
+        if call_id not in self._turn.open_calls:
             return [tool_call_update(call_id, {"status": "completed" if is_allowed else "failed"})]
         return [tool_call_update(call_id, {"status": "in_progress"})] if is_allowed else []
 
-    def _done(self, message: dict[str, Any]) -> list[bytes]:
+    def _done(self, message: dict[str, Any]) -> list[Value]:
         """Calls that nobody will tell the end of have failed; a command in the background may go on."""
         has_worked = message.get("status") == TurnStatus.COMPLETED
         ended = [
             tool_call_update(call_id, {"status": "failed"})
-            for call_id, status in self._open_calls.items()
+            for call_id, status in self._turn.open_calls.items()
             if not has_worked or status == "pending"
         ]
-        values = self._told(ended)
+        values = self._told([*self._turn.reader.rest(), *ended])
         if not self._messages_only:
-            reason = _stop_reason(as_text(message.get("status")), self._reader.stop_reason)
-            values.append(_encode(message if reason is None else message | {"stopReason": reason}))
+            reason = _stop_reason(as_text(message.get("status")), self._turn.reader.stop_reason)
+            values.append(message if reason is None else message | {"stopReason": reason})
         return values
 
-    def _told(self, updates: list[Update]) -> list[bytes]:
-        values: list[bytes] = []
-        left = MAX_TOLD_BYTES
+    def _told(self, updates: list[Update]) -> list[Value]:
         for update in updates:
             self._note_call(update)
-            value = _encode({"sessionId": self._session_id, "update": update})
-            left -= len(value)
-            if left < 0:
-                break
-            values.append(value)
-        return values
+        return [{"sessionId": self._session_id, "update": update} for update in updates]
 
     def _note_call(self, update: Update) -> None:
         if (call_id := update.get("toolCallId")) is None or (status := update.get("status")) is None:
             return
         if status in ("pending", "in_progress"):
-            self._open_calls[call_id] = status
+            self._turn.open_calls[call_id] = status
         else:
-            self._open_calls.pop(call_id)
-
-
-def _frames(seq: Seq, values: list[bytes]) -> bytes:
-    *others, last = values
-    return b"".join([b"data: %s\n\n" % value for value in others]) + b"id: %d\ndata: %s\n\n" % (seq, last)
+            self._turn.open_calls.pop(call_id)
 
 
 def _load(line: bytes) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ from agentsrv.model import Chunk
 
 
 def render(chunk: Chunk) -> bytes:
-    """The chunk as SSE frames `id: <seq>` and `data: <JSON>`. Rendered once and shared by all followers."""
+    """The chunk as SSE frames `data: <JSON>`, `id: <seq>`. Rendered once and shared by all followers."""
     if chunk.rendered is None:
         lines = enumerate(chunk.lines(), chunk.first_seq)
-        chunk.rendered = b"".join([b"id: %d\ndata: %s\n\n" % line for line in lines])
+        chunk.rendered = b"".join([b"data: %s\nid: %d\n\n" % (line, seq) for seq, line in lines])
     return chunk.rendered

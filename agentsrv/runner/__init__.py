@@ -10,6 +10,6 @@
 
 A runner's directory (0700) holds `out`, `sock` (its Unix socket), `meta` (who it is) and, at the end, `exit`.
 
-Nothing here knows which agent it runs, what a line means, sessions, turns, SQL or HTTP. `child.py` runs as a
+Nothing here knows which agent it runs, what a line means, sessions, turns, SQL or HTTP. `child` runs as a
 program of its own and imports nothing but the standard library.
 """

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import os
-import struct
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-IN_MODIFY = 0x00000002
-IN_CLOEXEC = os.O_CLOEXEC
-IN_NONBLOCK = os.O_NONBLOCK
-EVENT = struct.Struct("iIII")
-"""Watch, mask, cookie, length of the name. Watches on files, not directories, have no names."""
-OVERFLOW = -1
-READ_BYTES = EVENT.size * 4096
+from agentsrv import inotify
+from agentsrv.inotify import Inotify
+from agentsrv.linux import file_system_type
+
+log = logging.getLogger(__name__)
+
 POLL_S = 0.05
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -32,8 +29,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
     }
 )
 """From linux/magic.h. There a write may come from elsewhere, or past the kernel that we ask."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
@@ -64,7 +59,7 @@ class FileWatcher:
 
     def __init__(self, *, use_inotify: bool = True) -> None:
         self._use_inotify = use_inotify
-        self._fd: int | None = None
+        self._inotify: Inotify | None = None
         self._watches: dict[int, list[Watch]] = {}
         self._polled: list[Watch] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -72,13 +67,10 @@ class FileWatcher:
     def watch(self, path: Path, callback: Callable[[], None]) -> Watch:
         """Call `callback` after each change of `path` until the watch is closed. Raises FileNotFoundError."""
         watch = Watch(self, path, callback)
-        descriptor = -1
-        if self._opened() >= 0:
-            descriptor = _libc.inotify_add_watch(self._fd, os.fsencode(path), IN_MODIFY)
-        if descriptor >= 0:
-            watch.descriptor = descriptor
-            self._watches.setdefault(descriptor, []).append(watch)
-        if descriptor < 0 or file_system(path) in NETWORK_FILE_SYSTEMS:
+        watch.descriptor = self._ask_kernel(path)
+        if watch.descriptor is not None:
+            self._watches.setdefault(watch.descriptor, []).append(watch)
+        if watch.descriptor is None or file_system_type(path) in NETWORK_FILE_SYSTEMS:
             self._polled.append(watch)
             self._schedule_poll()
         return watch
@@ -90,18 +82,18 @@ class FileWatcher:
             return
         others = self._watches[watch.descriptor]
         others.remove(watch)
-        if not others:
+        if not others and self._inotify is not None:
             del self._watches[watch.descriptor]
-            # Fails when the file is gone: the kernel has ended the watch with it.
-            _libc.inotify_rm_watch(self._fd, watch.descriptor)
+            self._inotify.remove(watch.descriptor)
         watch.descriptor = None
 
     def close(self) -> None:
         """End all watches. Twice is fine."""
-        if self._fd is not None and self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-        self._fd = -1
+        self._use_inotify = False
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify)
+            self._inotify.close()
+            self._inotify = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -110,23 +102,31 @@ class FileWatcher:
         self._watches.clear()
         self._polled.clear()
 
-    def _opened(self) -> int:
-        """The inotify descriptor, which the first watch opens; -1 where there is no inotify."""
-        if self._fd is None:
-            self._loop = asyncio.get_running_loop()
-            self._fd = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK) if self._use_inotify else -1
-            if self._fd >= 0:
-                self._loop.add_reader(self._fd, self._on_readable)
-        return self._fd
+    def _ask_kernel(self, path: Path) -> int | None:
+        """The number of a new watch of the kernel; None where it gives none."""
+        self._loop = asyncio.get_running_loop()
+        if not self._use_inotify:
+            return None
+        try:
+            if self._inotify is None:
+                self._inotify = Inotify()
+                self._loop.add_reader(self._inotify, self._on_readable)
+            return self._inotify.add(path, inotify.MODIFY)
+        except OSError:
+            return None
 
     def _on_readable(self) -> None:
-        assert self._fd is not None
-        descriptors = {event[0] for event in EVENT.iter_unpack(os.read(self._fd, READ_BYTES))}
-        if OVERFLOW in descriptors:
-            descriptors = set(self._watches)
-        for descriptor in descriptors:
-            for watch in self._watches.get(descriptor, ()):
-                self._loop.call_soon(watch.notify)
+        assert self._inotify is not None
+        events = self._inotify.read()
+        changed = {event.watch for event in events}
+        if any(event.mask & inotify.OVERFLOW for event in events):
+            changed = set(self._watches)
+        for descriptor in changed:
+            for watch in tuple(self._watches.get(descriptor, ())):
+                try:
+                    watch.notify()  # At once: by the loop it would cost each event a pass more.
+                except Exception:
+                    log.exception("what has changed in %s was not dealt with", watch.path)
 
     def _schedule_poll(self) -> None:
         if self._timer is None and self._polled:
@@ -141,11 +141,3 @@ class FileWatcher:
                     watch.size = size
                     self._loop.call_soon(watch.notify)
         self._schedule_poll()
-
-
-def file_system(path: Path) -> int:
-    """The type of the file system that holds `path`, as in linux/magic.h; 0 when the kernel does not say."""
-    buffer = ctypes.create_string_buffer(256)  # struct statfs is 120 bytes; its first word is the type.
-    if _libc.statfs(os.fsencode(path), buffer) != 0:
-        return 0
-    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], "little") & 0xFFFFFFFF

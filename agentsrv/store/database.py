@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import aiosqlite
 
 from agentsrv.errors import AgentsrvError, StorageFull, Unavailable
-from agentsrv.tasks import Tasks
+from agentsrv.tasks import Tasks, Vitals
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Done = Callable[[BaseException | None], None]
 READERS = 2
 BUSY_TIMEOUT_S = 10
 RETRY_AFTER_S = 0.5
-GATHER_S = 0.02
+GATHER_S = 0.25
 CLOSE_TIMEOUT_S = 5.0
 
 # How SQLite reports that the disk is full: its own code, or a failed write underneath (WAL, shared memory).
@@ -40,13 +40,17 @@ FULL_CODES = {
 
 @dataclass(slots=True)
 class _Write:
-    """A queued piece of the next transaction. `must_happen`: kept and tried again while the disk is full."""
+    """A queued piece of the next transaction, or one that `is_alone` and outside of any.
+
+    `must_happen`: kept and tried again while the disk is full.
+    """
 
     run: Operation[Any] | None
     bulk: BulkOperation | None
     item: Any
     done: Callable[[Any, BaseException | None], None]
     must_happen: bool
+    is_alone: bool = False
 
 
 class Database:
@@ -54,14 +58,21 @@ class Database:
 
     Only writes that nobody waits for (`queue`) are gathered a moment longer: many small transactions would
     cost the event loop more than they are worth. A write is durable when its `done` is called or its await
-    returns. Writes are applied in the order in which they were queued. A caller that is cancelled does not
-    undo its write.
+    returns; once the writer has ended, whatever has ended it, all that still waits fails. Writes are applied
+    in the order in which they were queued. A caller that is cancelled does not undo its write.
     """
 
-    def __init__(self, path: Path, *, synchronous: Literal["full", "normal"] = "full") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: Literal["full", "normal"] = "full",
+        vitals: Vitals | None = None,
+    ) -> None:
         self.path = path
         self.is_full = False
         self._synchronous = synchronous
+        self._vitals = vitals or Vitals()
         self._connections: list[aiosqlite.Connection] = []
         self._next_reader = 0
         self._queue: list[_Write] = []
@@ -76,7 +87,7 @@ class Database:
             self._connections.append(await _connect(self.path, self._synchronous))
         for reader in self._connections[1:]:
             await reader.execute("PRAGMA query_only = 1")
-        self._tasks.spawn(self._write_loop(), name="writer")
+        self._tasks.spawn_vital(self._write_loop(), self._vitals, name="writer")
 
     @property
     def _writer(self) -> aiosqlite.Connection:
@@ -84,6 +95,8 @@ class Database:
 
     async def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         """Run one SELECT and return all its rows. Raises Unavailable when SQLite does not answer."""
+        if not self._connections:
+            raise _closed()
         self._next_reader = self._next_reader % READERS + 1
         reader = self._connections[self._next_reader]
         try:
@@ -92,11 +105,11 @@ class Database:
             raise _as_domain_error(exc) from exc
         return list(rows)
 
-    async def write(self, operation: Operation[T], *, must_happen: bool = False) -> T:
+    async def write(self, operation: Operation[T], *, must_happen: bool = False, is_alone: bool = False) -> T:
         """Run `operation` inside the next transaction; return its result once that is committed.
 
         An exception of `operation` undoes what it did and nothing else. Raises StorageFull when the disk
-        is full, unless it `must_happen`: then it waits for space.
+        is full, unless it `must_happen`: then it waits for space. `is_alone`: no transaction has begun.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -108,16 +121,18 @@ class Database:
             else:
                 future.set_exception(error)
 
-        self._submit(_Write(operation, None, None, done, must_happen))
+        self._submit(_Write(operation, None, None, done, must_happen, is_alone))
         self._urgent.set()
         return await future
 
-    def queue(self, operation: BulkOperation, item: Any, done: Done) -> None:
+    def queue(self, operation: BulkOperation, item: Any, done: Done, *, is_urgent: bool = False) -> None:
         """Have `operation` called with `item` and all its queued neighbours; `done` after their commit.
 
         For the many small appends of the log: neighbours share their statements. They always must happen.
         """
         self._submit(_Write(None, operation, item, lambda _, error: done(error), True))
+        if is_urgent:
+            self._urgent.set()
 
     async def close(self) -> None:
         """Commit what is queued (for some seconds at most) and close. Closing twice is fine."""
@@ -126,27 +141,35 @@ class Database:
         self._urgent.set()
         await self._tasks.join(CLOSE_TIMEOUT_S)
         await self._tasks.close()
-        queue, self._queue = self._queue, []
-        for write in queue:
-            write.done(None, _closed())
         while self._connections:
             await self._connections.pop().close()
 
     def _submit(self, write: _Write) -> None:
         if self._is_closing:
-            write.done(None, _closed())
+            _tell([(write, None, _closed())])
             return
         self._queue.append(write)
         self._wakeup.set()
 
     async def _write_loop(self) -> None:
-        while self._queue or not self._is_closing:
-            if self._queue:
-                await self._gather()
-                await self._write_queue()
-            else:
-                await self._wakeup.wait()
-                self._wakeup.clear()
+        try:
+            while self._queue or not self._is_closing:
+                if self._queue:
+                    await self._gather()
+                    await self._write_queue()
+                else:
+                    await self._wakeup.wait()
+                    self._wakeup.clear()
+        except BaseException:
+            # Perhaps nobody closes any more, and their threads would keep the process from ending.
+            connections, self._connections = self._connections, []
+            stopped = [future for connection in connections if (future := connection.stop()) is not None]
+            await asyncio.wait(stopped, timeout=CLOSE_TIMEOUT_S)
+            raise
+        finally:
+            self._is_closing = True
+            queue, self._queue = self._queue, []
+            _tell([(write, None, _closed()) for write in queue])
 
     async def _gather(self) -> None:
         """Wait a moment for more, unless somebody waits for what is queued."""
@@ -158,25 +181,33 @@ class Database:
 
     async def _write_queue(self) -> None:
         """One transaction of all that is queued. A method of its own, so that idling keeps nothing alive."""
-        batch, self._queue = self._queue, []
+        count = next((n for n, write in enumerate(self._queue) if write.is_alone), len(self._queue))
+        batch, self._queue = self._queue[: count or 1], self._queue[count or 1 :]
+        if self._queue:
+            self._urgent.set()
         try:
             results = await self._transaction(batch)
         except sqlite3.Error as exc:
             self._queue = self._refuse(batch, exc) + self._queue
             await asyncio.sleep(RETRY_AFTER_S)
+        except BaseException:
+            self._queue = batch + self._queue  # For the one who tells them that there is no writer any more.
+            raise
         else:
             self.is_full = False
-            for write, (result, error) in zip(batch, results, strict=True):
-                write.done(result, error)
+            # Not from here: what is told may do anything, and the writer must go on.
+            told = [(write, *result) for write, result in zip(batch, results, strict=True)]
+            asyncio.get_running_loop().call_soon(_tell, told)
 
     async def _transaction(self, batch: list[_Write]) -> list[tuple[Any, BaseException | None]]:
         """Apply `batch` and commit. Raises sqlite3.Error when nothing of it was stored."""
-        if len(batch) == 1 and (operation := batch[0].run) is not None:
-            return [await self._alone(operation)]
+        groups = _groups(batch)
+        if len(groups) == 1:
+            return await self._alone(groups[0])
         results: list[tuple[Any, BaseException | None]] = []
         await self._writer.execute("BEGIN IMMEDIATE")
         try:
-            for group in _groups(batch):
+            for group in groups:
                 results += await self._apply(group)
             await self._writer.execute("COMMIT")
         except BaseException:
@@ -185,30 +216,36 @@ class Database:
             raise
         return results
 
-    async def _alone(self, operation: Operation[Any]) -> tuple[Any, BaseException | None]:
-        """A transaction of one operation, which needs no savepoint, and begins with its first statement.
+    async def _alone(self, group: list[_Write]) -> list[tuple[Any, BaseException | None]]:
+        """A transaction of one group, which needs no savepoint, and begins with its first statement.
 
         Each statement is a round trip to the connection's thread: a prompt waits for five fewer of them.
         """
         try:
-            result = await operation(self._writer)
+            result = await self._run(group)
             await self._writer.commit()
         except BaseException as exc:
             await self._writer.rollback()
-            if _is_own_fault(exc):
-                return None, exc
-            raise
-        return result, None
+            if not _is_own_fault(exc):
+                raise
+            if len(group) == 1:
+                return [(None, exc)]
+        else:
+            return [(result, None)] * len(group)
+        # One of them is at fault: the others must not suffer for it.
+        return [each for write in group for each in await self._alone([write])]
+
+    async def _run(self, group: list[_Write]) -> Any:
+        first = group[0]
+        if first.bulk is not None:
+            return await first.bulk(self._writer, [write.item for write in group])
+        assert first.run is not None
+        return await first.run(self._writer)
 
     async def _apply(self, group: list[_Write]) -> list[tuple[Any, BaseException | None]]:
-        first = group[0]
-        result = None
         await self._writer.execute("SAVEPOINT operation")
         try:
-            if first.bulk is not None:
-                await first.bulk(self._writer, [write.item for write in group])
-            elif first.run is not None:
-                result = await first.run(self._writer)
+            result = await self._run(group)
         except Exception as exc:
             if not _is_own_fault(exc):
                 raise
@@ -238,6 +275,15 @@ class Database:
             else:
                 write.done(None, domain_error)
         return kept
+
+
+def _tell(results: Iterable[tuple[_Write, Any, BaseException | None]]) -> None:
+    """Call each write's `done`, whatever the others do."""
+    for write, result, error in results:
+        try:
+            write.done(result, error)
+        except Exception:
+            log.exception("a write's `done` failed")
 
 
 def _is_own_fault(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ INSERT = """
      WHERE EXISTS (SELECT 1 FROM sessions WHERE id = :session_id AND generation = :generation)
 """
 
-ADVANCE = "UPDATE runners SET spool_offset = :offset WHERE id = :runner_id"
+ADVANCE = "UPDATE runners SET spool_offset = :offset, fold = ifnull(:fold, fold) WHERE id = :runner_id"
 
 
 class StaleLease(Conflict):
@@ -33,12 +33,16 @@ class StaleLease(Conflict):
 
 @dataclass(slots=True)
 class Append:
-    """A chunk of agent output, and how far the runner's spool was read for it."""
+    """A chunk of agent output, and how far the runner's spool was read for it.
+
+    fold: what its turn has come to with it; None: not worth storing yet.
+    """
 
     chunk: Chunk
     lease: Lease
     runner_id: RunnerId
     spool_offset: int
+    fold: str | None = None
     is_stale: bool = False
 
 
@@ -48,17 +52,33 @@ async def append_all(db: aiosqlite.Connection, appends: Sequence[Append]) -> Non
     Chunks that continue each other become one row.
     """
     runs = _runs(appends)
-    await db.execute("SAVEPOINT appends")
     cursor = await db.executemany(INSERT, [_row(_joined(run), run[0].lease) for run in runs])
     if cursor.rowcount != len(runs):
-        await db.execute("ROLLBACK TO appends")
-        for run in runs:
-            cursor = await db.execute(INSERT, _row(_joined(run), run[0].lease))
-            for append in run:
-                append.is_stale = cursor.rowcount == 0
-    offsets = {a.runner_id: a.spool_offset for a in appends if not a.is_stale}
-    await db.executemany(ADVANCE, [{"runner_id": key, "offset": value} for key, value in offsets.items()])
-    await db.execute("RELEASE appends")
+        await _mark_stale(db, appends)
+    await db.executemany(ADVANCE, _advances(appends))
+
+
+def _advances(appends: Sequence[Append]) -> list[dict[str, object]]:
+    """How far each runner's spool is read now, and its newest fold."""
+    found: dict[RunnerId, dict[str, object]] = {}
+    for append in appends:
+        if not append.is_stale:
+            advance = found.setdefault(append.runner_id, {"runner_id": append.runner_id, "fold": None})
+            advance["offset"] = append.spool_offset
+            advance["fold"] = append.fold or advance["fold"]
+    return list(found.values())
+
+
+async def _mark_stale(db: aiosqlite.Connection, appends: Sequence[Append]) -> None:
+    """Find out which of them were left out."""
+    for lease in {append.lease for append in appends}:
+        rows = await db.execute_fetchall(
+            "SELECT 1 FROM sessions WHERE id = :session_id AND generation = :generation",
+            {"session_id": lease.session_id, "generation": lease.generation},
+        )
+        if not rows:
+            for append in appends:
+                append.is_stale = append.is_stale or append.lease == lease
 
 
 async def insert(db: aiosqlite.Connection, chunk: Chunk, lease: Lease) -> None:
@@ -102,18 +122,64 @@ async def page(db: Database, session_id: SessionId, after: Seq, max_bytes: int) 
     return [_chunk(*row) for row in rows]
 
 
-async def of_server(db: Database, session_id: SessionId, first: Seq, last: Seq) -> list[Chunk]:
-    """What the server added to the log in this range."""
+async def find(db: Database, session_id: SessionId, seq: Seq) -> tuple[Chunk, bytes] | None:
+    """One stored event, and the chunk that it is in."""
+    for chunk in await page(db, session_id, seq - 1, 0):
+        return chunk, chunk.lines()[seq - chunk.first_seq]
+    return None
+
+
+async def written_by(
+    db: Database, source: Source, session_id: SessionId, first: Seq, last: Seq
+) -> list[Chunk]:
+    """What one of those who write has added to the log in this range."""
     rows = await db.read(
         """
         SELECT session_id, turn_id, source, created_at, first_seq, last_seq, data
           FROM events
-         WHERE session_id = :session_id AND last_seq BETWEEN :first AND :last AND source = 'server'
+         WHERE session_id = :session_id AND last_seq BETWEEN :first AND :last AND source = :source
          ORDER BY last_seq
         """,
-        {"session_id": session_id, "first": first, "last": last},
+        {"session_id": session_id, "first": first, "last": last, "source": source},
     )
     return [_chunk(*row) for row in rows]
+
+
+async def has_any(db: Database, source: Source, session_id: SessionId, after: Seq) -> bool:
+    """Has one of those who write added anything after an event?"""
+    rows = await db.read(
+        """
+        SELECT 1 FROM events
+         WHERE session_id = :session_id AND last_seq > :after AND source = :source
+         LIMIT 1
+        """,
+        {"session_id": session_id, "after": after, "source": source},
+    )
+    return bool(rows)
+
+
+async def delete_first(
+    db: aiosqlite.Connection, session_id: SessionId, *, max_bytes: int, max_rows: int
+) -> bool:
+    """Delete a session's oldest chunks, about so much, and one at least; True when none is left."""
+    rows = await db.execute_fetchall(
+        """
+        SELECT last_seq, length(data)
+          FROM events
+         WHERE session_id = :session_id
+         ORDER BY last_seq
+         LIMIT :rows
+        """,
+        {"session_id": session_id, "rows": max_rows},
+    )
+    if not (sizes := list(rows)):
+        return True
+    upto = _end_of_page(sizes, max_bytes)
+    await db.execute(
+        "DELETE FROM events WHERE session_id = :session_id AND last_seq <= :upto",
+        {"session_id": session_id, "upto": upto},
+    )
+    return len(sizes) < max_rows and upto == sizes[-1][0]
 
 
 def _runs(appends: Sequence[Append]) -> list[list[Append]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.store.database import Database
+from agentsrv.tasks import Vitals
 
 TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`database`: it answers. `storage_full`: events wait for disk space."""
+    """`failed`: a task without which the server cannot go on. `storage_full`: events wait for disk space."""
 
+    failed: str | None
     database: bool
     storage_full: bool
     redis_configured: bool
@@ -22,18 +25,22 @@ class Health:
 
 
 class HealthCheck:
-    """Asks the database and, when there is one, Redis."""
+    """Asks the database and, when there is one, Redis: `redis_answers`."""
 
-    def __init__(self, db: Database, redis_url: str | None) -> None:
+    def __init__(
+        self, db: Database, vitals: Vitals, redis_answers: Callable[[], Awaitable[bool]] | None
+    ) -> None:
         self._db = db
-        self._redis_url = redis_url
+        self._vitals = vitals
+        self._redis_answers = redis_answers
 
     async def check(self) -> Health:
         return Health(
+            failed=self._vitals.failed,
             database=await self._database_answers(),
             storage_full=self._db.is_full,
-            redis_configured=self._redis_url is not None,
-            redis_connected=self._redis_url is not None and await ping_redis(self._redis_url),
+            redis_configured=self._redis_answers is not None,
+            redis_connected=self._redis_answers is not None and await self._redis_answers(),
         )
 
     async def _database_answers(self) -> bool:
@@ -43,20 +50,3 @@ class HealthCheck:
         except (AgentsrvError, TimeoutError):
             return False
         return True
-
-
-async def ping_redis(url: str) -> bool:
-    # Imported only by those who have a Redis: it costs memory and start-up time.
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import RedisError
-
-    client = Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return bool(await client.ping())
-    except (RedisError, OSError, TimeoutError):
-        return False
-    finally:
-        await client.aclose()

@@ -31,6 +31,7 @@ from agentsrv.model import MODEL, SESSION_ID, Millis, Seq, Source, TurnStatus
 
 OUR_TABLES = ("sessions", "turns", "events", "runners")
 AGENTS = ("claude-code", "codex")
+"""Those of the earlier server; it took their names as models, too."""
 
 CHUNK_BYTES = 256 * 1024
 MILLISECONDS_FROM = 1e11
@@ -375,7 +376,7 @@ def _as_init(event: bytes) -> _Init | None:
 
 
 def _agent(agent: str | None, model: str | None) -> str:
-    """The agent's name as we spell it. The earlier server took it as a model, too."""
+    """The agent's name as we spell it."""
     name = (agent or (model if model in AGENTS else "") or AGENTS[0]).lower().replace("_", "-")
     return "claude-code" if name == "claude" else name
 

@@ -30,6 +30,11 @@ LOCK_TIMEOUT_S = 30.0
 LOCK_POLL_S = 0.05
 BUSY_TIMEOUT_S = 30.0
 
+INCREMENTAL = 2
+"""How SQLite calls the mode of a file that can be shortened in slices."""
+
+REWRITTEN_AT_START_BYTES = 32 * 1024 * 1024
+
 ADVICE = {
     sqlite3.SQLITE_BUSY: "stop the program that uses it",
     sqlite3.SQLITE_FULL: "free some space",
@@ -63,6 +68,17 @@ def migrate(path: Path) -> None:
         _create(path)
         with _locked(path):
             _bring_up_to_date(path)
+            _make_shortenable(path, REWRITTEN_AT_START_BYTES)
+
+
+def compact(path: Path) -> None:
+    """Write the database at `path` anew, without the space that is free in it. No server may run.
+
+    Needs as much space again, and some 10 s for a gigabyte. Raises StartupError as `migrate` does.
+    """
+    path = path.absolute()
+    with _explained(path), _locked(path), closing(_connect(path)) as db:
+        _write_anew(db)
 
 
 def status(path: Path) -> MigrationStatus:
@@ -133,7 +149,30 @@ def _apply(path: Path, is_legacy: bool) -> None:
 
 def _use_wal(path: Path) -> None:
     with closing(_connect(path)) as db:
+        # Space can be given back in slices. Has an effect only while the file is empty.
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL").fetchall()
+
+
+def _make_shortenable(path: Path, max_bytes: int) -> None:
+    """Let a file from before there was that give space back, if this takes no time; else say how it is done."""
+    with closing(_connect(path)) as db:
+        if _number(db, "auto_vacuum") == INCREMENTAL:
+            return
+        if _number(db, "page_count") * _number(db, "page_size") <= max_bytes:
+            _write_anew(db)
+        else:
+            log.info("the database cannot give space back to the disk: see `agentsrv migrate --compact`")
+
+
+def _write_anew(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("VACUUM")
+
+
+def _number(db: sqlite3.Connection, pragma: str) -> int:
+    ((value,),) = db.execute(f"PRAGMA {pragma}").fetchall()
+    return int(value)
 
 
 def _read(path: Path) -> _Contents:

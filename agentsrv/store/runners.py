@@ -14,7 +14,10 @@ from agentsrv.store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class RunnerRecord:
-    """`spawn_key` names the options that the process was started with; `agent_state` is the adapter's."""
+    """`spawn_key` names the options that the process was started with.
+
+    agent_state: the adapter's, as of the end of its last turn.
+    """
 
     id: RunnerId
     session_id: SessionId
@@ -25,17 +28,25 @@ class RunnerRecord:
 
 
 async def list_all(db: Database) -> list[RunnerRecord]:
+    """The oldest first."""
     rows = await db.read(
         """
         SELECT id, session_id, spawn_key, created_at, spool_offset, agent_state
           FROM runners
-         ORDER BY created_at
         """
     )
-    return [
+    found = [
         RunnerRecord(RunnerId(id_), SessionId(session_id), key, created_at, offset, json.loads(state))
         for id_, session_id, key, created_at, offset, state in rows
     ]
+    return sorted(found, key=lambda record: record.created_at)
+
+
+async def fold_of(db: Database, runner_id: RunnerId) -> dict[str, Any] | None:
+    """What a turn had come to in the middle, by an event of the log; None: nobody has stored that."""
+    rows = await db.read("SELECT fold FROM runners WHERE id = :id", {"id": runner_id})
+    fold: dict[str, Any] | None = json.loads(rows[0][0] or "null") if rows else None
+    return fold
 
 
 async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
@@ -56,7 +67,7 @@ async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
 async def set_agent_state(db: aiosqlite.Connection, runner_id: RunnerId, state: dict[str, Any]) -> None:
     """Remember the adapter's state as of the end of a turn."""
     await db.execute(
-        "UPDATE runners SET agent_state = :state WHERE id = :id",
+        "UPDATE runners SET agent_state = :state, fold = NULL WHERE id = :id",
         {"id": runner_id, "state": json.dumps(state)},
     )
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import aiosqlite
 
-from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn
-from agentsrv.store import events, queue, runners, sessions, turns
+from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn, TurnStatus
+from agentsrv.store import events, prompts, runners, sessions, turns
 from agentsrv.store.database import Database
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.prompts import QueuedPrompt
 from agentsrv.store.runners import RunnerRecord
 
 
@@ -41,8 +41,8 @@ async def open_turn(
         opened = replace(turn, generation=generation)
         if not was_queued:
             await turns.require_new_message(connection, turn.session_id, turn.message_id)
-        elif not await queue.delete(connection, turn.id):
-            raise queue.not_queued(turn.session_id, turn.id)  # It was cancelled a moment ago.
+        elif not await prompts.delete(connection, turn.id):
+            raise prompts.not_queued(turn.session_id, turn.id)  # It was cancelled a moment ago.
         await turns.insert(connection, opened)
         if prompt is not None:
             await events.insert(connection, prompt, Lease(session.id, generation))
@@ -60,10 +60,12 @@ async def close_turn(
     *,
     runner_id: RunnerId | None,
     agent_state: dict[str, Any],
+    earlier_model: str | None = None,
     unread: Sequence[QueuedPrompt] = (),
 ) -> None:
     """Store the outcome and the last events of `turn` and release its lease. Waits for disk space.
 
+    `earlier_model` is what the session had when the turn began; one that has worked takes its place.
     `unread` is what was added to the turn and becomes the next turns of its session instead.
     Raises StaleLease when the lease is not the turn's any more; then nothing is written.
     """
@@ -71,11 +73,13 @@ async def close_turn(
     async def write(connection: aiosqlite.Connection) -> None:
         await events.insert(connection, last_events, Lease(turn.session_id, turn.generation))
         await turns.finish(connection, turn)
+        if turn.status is TurnStatus.COMPLETED:
+            await sessions.keep_model(connection, turn, earlier_model)
         await sessions.release_lease(connection, turn)
         if runner_id is not None:
             await runners.set_agent_state(connection, runner_id, agent_state)
         for prompt in reversed(unread):
-            await queue.insert(connection, prompt, is_first=True)
+            await prompts.insert(connection, prompt, is_first=True)
 
     await db.write(write, must_happen=True)
 
@@ -83,7 +87,7 @@ async def close_turn(
 async def resolve_question(
     db: Database, turn: Turn, event: Chunk, *, allowance: str | None, must_happen: bool
 ) -> None:
-    """Store the answer to a question of the agent, the turn's status after it, and what is allowed from now on.
+    """Store the answer to a question of the agent, the turn's status and mode after it, and what is allowed then.
 
     Raises StaleLease, StorageFull unless it `must_happen`.
     """
@@ -91,6 +95,7 @@ async def resolve_question(
     async def write(connection: aiosqlite.Connection) -> None:
         await events.insert(connection, event, Lease(turn.session_id, turn.generation))
         await turns.set_status(connection, turn.id, turn.status)
+        await turns.set_mode(connection, turn.id, turn.options.permission_mode)
         if allowance is not None:
             await sessions.add_allowance(connection, turn.session_id, allowance)
 
@@ -98,9 +103,11 @@ async def resolve_question(
 
 
 async def add_to_turn(db: Database, turn: Turn, message: Chunk, message_id: str | None) -> None:
-    """Store a user message that joins a running turn. Raises MessageIdUsed, StaleLease, StorageFull."""
+    """Store a user message that joins a running turn. Raises MessageIdUsed, Conflict (`session_deleting`), StaleLease,
+    StorageFull."""
 
     async def write(connection: aiosqlite.Connection) -> None:
+        await sessions.require_kept(connection, turn.session_id)
         await events.insert(connection, message, Lease(turn.session_id, turn.generation))
         if message_id is not None:
             await turns.note_steered(connection, turn, message_id)
@@ -112,7 +119,7 @@ async def cancel_queued(db: Database, turn: Turn) -> bool:
     """Turn a queued prompt into a job that was cancelled before it began; False when it has left the queue."""
 
     async def write(connection: aiosqlite.Connection) -> bool:
-        if not await queue.delete(connection, turn.id):
+        if not await prompts.delete(connection, turn.id):
             return False
         await turns.insert(connection, turn)
         await turns.finish(connection, turn)

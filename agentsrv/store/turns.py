@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 import aiosqlite
@@ -22,9 +23,51 @@ from agentsrv.model import (
     TurnStatus,
 )
 from agentsrv.store.database import Database
+from agentsrv.store.sessions import NEWEST
 
 COLUMNS = """id, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
-    first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output"""
+    first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output, result"""
+
+SHOWN_CHARS = 1000
+"""So much of an error, and of usage all or nothing, is told in lists."""
+
+LISTED = f"""id, session_id, generation, status, message_id, '{{}}', created_at, started_at, finished_at,
+    first_seq, last_seq,
+    iif(length(error) > {SHOWN_CHARS}, substr(error, 1, {SHOWN_CHARS}) || ' [...]', error), error_code, stop_reason,
+    iif(length(usage) > {SHOWN_CHARS}, NULL, usage), cost_usd, NULL, NULL"""
+
+QUEUED = """turn_id AS id, session_id, 0, 'queued', message_id, '{}', created_at, NULL, NULL,
+    0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"""
+"""A prompt that waits, as a job."""
+
+# What is left of a deleted session is nobody's business.
+KEPT = "session_id NOT IN (SELECT id FROM sessions WHERE deletion = 'final')"
+
+
+NEWEST_FIRST = "ORDER BY created_at DESC, id DESC LIMIT :limit"
+
+
+def _turns(conditions: str = "") -> str:
+    return f"SELECT {LISTED} FROM turns WHERE {conditions} (created_at, id) < (:created_at, :id) AND {KEPT}"
+
+
+def _prompts(conditions: str = "") -> str:
+    before = "(created_at, turn_id) < (:created_at, :id)"
+    return f"SELECT {QUEUED} FROM queued_prompts WHERE {conditions} {before} AND {KEPT}"
+
+
+OF_SESSION = "session_id = :session_id AND"
+OF_STATUS = "status = :status AND"
+
+# A statement for each question: a condition that may be missing would keep SQLite from its index.
+PAGES = {
+    "all": f"{_turns()} UNION ALL {_prompts()} {NEWEST_FIRST}",
+    "of_session": f"{_turns(OF_SESSION)} UNION ALL {_prompts(OF_SESSION)} {NEWEST_FIRST}",
+    "of_status": f"{_turns(OF_STATUS)} {NEWEST_FIRST}",
+    "of_session_and_status": f"{_turns(f'{OF_SESSION} {OF_STATUS}')} {NEWEST_FIRST}",
+    "queued": f"{_prompts()} {NEWEST_FIRST}",
+    "queued_of_session": f"{_prompts(OF_SESSION)} {NEWEST_FIRST}",
+}
 
 
 class MessageIdUsed(Conflict):
@@ -35,10 +78,32 @@ class MessageIdUsed(Conflict):
 
 async def get(db: Database, turn_id: TurnId) -> Turn:
     """Raises NotFound (`job_not_found`)."""
-    rows = await db.read(f"SELECT {COLUMNS} FROM jobs WHERE id = :id", {"id": turn_id})
+    rows = await db.read(
+        f"""
+        SELECT {COLUMNS} FROM turns WHERE id = :id AND {KEPT}
+         UNION ALL
+        SELECT {QUEUED} FROM queued_prompts WHERE turn_id = :id AND {KEPT}
+        """,
+        {"id": turn_id},
+    )
     if not rows:
         raise NotFound(f"there is no job {turn_id}", code="job_not_found")
     return _turn(rows[0])
+
+
+async def last_of_code(db: Database, session_id: SessionId, code: str, before: Seq) -> Turn | None:
+    """The newest turn that was interrupted with this error code, and ended before an event."""
+    rows = await db.read(
+        f"""
+        SELECT {COLUMNS}
+          FROM turns
+         WHERE session_id = :session_id AND status = 'interrupted' AND error_code = :code AND last_seq < :before
+         ORDER BY created_at DESC, id DESC
+         LIMIT 1
+        """,
+        {"session_id": session_id, "code": code, "before": before},
+    )
+    return _turn(rows[0]) if rows else None
 
 
 async def find_by_message(db: Database, session_id: SessionId, message_id: str) -> Turn | None:
@@ -46,13 +111,18 @@ async def find_by_message(db: Database, session_id: SessionId, message_id: str) 
     rows = await db.read(
         f"""
         SELECT {COLUMNS}
-          FROM jobs
-         WHERE session_id = :session_id AND message_id = :message_id
+          FROM turns
+         WHERE session_id = :session_id AND message_id = :message_id AND {KEPT}
+         UNION ALL
+        SELECT {QUEUED}
+          FROM queued_prompts
+         WHERE session_id = :session_id AND message_id = :message_id AND {KEPT}
          UNION ALL
         SELECT {COLUMNS}
           FROM turns
          WHERE id = (SELECT turn_id FROM steered_messages
                       WHERE session_id = :session_id AND message_id = :message_id)
+           AND {KEPT}
         """,
         {"session_id": session_id, "message_id": message_id},
     )
@@ -67,21 +137,24 @@ async def page(
     before: tuple[Millis, str] | None,
     limit: int,
 ) -> list[Turn]:
-    """Newest first, by creation and id; `before` is the last row of the page before."""
-    created_at, turn_id = before or (None, None)
+    """Newest first, by creation and id; `before` is the last row of the page before.
+
+    Without what may be large: options, structured output, usage beyond some hundred characters.
+    """
+    created_at, turn_id = before or NEWEST
     rows = await db.read(
-        f"""
-        SELECT {COLUMNS}
-          FROM jobs
-         WHERE (:session_id IS NULL OR session_id = :session_id)
-           AND (:status IS NULL OR status = :status)
-           AND (:created_at IS NULL OR (created_at, id) < (:created_at, :id))
-         ORDER BY created_at DESC, id DESC
-         LIMIT :limit
-        """,
+        PAGES[_question(session_id, status)],
         {"session_id": session_id, "status": status, "created_at": created_at, "id": turn_id, "limit": limit},
     )
     return [_turn(row) for row in rows]
+
+
+def _question(session_id: SessionId | None, status: TurnStatus | None) -> str:
+    if status is TurnStatus.QUEUED:
+        return "queued" if session_id is None else "queued_of_session"
+    if status is not None:
+        return "of_status" if session_id is None else "of_session_and_status"
+    return "all" if session_id is None else "of_session"
 
 
 async def start_of_turn(db: Database, session_id: SessionId, seq: Seq) -> Seq:
@@ -99,19 +172,61 @@ async def last_ended(db: Database, session_id: SessionId, before: Seq | None) ->
         f"""
         SELECT {COLUMNS}
           FROM turns
-         WHERE session_id = :session_id AND last_seq > 0 AND (:before IS NULL OR last_seq < :before)
-         ORDER BY last_seq DESC
+         WHERE session_id = :session_id AND first_seq BETWEEN 1 AND :before - 1 AND last_seq > 0
+         ORDER BY first_seq DESC
          LIMIT 1
         """,
-        {"session_id": session_id, "before": before},
+        {"session_id": session_id, "before": before or NEWEST[0]},
     )
     return _turn(rows[0]) if rows else None
+
+
+async def latest(db: Database, session_ids: Iterable[SessionId]) -> dict[SessionId, Turn]:
+    """The newest turn of each of these sessions, whether it has ended or not; those without one are left out."""
+    rows = await db.read(
+        f"""
+        SELECT {COLUMNS}
+          FROM turns
+         WHERE id IN (SELECT (SELECT id FROM turns
+                               WHERE session_id = json_each.value AND first_seq > 0
+                               ORDER BY first_seq DESC
+                               LIMIT 1)
+                        FROM json_each(:session_ids))
+        """,
+        {"session_ids": json.dumps(list(session_ids))},
+    )
+    return {turn.session_id: turn for turn in map(_turn, rows)}
+
+
+async def costs(db: Database, session_ids: Iterable[SessionId]) -> dict[SessionId, float]:
+    """What all turns of each of these sessions have cost; those of which nothing is known are left out."""
+    rows = await db.read(
+        """
+        SELECT session_id, sum(cost_usd)
+          FROM turns INDEXED BY turns_with_cost
+         WHERE cost_usd IS NOT NULL AND session_id IN (SELECT value FROM json_each(:session_ids))
+         GROUP BY session_id
+        """,
+        {"session_ids": json.dumps(list(session_ids))},
+    )
+    return {SessionId(session_id): float(cost) for session_id, cost in rows}
 
 
 async def list_open(db: Database) -> list[Turn]:
     """Turns that no server has finished; their agents may be alive or dead."""
     rows = await db.read(f"SELECT {COLUMNS} FROM turns WHERE finished_at IS NULL ORDER BY created_at")
     return [_turn(row) for row in rows]
+
+
+async def list_stopped(db: Database) -> set[TurnId]:
+    """Open turns that somebody has asked to end."""
+    rows = await db.read("SELECT id FROM turns WHERE finished_at IS NULL AND stop_asked")
+    return {TurnId(id_) for (id_,) in rows}
+
+
+async def note_stop(db: aiosqlite.Connection, turn_id: TurnId) -> None:
+    """Remember that somebody has asked a turn to end."""
+    await db.execute("UPDATE turns SET stop_asked = 1 WHERE id = :id", {"id": turn_id})
 
 
 async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
@@ -153,7 +268,9 @@ async def require_new_message(
         return
     rows = await db.execute_fetchall(
         """
-        SELECT 1 FROM jobs WHERE session_id = :session_id AND message_id = :message_id
+        SELECT 1 FROM turns WHERE session_id = :session_id AND message_id = :message_id
+         UNION ALL
+        SELECT 1 FROM queued_prompts WHERE session_id = :session_id AND message_id = :message_id
          UNION ALL
         SELECT 1 FROM steered_messages WHERE session_id = :session_id AND message_id = :message_id
         """,
@@ -171,6 +288,19 @@ async def set_status(db: aiosqlite.Connection, turn_id: TurnId, status: TurnStat
     )
 
 
+async def set_mode(db: aiosqlite.Connection, turn_id: TurnId, mode: PermissionMode) -> None:
+    """Note in which mode a turn works from now on: whoever takes it over has to know."""
+    await db.execute(
+        """
+        UPDATE turns
+           SET options = json_set(options, '$.permission_mode', :mode, '$.first_mode',
+                                  ifnull(options ->> '$.first_mode', options ->> '$.permission_mode'))
+         WHERE id = :id AND options ->> '$.permission_mode' <> :mode
+        """,
+        {"id": turn_id, "mode": mode},
+    )
+
+
 async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
     """Store the outcome, `finished_at` and `last_seq` of `turn`."""
     outcome = turn.outcome or Outcome(turn.status)
@@ -179,7 +309,7 @@ async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
         UPDATE turns
            SET status = :status, finished_at = :finished_at, last_seq = :last_seq,
                error = :error, error_code = :error_code, stop_reason = :stop_reason,
-               usage = :usage, cost_usd = :cost_usd, structured_output = :structured_output
+               usage = :usage, cost_usd = :cost_usd, structured_output = :structured_output, result = :result
          WHERE id = :id
         """,
         {
@@ -193,6 +323,7 @@ async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
             "usage": _encode(outcome.usage),
             "cost_usd": outcome.cost_usd,
             "structured_output": _encode(outcome.structured_output),
+            "result": outcome.result,
         },
     )
 
@@ -201,6 +332,7 @@ def _turn(row: sqlite3.Row) -> Turn:
     (
         id_, session_id, generation, status, message_id, options, created_at, started_at, finished_at,
         first_seq, last_seq, error, error_code, stop_reason, usage, cost_usd, structured_output,
+        result,
     ) = row  # fmt: skip
     outcome = None
     if finished_at is not None:
@@ -212,6 +344,7 @@ def _turn(row: sqlite3.Row) -> Turn:
             _decode(usage),
             cost_usd,
             _decode(structured_output),
+            result,
         )
     return Turn(
         id=TurnId(id_),
@@ -244,6 +377,9 @@ def encode_options(options: TurnOptions) -> str:
 def decode_options(text: str) -> TurnOptions:
     known = {field.name for field in dataclasses.fields(TurnOptions)}
     values = {key: value for key, value in json.loads(text).items() if key in known}
-    if "permission_mode" in values:
-        values["permission_mode"] = PermissionMode(values["permission_mode"])
+    for name in ("permission_mode", "first_mode"):
+        if values.get(name) is not None:
+            values[name] = PermissionMode(values[name])
+    if (sources := values.get("setting_sources")) is not None:
+        values["setting_sources"] = tuple(sources)
     return TurnOptions(**values)

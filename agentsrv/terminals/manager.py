@@ -6,23 +6,28 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsrv.agents.base import child_environment, is_executable
 from agentsrv.config import Config
-from agentsrv.errors import LimitReached, NotFound, StorageFull, Unavailable
+from agentsrv.errors import Forbidden, LimitReached, NotFound, StorageFull, Unavailable
+from agentsrv.fleet.homes import Homes
 from agentsrv.model import RunnerId, TerminalId
-from agentsrv.runner.handle import RunnerError, RunnerHandle, RunnerSpec, attach, parse, read_record
+from agentsrv.programs import child_environment, is_executable
+from agentsrv.runner.attach import attach
+from agentsrv.runner.handle import RunnerHandle
+from agentsrv.runner.records import parse, read_record
+from agentsrv.runner.room import runner_room
+from agentsrv.runner.spec import RunnerError, RunnerSpec
 from agentsrv.runner.zygote import Zygote
 from agentsrv.tasks import Tasks
 from agentsrv.terminals.ring import Ring
 from agentsrv.terminals.terminal import END_GRACE_S, Attention, Terminal, TerminalInfo, Viewer
 from agentsrv.terminals.tokens import Grant
+from agentsrv.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +41,20 @@ NO_SHELLS = frozenset({"false", "nologin", "sync"})
 class TerminalManager:
     """At most MAX_TERMINALS terminals. `find_directory` checks a path from outside, each time it is used."""
 
-    def __init__(self, config: Config, zygote: Zygote, find_directory: Callable[[str | None], Path]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        zygote: Zygote,
+        threads: Threads,
+        find_directory: Callable[[str | None], Awaitable[Path]],
+        homes: Homes,
+    ) -> None:
+        self._homes = homes
+        self._threads = threads
         self._config = config
         self._zygote = zygote
         self.find_directory = find_directory
-        self._directory = config.state_dir / "terminals"
+        self._room = runner_room(config.state_dir / "terminals", "ring|info")
         self._tasks = Tasks("terminals")
         self._terminals: dict[TerminalId, Terminal] = {}
         self._opening = asyncio.Lock()
@@ -55,13 +69,14 @@ class TerminalManager:
             async with slots:
                 await self._take_over(directory)
 
-        found = await asyncio.to_thread(lambda: [*self._directory.glob("*")])
-        await asyncio.gather(*map(take_over, found))
+        await self._threads.state.run(self._room.prepare)
+        await asyncio.gather(*map(take_over, await self._threads.state.run(self._room.members)))
 
     async def attach(self, grant: Grant) -> Viewer:
         """A viewer of the terminal that `grant` names, which is opened when it is not there yet.
 
-        Raises NotFound (to watch, where nothing is), LimitReached, Unavailable, StorageFull, and what
+        Raises NotFound (to watch, where nothing is), Forbidden (another deployment's), LimitReached, Unavailable,
+        StorageFull, and what
         `find_directory` does.
         """
         if self._is_draining:
@@ -70,6 +85,11 @@ class TerminalManager:
         if terminal is None:
             async with self._opening:
                 terminal = self._terminals.get(grant.terminal_id) or await self._open(grant)
+        if terminal.info.deployment_id != grant.deployment_id:
+            raise Forbidden(
+                f"terminal {grant.terminal_id} is another deployment's; choose another terminalId",
+                code="wrong_deployment",
+            )
         return terminal.attach(may_write=not grant.is_read_only)
 
     def list_terminals(self) -> list[Terminal]:
@@ -78,9 +98,16 @@ class TerminalManager:
 
     async def end(self, terminal_id: TerminalId) -> None:
         """Return when the shell and all that it started are gone. Raises NotFound."""
+        await self.find(terminal_id).end()
+
+    def has(self, terminal_id: TerminalId) -> bool:
+        return terminal_id in self._terminals
+
+    def find(self, terminal_id: TerminalId) -> Terminal:
+        """Raises NotFound."""
         if (terminal := self._terminals.get(terminal_id)) is None:
             raise _not_found(terminal_id)
-        await terminal.end()
+        return terminal
 
     def drain(self) -> None:
         """Open and attach no more, and dismiss every viewer."""
@@ -110,16 +137,18 @@ class TerminalManager:
         info = TerminalInfo(
             id=grant.terminal_id,
             deployment_id=grant.deployment_id,
-            shell=str(find_shell(self._config)),
-            cwd=str(self.find_directory(grant.cwd)),
+            shell=find_shell(self._config),
+            cwd=str(await self.find_directory(grant.cwd)),
             created_at=time.time_ns() // 1_000_000,
         )
-        directory = self._directory / uuid.uuid4().hex
+        await self._homes.claim_terminal(grant.terminal_id)
+        directory = self._room.path / uuid.uuid4().hex
         try:
-            await asyncio.to_thread(prepare, directory, info)
+            await self._threads.state.run(prepare, directory, info)
             handle = await self._zygote.spawn(self._spec(directory, info))
         except BaseException as exc:
             self._discard(directory)
+            self._release(grant.terminal_id)
             if isinstance(exc, OSError) or (isinstance(exc, RunnerError) and exc.about == "disk"):
                 raise StorageFull(f"a terminal needs space in STATE_DIR: {exc}") from exc
             if isinstance(exc, RunnerError):
@@ -133,12 +162,15 @@ class TerminalManager:
         environment = child_environment(self._config.environment, self._config.agent_env)
         return RunnerSpec(
             id=RunnerId(directory.name),
-            argv=(info.shell,),
+            argv=(info.shell, *self._config.terminal_shell[1:]),
+            # As a login shell, unless it has arguments of its own: with the PATH of the user's profile.
+            name="" if self._config.terminal_shell[1:] else f"-{Path(info.shell).name}",
             cwd=info.cwd,
             env={
                 **environment,
                 "SHELL": info.shell,
                 "TERM": "xterm-256color",
+                "COLORTERM": "truecolor",
                 "DEPLOYMENT_ID": info.deployment_id,
                 "TERMINAL_ID": info.id,
             },
@@ -147,11 +179,12 @@ class TerminalManager:
             orphan_s=self._config.terminal_linger_s,
             grace_s=END_GRACE_S,
             pty=FIRST_SIZE,
+            user=self._config.agent_user,
         )
 
     async def _take_over(self, directory: Path) -> None:
-        found = await attach(directory, expects_pty=True)
-        info = await asyncio.to_thread(read_info, directory)
+        found = await attach(directory, self._threads.processes, expects_pty=True)
+        info = await self._threads.state.run(read_info, directory)
         if isinstance(found, RunnerHandle) and found.has_pty and info is not None:
             try:
                 self._adopt(info, found).begin()
@@ -169,6 +202,7 @@ class TerminalManager:
             handle,
             Ring(handle.directory / "ring"),
             attention=self._attention,
+            folding=self._threads.folding,
             linger_s=self._config.terminal_linger_s,
             on_idle=lambda terminal: self._tasks.spawn(terminal.end(), name=f"end:{terminal.info.id}"),
             on_end=self._ended,
@@ -179,10 +213,14 @@ class TerminalManager:
     def _ended(self, terminal: Terminal) -> None:
         if self._terminals.get(terminal.info.id) is terminal:
             del self._terminals[terminal.info.id]
+            self._release(terminal.info.id)
         self._discard(terminal.handle.directory)
 
+    def _release(self, terminal_id: TerminalId) -> None:
+        self._tasks.spawn(self._homes.release_terminal(terminal_id), name=f"release:{terminal_id}")
+
     def _discard(self, directory: Path) -> None:
-        remove = asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        remove = self._threads.state.run(self._room.remove, directory.name)
         self._tasks.spawn(remove, name=f"discard:{directory.name}")
 
 
@@ -202,15 +240,14 @@ def read_info(directory: Path) -> TerminalInfo | None:
         return None
 
 
-def find_shell(config: Config) -> Path:
-    """TERMINAL_SHELL, else the user's shell, else what every system has."""
-    if config.terminal_shell is not None:
-        return config.terminal_shell
+def find_shell(config: Config) -> str:
+    """The program of TERMINAL_SHELL, else the user's shell, else what every system has."""
+    if config.terminal_shell:
+        return config.terminal_shell[0]
     own = Path(config.environment.get("SHELL") or os.devnull)
     if own.is_absolute() and own.name not in NO_SHELLS and is_executable(own):
-        return own
-    bash = Path("/bin/bash")
-    return bash if is_executable(bash) else Path("/bin/sh")
+        return str(own)
+    return "/bin/bash" if is_executable(Path("/bin/bash")) else "/bin/sh"
 
 
 def _not_found(terminal_id: TerminalId) -> NotFound:

@@ -6,11 +6,9 @@ import asyncio
 import errno
 import fcntl
 import os
-import signal
 import struct
 import termios
 from collections.abc import Callable
-from contextlib import suppress
 
 from agentsrv.terminals.ring import Ring
 
@@ -23,6 +21,8 @@ INPUT_LIMIT_BYTES = 64 * 1024
 LAST_READS = 3
 """Each of DRAIN_BYTES. More than the kernel keeps; not without end, a survivor may write on."""
 LOOK_AGAIN_S = 0.2
+NUDGE_S = 0.2
+"""Long enough for a program to look at the size in between."""
 
 SIZE = struct.Struct("4H")
 
@@ -40,6 +40,7 @@ class Pty:
         self._has_room.set()
         self._is_reading = False
         self._rest: asyncio.TimerHandle | None = None
+        self._nudge: asyncio.TimerHandle | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,13 +50,26 @@ class Pty:
 
     def resize(self, cols: int, rows: int) -> None:
         """The kernel tells the program (SIGWINCH) when this changes anything."""
+        if self._nudge is not None:
+            self._nudge.cancel()
+            self._nudge = None
         if self._master >= 0:
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, SIZE.pack(rows, cols, 0, 0))
 
     def redraw(self) -> None:
-        """Have the program in the foreground draw its screen again."""
-        with suppress(OSError):
-            os.killpg(os.tcgetpgrp(self._master), signal.SIGWINCH)
+        """Have the program in the foreground draw its screen again: one row less, and after a moment back.
+
+        Many do nothing when they are told of a size that they have.
+        """
+        cols, rows = self.size
+        if self._nudge is None and rows > 1:
+            self.resize(cols, rows - 1)
+            self._nudge = self._loop.call_later(NUDGE_S, self._end_nudge)
+
+    def _end_nudge(self) -> None:
+        cols, rows = self.size
+        self._nudge = None
+        self.resize(cols, rows + 1)
 
     # ---- output
 
@@ -100,6 +114,7 @@ class Pty:
             if exc.errno != errno.EIO:
                 raise
             self.rest(LOOK_AGAIN_S)
+        self._ring.keep()
         return self._ring.end - begin
 
     def _end_rest(self) -> None:
@@ -146,6 +161,8 @@ class Pty:
         self.pause()
         if self._rest is not None:
             self._rest.cancel()
+        if self._nudge is not None:
+            self._end_nudge()
         self._loop.remove_writer(self._master)
         os.close(self._master)
         self._master = -1

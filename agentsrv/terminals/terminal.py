@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from agentsrv.errors import LimitReached
 from agentsrv.model import Millis, TerminalId
-from agentsrv.runner.handle import AgentExit, RunnerHandle
+from agentsrv.runner.handle import RunnerHandle
+from agentsrv.runner.records import AgentExit
 from agentsrv.terminals.pty import Pty
-from agentsrv.terminals.replay import RESET
+from agentsrv.terminals.replay import RESET, shown_again
 from agentsrv.terminals.ring import Ring
+from agentsrv.threads import Pool
 
 CHUNK_BYTES = 64 * 1024
 """What a viewer is handed at once, at most."""
@@ -70,6 +72,7 @@ class Terminal:
         ring: Ring,
         *,
         attention: Attention,
+        folding: Pool,
         linger_s: float,
         on_idle: Callable[[Terminal], None],
         on_end: Callable[[Terminal], None],
@@ -80,6 +83,7 @@ class Terminal:
         self.pty = Pty(handle.take_pty(), ring, self._on_output)
         self.viewers: set[Viewer] = set()
         self.ended: AgentExit | None = None
+        self.folding = folding
         self._attention = attention
         self._linger_s = linger_s
         self._on_idle = on_idle
@@ -143,6 +147,12 @@ class Terminal:
         if not self._is_ahead():
             self.pty.resume()
 
+    def resize(self, cols: int, rows: int) -> None:
+        """The windows of the viewers who cannot say it have this size."""
+        for viewer in self.viewers:
+            if viewer.is_mute:
+                viewer.resize(cols, rows)
+
     def fit(self) -> bool:
         """Make the terminal as large as the smallest viewer who may write; was it another size?"""
         sizes = [viewer.size for viewer in self.viewers if viewer.size is not None]
@@ -205,9 +215,12 @@ class Viewer:
         self.terminal = terminal
         self.may_write = may_write
         self.size: tuple[int, int] | None = None
+        self.is_mute = False
+        """Can its socket not tell the size of its window?"""
         self.position = terminal.ring.end
         self._is_dismissed = False
-        self._replay = terminal.ring.replay()
+        self._begins_with = terminal.ring.snapshot()
+        self._is_shown = self._is_full_screen = self._is_same_size = False
         self._news = asyncio.Event()
 
     async def output(self) -> AsyncGenerator[bytes, None]:
@@ -216,13 +229,14 @@ class Viewer:
         Asking for the next chunk says that the last one was sent.
         """
         ring = self.terminal.ring
-        for chunk in cut(self._replay):
+        for chunk in cut(await self._show(self._begins_with)):
             yield chunk
-        self._replay = b""
+        self._begins_with = b"", b""
+        self._redraw(is_shown=True)
         while not self._is_dismissed:
             if self.position < ring.start:
-                again, self.position = RESET + ring.replay(), ring.end
-                for chunk in cut(again):
+                snapshot, self.position = ring.snapshot(), ring.end
+                for chunk in cut(RESET + await self._show(snapshot)):
                     yield chunk
             elif self.position < ring.end:
                 chunk = ring.read(self.position, CHUNK_BYTES)
@@ -234,6 +248,18 @@ class Viewer:
             else:
                 self._news.clear()
                 await self._news.wait()
+
+    async def _show(self, snapshot: tuple[bytes, bytes]) -> bytes:
+        """What a ring had, as it may be shown again. Hostile output takes a while: beside the loop."""
+        replay, self._is_full_screen = await self.terminal.folding.run(shown_again, *snapshot)
+        return replay
+
+    def _redraw(self, *, is_shown: bool = False) -> None:
+        """Have a full-screen program draw anew, once what there was is shown and the size is known to be as before."""
+        self._is_shown |= is_shown
+        if self._is_shown and self._is_same_size and self._is_full_screen:
+            self._is_same_size = False
+            self.terminal.pty.redraw()
 
     def wake(self) -> None:
         self._news.set()
@@ -257,8 +283,9 @@ class Viewer:
         if not self.may_write or self.terminal.ended is not None:
             return
         is_first, self.size = self.size is None, (cols, rows)
-        if not self.terminal.fit() and is_first and self.terminal.ring.modes().is_full_screen:
-            self.terminal.pty.redraw()
+        if not self.terminal.fit() and is_first:
+            self._is_same_size = True
+            self._redraw()
 
     async def end(self) -> None:
         """End the terminal for everybody. Nothing happens to who only watches."""

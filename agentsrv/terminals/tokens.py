@@ -6,31 +6,35 @@ socket. That it was used is remembered beyond the server's own end.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import importlib
 import os
+import re
+import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 
 from agentsrv.config import Config
-from agentsrv.errors import AuthenticationFailed, Unavailable
-from agentsrv.model import SESSION_ID_PATTERN, TerminalId
+from agentsrv.errors import AuthenticationFailed, StartupError, Unavailable
+from agentsrv.model import NAME_PATTERN, TerminalId
+from agentsrv.owned import opened, prepare
+from agentsrv.threads import Pool
 
 ALGORITHM = "HS256"
 AUDIENCE = SCOPE = "terminal"
 KEY_PURPOSE = b"agentsrv terminal token 1"
 MAX_TTL_S = 300
 """No token is good for longer, whatever it says."""
-REDIS_TIMEOUT_S = 1.0
 
-Name = Annotated[str, msgspec.Meta(pattern=SESSION_ID_PATTERN)]
+TOKEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,31 +53,29 @@ class Claims(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
     exp: int
     aud: str
     scope: str
-    jti: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+    jti: Annotated[str, msgspec.Meta(pattern=rf"^{TOKEN_ID.pattern}\Z")]
     terminal_id: Name
     deployment_id: Name
     iat: int = 0
     cwd: str | None = None
     read_only: bool = False
-
-
-class UsedTokens(Protocol):
-    async def take(self, token_id: str) -> bool:
-        """True the first time. Raises OSError, Unavailable."""
-        ...
+    srv: str | None = None
+    """The server of a fleet whose terminal it is, and which alone notes that it is used."""
 
 
 class TerminalTokens:
     """Makes tokens and redeems them. `clock` gives seconds since 1970."""
 
-    def __init__(self, config: Config, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, threads: Pool, *, clock: Callable[[], float] = time.time) -> None:
         self._key = signing_key(config)
+        self._threads = threads
         self._ttl_s = config.terminal_token_ttl_s
         self._clock = clock
-        self._used: UsedTokens | None = None
+        self._server = config.server_name
+        self._used: UsedOnDisk | None = None
         if not config.terminal_token_reuse:
             directory = config.state_dir / "terminal-tokens"
-            self._used = UsedInRedis(config.redis_url) if config.redis_url else UsedOnDisk(directory)
+            self._used = UsedOnDisk(directory)
 
     async def issue(self, grant: Grant) -> tuple[str, int]:
         """A token for `grant`, and when it expires (seconds since 1970)."""
@@ -88,13 +90,14 @@ class TerminalTokens:
             deployment_id=grant.deployment_id,
             cwd=grant.cwd,
             read_only=grant.is_read_only,
+            srv=self._server,
         )
-        jwt = await _load_jwt()
+        jwt = await self._load_jwt()
         return jwt.encode(msgspec.to_builtins(claims), self._key, ALGORITHM), claims.exp
 
     async def redeem(self, token: str) -> Grant:
         """What `token` allows; it is used up then. Raises AuthenticationFailed, Unavailable, OSError."""
-        claims = self._verify(await _load_jwt(), token)
+        claims = self._verify(await self._load_jwt(), token)
         if self._used is not None and not await self._used.take(claims.jti):
             raise _refused("was used already")
         return Grant(
@@ -103,6 +106,10 @@ class TerminalTokens:
             cwd=claims.cwd,
             is_read_only=claims.read_only,
         )
+
+    async def _load_jwt(self) -> Any:
+        # On first use, and beside the loop: it takes 60 ms.
+        return await self._threads.run(importlib.import_module, "jwt")
 
     def _verify(self, jwt: Any, token: str) -> Claims:
         try:
@@ -122,6 +129,8 @@ class TerminalTokens:
             raise _refused("is not valid")
         if claims.exp <= now:
             raise _refused("has expired")
+        if self._server is not None and claims.srv != self._server:
+            raise _refused("is for a terminal of another server")
         return claims
 
 
@@ -133,65 +142,41 @@ class UsedOnDisk:
         self._tidied_at = 0.0
 
     async def take(self, token_id: str) -> bool:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._forget_expired()
-        try:
-            os.close(os.open(self._directory / token_id, os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            return False
+        with self._opened() as directory:
+            self._forget_expired(directory)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            try:
+                os.close(os.open(token_id, flags, 0o600, dir_fd=directory))
+            except FileExistsError:
+                return False
         return True
 
-    def _forget_expired(self) -> None:
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The directory. It is looked at each time: an agent may have put something else in its place."""
+        try:
+            prepare(self._directory)
+            with opened(self._directory) as directory:
+                yield directory
+        except StartupError as exc:
+            raise Unavailable(str(exc)) from exc
+
+    def _forget_expired(self, directory: int) -> None:
         expired_at = time.time() - MAX_TTL_S
         if self._tidied_at > expired_at:
             return
         self._tidied_at = time.time()
-        for file in self._directory.iterdir():
-            if file.stat().st_mtime < expired_at:
-                file.unlink(missing_ok=True)
-
-
-class UsedInRedis:
-    """For several servers that take each other's tokens."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    async def take(self, token_id: str) -> bool:
-        # Imported only by those who have a Redis: it costs memory and start-up time.
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import RedisError
-
-        client = Redis.from_url(
-            self._url,
-            socket_timeout=REDIS_TIMEOUT_S,
-            socket_connect_timeout=REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-        try:
-            key = f"agentsrv:terminal-token:{token_id}"
-            return bool(await client.set(key, 1, nx=True, ex=MAX_TTL_S))
-        except (RedisError, OSError) as exc:
-            raise Unavailable(
-                "Redis is away, and without it a token could be used twice", code="redis_unavailable"
-            ) from exc
-        finally:
-            await client.aclose()
+        for name in filter(TOKEN_ID.fullmatch, os.listdir(directory)):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and not found.st_size and found.st_mtime < expired_at:
+                os.unlink(name, dir_fd=directory)
 
 
 def signing_key(config: Config) -> bytes:
     """TERMINAL_JWT_SECRET, else made from the API key by HKDF (RFC 5869, SHA-256), which cannot be undone."""
     if config.terminal_jwt_secret is not None:
         return config.terminal_jwt_secret.encode()
-    extracted = hmac.digest(bytes(32), config.api_keys[0].encode(), "sha256")
-    return hmac.digest(extracted, KEY_PURPOSE + b"\x01", "sha256")
-
-
-async def _load_jwt() -> Any:
-    # On first use, and beside the loop: it takes 60 ms.
-    return await asyncio.to_thread(importlib.import_module, "jwt")
+    return config.derived_key(KEY_PURPOSE)
 
 
 def _refused(why: str) -> AuthenticationFailed:

@@ -7,10 +7,20 @@ import uuid
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
-from agentsrv.agents.base import dump, unsupported
+from agentsrv.errors import unsupported
 from agentsrv.eventlog import now_ms
-from agentsrv.model import Image, Seq, SessionId, Turn, TurnId, TurnOptions, TurnStatus
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.jsontext import dump
+from agentsrv.model import (
+    Image,
+    Seq,
+    SessionId,
+    Turn,
+    TurnId,
+    TurnOptions,
+    TurnStatus,
+)
+from agentsrv.store.prompts import QueuedPrompt
+from agentsrv.turns.setup import NO_WISH, WorktreeWish
 
 STEERING = uuid.UUID("5b8d1c5e-3b0e-5c0a-9a44-6f1d7f0a2c11")
 """The namespace of the ids of steering prompts."""
@@ -22,6 +32,14 @@ class IfBusy(StrEnum):
     REJECT = "reject"
     QUEUE = "queue"
     STEER = "steer"
+
+
+class IfLost(StrEnum):
+    """What becomes of a prompt whose agent has lost the session's conversation."""
+
+    REJECT = "reject"
+    RESTART = "restart"
+    REBUILD = "rebuild"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +57,9 @@ class StartTurn:
     message_id: str | None = None
     images: tuple[Image, ...] = ()
     if_busy: IfBusy = IfBusy.REJECT
+    if_lost: IfLost = IfLost.REJECT
     use_worktree: bool = False
+    worktree: WorktreeWish = NO_WISH
     is_mode_given: bool = False
 
 
@@ -56,10 +76,12 @@ class Started:
     after: Seq = 0
 
 
-def new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None) -> Turn:
+def new_turn(
+    session_id: SessionId, options: TurnOptions, message_id: str | None, turn_id: TurnId | None = None
+) -> Turn:
     now = now_ms()
     return Turn(
-        id=TurnId(str(uuid.uuid4())),
+        id=turn_id or TurnId(str(uuid.uuid4())),
         session_id=session_id,
         generation=0,
         status=TurnStatus.RUNNING,
@@ -70,11 +92,13 @@ def new_turn(session_id: SessionId, options: TurnOptions, message_id: str | None
     )
 
 
-def queued_again(turn: Turn, event: bytes) -> QueuedPrompt:
+def queued_again(turn: Turn, event: bytes, turn_id: TurnId) -> QueuedPrompt:
     """What was added to a turn and not read in it, as a prompt of its own under the same rules."""
-    again = new_turn(turn.session_id, turn.options, None)
-    renamed = dump({**json.loads(event), "uuid": again.id})
-    return QueuedPrompt(again.id, turn.session_id, renamed, turn.options, None, again.created_at)
+    again = new_turn(turn.session_id, turn.options, None, turn_id)
+    message = json.loads(event)
+    text = message["message"]["content"][0]["text"]
+    renamed = dump({**message, "uuid": again.id})
+    return QueuedPrompt(again.id, turn.session_id, text, renamed, turn.options, None, again.created_at)
 
 
 def message_uuid(request: StartTurn) -> str:
@@ -86,7 +110,7 @@ def message_uuid(request: StartTurn) -> str:
 
 def require_same_options(running: TurnOptions, request: StartTurn) -> None:
     """A turn that runs cannot be changed. Raises InvalidInput (`unsupported_option`)."""
-    ignored = {"partial_messages"} if request.is_mode_given else {"partial_messages", "permission_mode"}
+    ignored = {"partial_messages", "notes"} | (set() if request.is_mode_given else {"permission_mode"})
     for option in fields(TurnOptions):
         if option.name in ignored:
             continue

@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
-from agentsrv.eventlog import EventLog, now_ms, server_chunk
+from agentsrv.eventlog import server_chunk
 from agentsrv.model import (
     Answer,
     Chunk,
     Outcome,
+    PermissionMode,
     Seq,
     Session,
     SessionId,
@@ -25,15 +25,24 @@ from agentsrv.model import (
     TurnId,
     TurnStatus,
 )
-from agentsrv.store import events, queue, sessions, turns
-from agentsrv.store.database import Database
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store import events, sessions, turns
+from agentsrv.store.prompts import QueuedPrompt
 from agentsrv.tasks import Tasks
-from agentsrv.turns.active import ActiveTurn, Pending, Verdict
-from agentsrv.turns.approvals import answered_before
+from agentsrv.turns.admission import Admission
 from agentsrv.turns.cursor import decode_cursor, encode_cursor
-from agentsrv.turns.outcomes import final_events
-from agentsrv.turns.queue import PromptQueue
+from agentsrv.turns.driver import TurnDriver
+from agentsrv.turns.means import Means
+from agentsrv.turns.open_turns import OpenTurns
+from agentsrv.turns.outcomes import AFTER_GAP, MACHINE_RESTARTED, final_events, gap_of
+from agentsrv.turns.questions import (
+    WaitingQuestion,
+    answer_in,
+    digest,
+    not_waiting,
+    require_consistent,
+    require_same,
+)
+from agentsrv.turns.recovery import Recovery
 from agentsrv.turns.requests import (
     IfBusy,
     Started,
@@ -42,12 +51,15 @@ from agentsrv.turns.requests import (
     new_turn,
     require_same_options,
 )
-from agentsrv.turns.running import RunningTurns
+from agentsrv.turns.stages import Plan
+from agentsrv.turns.starter import Starter
 from agentsrv.turns.worktrees import SessionWorktrees
-from agentsrv.workspace.paths import Workspace
 
 STOP_TIMEOUT_S = 15.0
-QUEUE_RETRY_S = 5.0
+ALL_SETTLED_S = 5.0
+DELETION_WAIT_S = 1.0
+PREVIEW_CHARACTERS = 200
+"""Of a session's first prompt, for those who look for it in a list."""
 
 
 class TurnService:
@@ -55,27 +67,33 @@ class TurnService:
 
     def __init__(
         self,
-        *,
-        config: Config,
-        db: Database,
-        event_log: EventLog,
+        means: Means,
         agents: AgentRegistry,
-        workspace: Workspace,
+        admission: Admission,
         worktrees: SessionWorktrees,
-        running: RunningTurns,
-        queue: PromptQueue,
+        open_turns: OpenTurns,
+        recovery: Recovery,
+        starter: Starter,
     ) -> None:
         self.is_draining = False
-        self._config = config
-        self._db = db
-        self._log = event_log
+        self.is_refusing = False  # New turns, while all else goes on.
+        self._ended = asyncio.Event()
+        means.signals.turn_ended.subscribe(lambda _: self._ended.set())
+        means.signals.turn_refused.subscribe(lambda _: self._ended.set())
+        self.queue = means.queue
+        self.deletions: dict[SessionId, asyncio.Event] = {}
+        """The sessions that are being deleted; set when that is over."""
+        self._config = means.config
+        self._db = means.db
+        self._homes = means.homes
+        self._log = means.event_log
+        self._pool = means.pool
         self._agents = agents
-        self._workspace = workspace
+        self._admission = admission
         self._worktrees = worktrees
-        self._running = running
-        self._running.on_end = self._start_queued
-        self._running.on_refusal = self._start_queued_later
-        self.queue = queue
+        self._open = open_turns
+        self._recovery = recovery
+        self._starter = starter
         self._tasks = Tasks("prompts")
 
     # What clients ask for
@@ -90,30 +108,61 @@ class TurnService:
         """
         try:
             return await self._start(request)
-        except NotFound:
+        except (NotFound, Conflict) as exc:
             # The session has been deleted in this very moment: it is a new one.
+            if exc.code == "session_deleting":
+                await self._wait_for_deletion(request.session_id)
+            elif isinstance(exc, Conflict):
+                raise
             return await self._start(request)
 
+    def allow_only(self, session_id: SessionId, allowances: tuple[str, ...]) -> None:
+        """A turn that runs asks again for what is not allowed any more."""
+        if (driver := self._open.of(session_id)) is not None:
+            driver.allow_only(allowances)
+
+    def change_mode(self, session_id: SessionId, mode: PermissionMode) -> None:
+        """A turn that runs works in this mode from now on. Raises Conflict (`mode_is_fixed`) when it cannot."""
+        driver = self._open.of(session_id)
+        if driver is not None and not driver.change_mode(mode):
+            raise Conflict(
+                f"the agent of job {driver.turn.id} cannot change to {mode} while it works; stop it, or wait",
+                code="mode_is_fixed",
+            )
+
+    async def _wait_for_deletion(self, session_id: SessionId) -> None:
+        """A moment: it takes long only where an agent has to be stopped, or gigabytes to be removed."""
+        if (over := self.deletions.get(session_id)) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DELETION_WAIT_S):
+                    await over.wait()
+
+    async def settled(self, session_id: SessionId) -> None:
+        """Wait until what an earlier server has left of a session is taken over."""
+        await self._recovery.settled(session_id)
+
     async def _start(self, request: StartTurn) -> Started:
+        await self._recovery.settled(request.session_id)
         if request.message_id is not None:
             known = await turns.find_by_message(self._db, request.session_id, request.message_id)
             if known is not None:
                 return Started(known, is_new=False)
-        session, is_new = await self._session_for(request)
-        needs_worktree = request.use_worktree and self._worktrees.is_missing(session)
-        active = self._running.of(session.id)
-        if active is not None and active.turn.message_id == request.message_id is not None:
-            await asyncio.shield(active.started)
-            return Started(active.turn, is_new=False)
+        session, is_new = await self._admission.session_for(request)
+        request = self._admission.in_mode(session, request)
+        needs_worktree = request.use_worktree and await self._worktrees.is_missing(session)
+        driver = self._open.of(session.id)
+        if driver is not None and driver.turn.message_id == request.message_id is not None:
+            await asyncio.shield(driver.opened)
+            return Started(driver.turn, is_new=False)
         if request.if_busy is not IfBusy.REJECT and self.is_active(session.id):
             return await self._join(session, request)
-        active = self._begin(session, request, is_new_session=is_new, needs_worktree=needs_worktree)
+        driver = self._begin(session, request, is_new_session=is_new, needs_worktree=needs_worktree)
         try:
             # The turn belongs to the server from here on: a client that goes away takes nothing with it.
-            await asyncio.shield(active.started)
+            await asyncio.shield(driver.opened)
         except turns.MessageIdUsed:
             return await self._repeated(request)
-        return Started(active.turn, is_new=True)
+        return Started(driver.turn, is_new=True)
 
     async def find_started(self, session_id: SessionId, message_id: str) -> Turn | None:
         """The turn that this `message_id` has started; None when it is new."""
@@ -121,8 +170,14 @@ class TurnService:
 
     async def get(self, turn_id: TurnId) -> Turn:
         """Raises NotFound (`job_not_found`)."""
-        active = self._running.find_open(turn_id)
-        return active.turn if active else await turns.get(self._db, turn_id)
+        driver = self._open.find_opened(turn_id)
+        turn = driver.turn if driver is not None else await turns.get(self._db, turn_id)
+        return await self.get(turn_id) if await self._recovery.settled(turn.session_id) else turn
+
+    async def gap_before(self, session_id: SessionId, seen: Seq) -> Seq:
+        """The newest gap among a session's events up to `seen`; 0: none."""
+        turn = await turns.last_of_code(self._db, session_id, MACHINE_RESTARTED, seen + AFTER_GAP + 1)
+        return gap_of(turn) if turn is not None else 0
 
     async def list_turns(
         self, *, session_id: SessionId | None, status: TurnStatus | None, limit: int, cursor: str | None
@@ -144,31 +199,54 @@ class TurnService:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 turn = await self._begun(turn_id)
-                if active := self._running.find_open(turn.id):
-                    await active.answerable.wait()
+                if driver := self._open.find_opened(turn.id):
+                    await driver.answerable.wait()
         return await self.get(turn_id)
 
-    async def stop(self, session_id: SessionId) -> Turn:
-        """End the running turn. Returns when its process tree is dead and its `done` is in the log.
+    async def stop(self, session_id: SessionId, turn_id: TurnId | None = None) -> Turn:
+        """End the running turn, or what an earlier one has left running. Returns when the process tree is dead
+        and the turn's `done` in the log. With `turn_id` only that turn is meant, and none that has come after it.
 
         Raises NotFound (`not_running`).
         """
-        active = self._running.of(session_id)
-        if active is None:
+        await self._recovery.settled(session_id)
+        driver = self._open.of(session_id)
+        if turn_id is not None and (driver is None or driver.turn.id != turn_id):
             raise _not_running(session_id)
-        active.settle(Verdict.STOPPED)
+        if driver is None:
+            return await self._stop_background(session_id)
+        driver.stop()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await active.finished.wait()
+                await driver.gone()
         except TimeoutError:
             raise Unavailable(
-                f"job {active.turn.id} is being stopped, but its end cannot be recorded yet; ask again",
+                f"job {driver.turn.id} is being stopped, but its end cannot be recorded yet; ask again",
                 code="database_unavailable",
                 retry_after_s=5,
             ) from None
-        if not active.turn.status.is_final:
+        if not driver.turn.status.is_final:
             raise _not_running(session_id)  # It could not even be opened.
-        return active.turn
+        return driver.turn
+
+    async def _stop_background(self, session_id: SessionId) -> Turn:
+        """End what a turn has left running when it ended; returns the newest one. Raises NotFound (`not_running`)."""
+        newest = await turns.page(self._db, session_id=session_id, status=None, before=None, limit=1)
+        process = self._pool.of(session_id)
+        is_resting = process is not None and process.work is None and process.adapter.has_background_work
+        if process is None or not is_resting or not newest:
+            raise _not_running(session_id)
+        await self._pool.retire(process, "stopped")
+        return newest[0]
+
+    async def stop_unprompted(self, session_id: SessionId) -> None:
+        """End what an agent has begun by itself, if it does. Raises NotFound, Unavailable."""
+        if (driver := self._open.of(session_id)) is not None and not driver.is_prompted:
+            await self.stop(session_id, driver.turn.id)
+
+    def running_tool(self, session_id: SessionId) -> str | None:
+        """The name of the tool that the session's agent waits for now."""
+        return driver.running_tool() if (driver := self._open.of(session_id)) is not None else None
 
     def last_seq(self, turn: Turn) -> Seq:
         """The newest seq that a follower of `turn` may have seen."""
@@ -188,12 +266,12 @@ class TurnService:
         try:
             if not turn.status.is_final:
                 turn = await self._begun(turn.id)
-            active = self._running.find_open(turn.id)
-            if active is None:
+            driver = self._open.find_opened(turn.id)
+            if driver is None:
                 turn = await turns.get(self._db, turn.id)
         except NotFound:
             status = turn.status if turn.status.is_final else TurnStatus.CANCELLED
-            turn, active = replace(turn, status=status, last_seq=0), None
+            turn, driver = replace(turn, status=status, last_seq=0), None
         if turn.status is TurnStatus.QUEUED:
             return  # The server stops.
         if turn.last_seq == 0:
@@ -202,7 +280,7 @@ class TurnService:
         first = max(after, turn.first_seq - 1)
 
         def end() -> Seq | None:
-            return active.turn.last_seq if active else turn.last_seq
+            return driver.turn.last_seq if driver else turn.last_seq
 
         async with aclosing(self._log.follow(turn.session_id, first, end)) as chunks:
             async for chunk in chunks:
@@ -224,23 +302,21 @@ class TurnService:
             with contextlib.suppress(NotFound):
                 return await self.queue.cancel(turn.session_id, turn_id)
             turn = await self.get(turn_id)
-        if self._running.find(turn_id) is not None:
+        if self._open.find(turn_id) is not None:
             with contextlib.suppress(NotFound):
-                return await self.stop(turn.session_id)
+                return await self.stop(turn.session_id, turn_id)
         return await self.get(turn_id)
 
     # Questions of agents
 
-    def pending(self) -> list[tuple[Turn, Pending]]:
-        """All questions that wait for a user's answer, the oldest first."""
-        found = [
-            (active.turn, pending)
-            for active in self._running.all()
-            for pending in active.pending.values()
-            # Otherwise it is being answered by what was allowed before.
-            if pending.question.allowance not in active.session.allowances
-        ]
-        return sorted(found, key=lambda entry: entry[1].created_at)
+    async def all_settled(self) -> None:
+        """The same for all sessions, unless it takes long."""
+        await self._recovery.all_settled(ALL_SETTLED_S)
+
+    def questions(self) -> list[WaitingQuestion]:
+        """All that wait for a user's answer, the oldest first."""
+        found = [question for driver in self._open.all() for question in driver.questions()]
+        return sorted(found, key=lambda question: question.created_at)
 
     async def answer(self, turn_id: TurnId, question_id: str, answer: Answer) -> Answer:
         """Answer a question of the turn's agent. The same answer again is fine.
@@ -248,125 +324,100 @@ class TurnService:
         Raises NotFound (`job_not_found`, `permission_not_found`), Conflict (`permission_answered`,
         `job_ended`), InvalidInput for an answer that does not fit, StorageFull.
         """
-        if active := self._running.find_open(turn_id):
-            return await self._running.approvals.answer(active, question_id, answer)
-        turn = await turns.get(self._db, turn_id)
-        for chunk in await events.of_server(self._db, turn.session_id, turn.first_seq, turn.last_seq or 0):
+        require_consistent(answer)
+        turn = await self.get(turn_id)
+        if driver := self._open.find_opened(turn_id):
+            with contextlib.suppress(NotFound):
+                return await driver.answer(question_id, answer)
+        for chunk in await events.written_by(
+            self._db, Source.SERVER, turn.session_id, turn.first_seq, self.last_seq(turn)
+        ):
             for event in map(json.loads, chunk.lines()):
                 if event.get("type") == "permission_resolved" and event["requestId"] == question_id:
-                    return answered_before(event, answer)
-        raise NotFound(f"job {turn_id} does not wait for {question_id}", code="permission_not_found")
+                    return require_same(question_id, digest(answer_in(event)), answer)
+        raise not_waiting(turn, question_id)
 
     # Life of the server
 
     async def begin_queued(self) -> None:
         """Go on with the prompts that an earlier server left waiting."""
         await self.queue.load()
-        self._start_queued()
+        self._starter.look()
+
+    @property
+    def active(self) -> int:
+        """How many turns are open."""
+        return len(self._open)
+
+    async def idle(self) -> None:
+        """Wait until no turn is open."""
+        while self._open:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def refuse(self) -> None:
+        """Refuse new turns from now on, and begin none that waits."""
+        self.is_refusing = True
+        self._starter.drain()
 
     def drain(self) -> None:
-        """Refuse new turns from now on, and answer those who wait for the end of one."""
+        """The same, and answer those who wait for the end of one."""
+        self.refuse()
         self.is_draining = True
         self.queue.close()
-        for active in self._running.all():
-            active.answerable.set()
+        for driver in self._open.all():
+            driver.answerable.set()
 
     async def close(self) -> None:
         """Let turns that are ending end; the others go on under their runners, for the next server."""
         self.drain()
-        await self._running.close()
+        await self._recovery.close()
+        await self._open.close()
+        await self._starter.close()
         await self._tasks.close()
 
     def is_active(self, session_id: SessionId) -> bool:
         """Does a turn run in the session, or wait to run?"""
-        return session_id in self._running or self.queue.first(session_id) is not None
+        return session_id in self._open or self.queue.any_of(session_id) is not None
+
+    def require_idle(self, session_id: SessionId) -> None:
+        """Raises Conflict (`session_busy`) while a turn runs in the session, or waits to run."""
+        driver, waiting = self._open.of(session_id), self.queue.any_of(session_id)
+        if (turn_id := driver.turn.id if driver is not None else waiting) is not None:
+            raise sessions.busy(session_id, turn_id)
 
     # Before the turn
 
-    async def _session_for(self, request: StartTurn) -> tuple[Session, bool]:
-        """The session that the turn is for, and whether it has to be created."""
-        session = await sessions.find(self._db, request.session_id)
-        is_new = session is None
-        if session is None:
-            session = self.new_session(
-                request.session_id, agent=request.agent, cwd=request.cwd, model=request.options.model
-            )
-        else:
-            session = self._checked(session, request)
-        agent = self._agents.get(session.agent)
-        await agent.check(request.options)
-        if agent.find() is None:
-            raise Unavailable(
-                f"the program of agent {session.agent} was not found on the server", code="agent_unavailable"
-            )
-        return session, is_new
-
-    def new_session(
-        self,
-        session_id: SessionId,
-        *,
-        agent: str | None,
-        cwd: str | None,
-        model: str | None,
-        name: str | None = None,
-    ) -> Session:
-        """A session that is not stored yet. Raises InvalidInput, Forbidden."""
-        kind = self._agents.get(agent or self._agents.names()[0])
-        now = now_ms()
-        return Session(
-            id=session_id,
-            name=name,
-            agent=kind.name,
-            cwd=str(self._workspace.directory(cwd)),
-            model=model,
-            internal_session_id=kind.new_internal_id(session_id),
-            created_at=now,
-            updated_at=now,
-        )
-
-    def _checked(self, session: Session, request: StartTurn) -> Session:
-        """The stored session, if the request fits it. Raises Conflict, InvalidInput, Forbidden."""
-        if request.agent is not None and request.agent != session.agent:
-            self._agents.get(request.agent)
-            raise Conflict(
-                f"session {session.id} belongs to agent {session.agent}; use it, or another session",
-                code="agent_mismatch",
-            )
-        # Also finds out, before the stream has begun, that the directory is gone.
-        # Sessions of the earlier server may have none, or a relative one, and no conversation either.
-        directory = str(self._workspace.directory(session.cwd or None))
-        known = (directory, session.origin_cwd)
-        if request.cwd is not None and str(self._workspace.directory(request.cwd)) not in known:
-            raise Conflict(
-                f"session {session.id} works in {session.cwd}; leave out cwd, or use another session",
-                code="cwd_mismatch",
-            )
-        internal_id = session.internal_session_id or self._agents.get(session.agent).new_internal_id(
-            session.id
-        )
-        return replace(session, cwd=directory, internal_session_id=internal_id)
-
     def _begin(
         self, session: Session, request: StartTurn, *, is_new_session: bool, needs_worktree: bool
-    ) -> ActiveTurn:
-        """Begin the turn, if the session and the server are free. No await between the checks and that."""
-        if self.is_draining:
+    ) -> TurnDriver:
+        """Begin the turn, if the session and the server are free."""
+        if self.is_refusing:
             raise _draining()
-        if (active := self._running.of(session.id)) is not None:
-            raise sessions.busy(session.id, active.turn.id)
-        if (waiting := self.queue.first(session.id)) is not None:
+        if (driver := self._open.of(session.id)) is not None:
+            raise sessions.busy(session.id, driver.turn.id)
+        if (waiting := self.queue.any_of(session.id)) is not None:
             raise sessions.busy(session.id, waiting)
-        if len(self._running) >= self._config.max_concurrent_turns:
+        if len(self._open) >= self._config.max_concurrent_turns:
             raise LimitReached(
-                f"{len(self._running)} turns are running, which is the limit; try again later",
+                f"{len(self._open)} turns are running, which is the limit; try again later",
                 code="too_many_turns",
                 retry_after_s=5,
             )
-        options = replace(request.options, model=request.options.model or session.model)
-        turn = new_turn(session.id, options, request.message_id)
+        session = replace(session, preview=session.preview or request.prompt[:PREVIEW_CHARACTERS])
+        options = self._admission.options_in(session, request.options)
+        turn = new_turn(session.id, options, request.message_id, self._homes.new_turn_id())
         event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
-        return self._running.start(
-            session, turn, event, is_new_session=is_new_session, needs_worktree=needs_worktree
+        return self._open.start(
+            Plan(
+                session,
+                turn,
+                event,
+                is_new_session=is_new_session,
+                needs_worktree=needs_worktree,
+                worktree=request.worktree,
+                if_lost=request.if_lost,
+            )
         )
 
     async def _repeated(self, request: StartTurn) -> Started:
@@ -380,16 +431,16 @@ class TurnService:
 
     async def _join(self, session: Session, request: StartTurn) -> Started:
         """Add the prompt to the turn that runs, or to those that wait for its end."""
-        if self.is_draining:
+        if self.is_draining or (self.is_refusing and request.if_busy is IfBusy.QUEUE):
             raise _draining()
-        active = self._running.of(session.id)
-        if active is not None and not active.started.done():
+        driver = self._open.of(session.id)
+        if driver is not None and not driver.opened.done():
             # It is not in the database yet, nor perhaps its session, and may never be.
-            await asyncio.wait({active.started})
+            await asyncio.wait({driver.opened})
             return await self.start(request)
-        if request.if_busy is IfBusy.STEER and active is not None and active.is_prompted:
+        if request.if_busy is IfBusy.STEER and driver is not None and driver.is_prompted:
             # A task of its own: a client that leaves must not leave a message half added.
-            steering = self._tasks.start(self._steer(active, request), name=f"steer:{active.turn.id}")
+            steering = self._tasks.start(self._steer(driver, request), name=f"steer:{driver.turn.id}")
             steered = await asyncio.shield(steering)
             if isinstance(steered, turns.MessageIdUsed):
                 return await self._repeated(request)
@@ -399,88 +450,40 @@ class TurnService:
                 return steered
         return await self._enqueue(session, request)
 
-    async def _steer(self, active: ActiveTurn, request: StartTurn) -> Started | AgentsrvError | None:
+    async def _steer(self, driver: TurnDriver, request: StartTurn) -> Started | AgentsrvError | None:
         """Put the prompt into the running turn; None when that does not take it any more."""
         event_id = message_uuid(request)
-        kind = self._agents.get(active.session.agent)
-        event = kind.user_event(active.session, TurnId(event_id), request.prompt, request.images)
+        kind = self._agents.get(driver.session.agent)
+        event = kind.user_event(driver.session, TurnId(event_id), request.prompt, request.images)
         try:
-            require_same_options(active.turn.options, request)
-            after = await self._running.add(active, event_id, event, request.message_id)
+            require_same_options(driver.turn.options, request)
+            after = await driver.add(event_id, event, request.message_id)
         except AgentsrvError as exc:
             return exc
-        return None if after is None else Started(active.turn, is_new=False, after=after)
+        return None if after is None else Started(driver.turn, is_new=False, after=after)
 
     async def _enqueue(self, session: Session, request: StartTurn) -> Started:
-        turn = new_turn(session.id, request.options, request.message_id)
+        turn = new_turn(session.id, request.options, request.message_id, self._homes.new_turn_id())
         event = self._agents.get(session.agent).user_event(session, turn.id, request.prompt, request.images)
         queued = replace(turn, status=TurnStatus.QUEUED, started_at=None)
         prompt = QueuedPrompt(
-            turn.id, session.id, event, request.options, request.message_id, turn.created_at
+            turn.id, session.id, request.prompt, event, request.options, request.message_id, turn.created_at
         )
         try:
             await self.queue.append(prompt)
         except turns.MessageIdUsed:
             return await self._repeated(request)
-        self._start_queued()
+        self._starter.look()
         return Started(queued, is_new=True)
-
-    def _start_queued(self) -> None:
-        """Begin what waits where nothing runs any more, within the limit. The end of any turn comes here again."""
-        free = 0 if self.is_draining else self._config.max_concurrent_turns - len(self._running)
-        waiting = [session_id for session_id in self.queue.sessions() if session_id not in self._running]
-        for session_id in waiting[: max(free, 0)]:
-            self._tasks.spawn(self._begin_queued(session_id), name=f"queued:{session_id}")
-
-    async def _begin_queued(self, session_id: SessionId) -> None:
-        try:
-            while (turn_id := self._next_in(session_id)) is not None:
-                session = await sessions.find(self._db, session_id)
-                prompt = await queue.find(self._db, turn_id)
-                if session is None:
-                    self.queue.forget(session_id)
-                elif prompt is None:
-                    self.queue.take(session_id, turn_id)
-                elif turn_id == self._next_in(session_id):
-                    self._start_prompt(session, prompt)
-                    return
-        except Unavailable:
-            self._start_queued_later()
-        else:
-            self._start_queued()  # Another session's may take its place.
-
-    def _next_in(self, session_id: SessionId) -> TurnId | None:
-        """The prompt of the session that may begin now."""
-        is_possible = (
-            session_id not in self._running and len(self._running) < self._config.max_concurrent_turns
-        )
-        return self.queue.first(session_id) if is_possible and not self.is_draining else None
-
-    def _start_queued_later(self) -> None:
-        asyncio.get_running_loop().call_later(QUEUE_RETRY_S, self._start_queued)
-
-    def _start_prompt(self, session: Session, prompt: QueuedPrompt) -> None:
-        options = replace(prompt.options, model=prompt.options.model or session.model)
-        turn = replace(
-            new_turn(session.id, options, prompt.message_id), id=prompt.turn_id, created_at=prompt.created_at
-        )
-        self._running.start(self._usable(session), turn, prompt.user_event, was_queued=True)
-        self.queue.take(session.id, turn.id)
-
-    def _usable(self, session: Session) -> Session:
-        """The session with its directory resolved, if it is there: otherwise its agent cannot be started."""
-        with contextlib.suppress(AgentsrvError):
-            return replace(session, cwd=str(self._workspace.directory(session.cwd or None)))
-        return session
 
     async def _begun(self, turn_id: TurnId) -> Turn:
         """The turn once it is not queued any more, or the server stops."""
         turn = await self.get(turn_id)
         while not self.is_draining:
-            active = self._running.find(turn_id)
-            if active is not None and not active.started.done():
+            driver = self._open.find(turn_id)
+            if driver is not None and not driver.opened.done():
                 # In the database it may run already.
-                await asyncio.wait({active.started})
+                await asyncio.wait({driver.opened})
             elif turn.status is TurnStatus.QUEUED:
                 await self.queue.leaves(turn.session_id, turn_id)
             else:

@@ -1,6 +1,6 @@
 """Which session works in which git worktree: made before its first turn, removed when its user says so.
 
-The repositories themselves are worked with in `workspace/worktrees.py`, in another process.
+The repositories themselves are worked with in `workspace/git/worktrees.py`, in another process.
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ from typing import TypeVar
 
 import msgspec
 
-from agentsrv.agents.base import dump
-from agentsrv.errors import AgentsrvError, Conflict, NotFound, StorageFull, Unprocessable
+from agentsrv.errors import AgentsrvError, Conflict, Forbidden, NotFound, StorageFull, Unprocessable
+from agentsrv.jsontext import dump
 from agentsrv.model import Session, SessionId
 from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
-from agentsrv.workspace.git_protocol import (
+from agentsrv.turns.setup import WorktreeWish
+from agentsrv.workspace.finder import PathFinder
+from agentsrv.workspace.git.protocol import (
     DiscardWorktree,
     FindWorktrees,
     FoundWorktrees,
     MadeWorktree,
     MakeWorktree,
+    MergedWorktree,
+    MergeHow,
+    MergeWorktree,
     RemovedWorktree,
     RemoveWorktree,
     Request,
+    RestoreWorktree,
     Worktree,
 )
-from agentsrv.workspace.paths import Workspace, is_text
-from agentsrv.workspace.worker import GitWorkers
+from agentsrv.workspace.git.workers import GitWorkers
+from agentsrv.workspace.paths import is_text
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +49,33 @@ class SessionWorktree:
     session_id: SessionId | None
 
 
+@dataclass(frozen=True, slots=True)
+class CleanedUp:
+    """`branch` went with it. `kept_because` None: it was removed."""
+
+    worktree: Worktree
+    branch: str | None
+    kept_because: str | None
+
+
 class SessionWorktrees:
     """`readers` may not write files, `writers` may."""
 
-    def __init__(
-        self, db: Database, workspace: Workspace, *, readers: GitWorkers, writers: GitWorkers
-    ) -> None:
+    def __init__(self, db: Database, paths: PathFinder, *, readers: GitWorkers, writers: GitWorkers) -> None:
         self._db = db
-        self._workspace = workspace
+        self._paths = paths
         self._readers = readers
         self._writers = writers
 
-    def is_missing(self, session: Session) -> bool:
+    async def is_missing(self, session: Session) -> bool:
         """Does a session that is asked to work in a worktree need one? Raises Conflict (`worktree_mismatch`)."""
         if session.worktree is not None:
-            return False
+            return await self._paths.is_gone(session.worktree)
         if session.generation or session.fork is not None:
             raise _mismatch(session)
         return True
 
-    async def make(self, session: Session, *, is_new: bool) -> tuple[Session, bytes]:
+    async def make(self, session: Session, wish: WorktreeWish, *, is_new: bool) -> tuple[Session, bytes]:
         """The session in a worktree of its own, which is not stored yet, and the event that tells of it.
 
         No turn of the session may run or begin meanwhile.
@@ -70,23 +83,50 @@ class SessionWorktrees:
         Raises InvalidInput (`no_repository`, `no_commits`), Forbidden, Unprocessable, Conflict
         (`worktree_mismatch`), StorageFull, Unavailable; then nothing is left behind.
         """
+        if session.worktree is not None:
+            return session, await self._restore(session, session.worktree, wish)
         await self._require_unused(session, is_new=is_new)
         try:
-            request = MakeWorktree(cwd=session.cwd, session_id=session.id)
+            request = MakeWorktree(
+                cwd=session.cwd,
+                session_id=session.id,
+                base=wish.base,
+                branch=wish.branch,
+                copy_patterns=list(wish.copy),
+            )
             made = await self._ask(self._writers, request, MadeWorktree)
         except (Unprocessable, StorageFull):
             # The worker may have been killed in the middle of it, or not have been able to clear all of it.
             await self._clean_up(session, DiscardWorktree(cwd=session.cwd, session_id=session.id))
             raise
-        event = {"type": "system", "subtype": "worktree_init", "cwd": made.cwd, "git_root": made.root}
-        return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd), dump(event)
+        return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd), _told(made)
+
+    async def _restore(self, session: Session, path: str, wish: WorktreeWish) -> bytes:
+        """The one that it had, which is gone, at the same place; the event that tells of it."""
+        request = RestoreWorktree(
+            path=path,
+            cwd=session.cwd,
+            origin_cwd=session.origin_cwd or session.cwd,
+            session_id=session.id,
+            base=wish.base,
+            branch=wish.branch,
+            copy_patterns=list(wish.copy),
+        )
+        return _told(await self._ask(self._writers, request, MadeWorktree), restored=True)
 
     async def undo(self, session: Session) -> None:
         """Take back what `make` has made: the turn did not begin, and its agent never had a prompt."""
         assert session.worktree is not None
-        if session.worktree in await sessions.worktrees(self._db):
-            return  # It did begin: what failed came behind the commit.
-        await self._clean_up(session, RemoveWorktree(path=session.worktree, force=True))
+        if await sessions.owners(self._db, [session.worktree]):
+            return  # It did begin: what failed came behind the commit. Or it is one that it had before.
+        await self._clean_up(session, RemoveWorktree(path=session.worktree, force=True, for_good=True))
+
+    async def take_back(self, session: Session) -> None:
+        """The same before anybody could use it; one that was made again is gone again."""
+        assert session.worktree is not None
+        is_old = bool(await sessions.owners(self._db, [session.worktree]))
+        request = RemoveWorktree(path=session.worktree, force=True, for_good=True, only_files=is_old)
+        await self._clean_up(session, request)
 
     async def remove_of(self, session: Session, *, force: bool) -> None:
         """Remove a session's worktree, if it has one, and its branch. Removing twice is fine.
@@ -95,7 +135,7 @@ class SessionWorktrees:
         """
         if session.worktree is not None:
             try:
-                await self._remove(session.worktree, {session.id}, force=force)
+                await self._remove(session.worktree, but=session.id, force=force)
             except NotFound:
                 return
 
@@ -104,20 +144,50 @@ class SessionWorktrees:
 
         Raises NotFound (`worktree_not_found`), Conflict (`worktree_has_changes`, `worktree_in_use`), Forbidden.
         """
-        resolved = self._workspace.resolve(path)
+        resolved = await self._paths.resolve(path)
         if not is_text(resolved):
             raise NotFound("no worktree of a session has such a name", code="worktree_not_found")
-        return await self._remove(resolved, set(), force=force)
+        return await self._remove(resolved, but=None, force=force)
+
+    async def merge(
+        self, session: Session, *, into: str | None, how: MergeHow, message: str | None
+    ) -> MergedWorktree:
+        """Take the commits of a session's worktree into a branch; nothing has changed when that raises.
+
+        Raises Conflict (`merge_conflicts`, `merge_blocked`, `worktree_has_changes`, `no_worktree`), InvalidInput.
+        """
+        if session.worktree is None:
+            raise Conflict(f"session {session.id} has no worktree of its own", code="no_worktree")
+        request = MergeWorktree(path=session.worktree, into=into, how=how, message=message)
+        return await self._ask(self._writers, request, MergedWorktree)
+
+    async def clean_up(self, *, older_than_ms: int, force: bool, is_dry: bool) -> list[CleanedUp]:
+        """Remove those whose session is gone and in which nothing was done since then; to the trash."""
+        found = list[CleanedUp]()
+        for item in await self.list_all():
+            is_old = item.worktree.used_at is None or item.worktree.used_at <= older_than_ms
+            if item.session_id is None and is_old:
+                found.append(await self._cleaned_up(item.worktree, force=force, is_dry=is_dry))
+        return found
+
+    async def _cleaned_up(self, worktree: Worktree, *, force: bool, is_dry: bool) -> CleanedUp:
+        if is_dry:
+            is_kept = not force and worktree.is_dirty is not False
+            return CleanedUp(worktree, None, "it has changes, or cannot be looked at" if is_kept else None)
+        try:
+            removed = await self._remove(worktree.path, but=None, force=force)
+        except (Conflict, NotFound, Forbidden, Unprocessable) as exc:
+            return CleanedUp(worktree, None, exc.message)
+        return CleanedUp(worktree, removed.branch, None)
 
     async def list_all(self) -> list[SessionWorktree]:
         """All that are there, by path."""
         found = await self._ask(self._readers, FindWorktrees(), FoundWorktrees)
-        owners = await sessions.worktrees(self._db)
+        owners = await sessions.owners(self._db, [worktree.path for worktree in found.worktrees])
         return [SessionWorktree(worktree, owners.get(worktree.path)) for worktree in found.worktrees]
 
-    async def _remove(self, path: str, without: set[SessionId], *, force: bool) -> RemovedWorktree:
-        if others := set(await sessions.working_in(self._db, path)) - without:
-            other = min(others)
+    async def _remove(self, path: str, *, but: SessionId | None, force: bool) -> RemovedWorktree:
+        if (other := await sessions.working_in(self._db, path, but=but)) is not None:
             raise Conflict(
                 f"session {other} works in the worktree {path}; delete that session first",
                 code="worktree_in_use",
@@ -144,6 +214,14 @@ class SessionWorktrees:
 
     async def _ask(self, workers: GitWorkers, request: Request, answer: type[T]) -> T:
         return msgspec.json.decode(await workers.ask(request) + b"}", type=answer)
+
+
+def _told(made: MadeWorktree, **more: bool) -> bytes:
+    event: dict[str, object] = {"type": "system", "subtype": "worktree_init"}
+    event |= {"cwd": made.cwd, "git_root": made.root, **more}
+    if made.copied:
+        event["copied"] = made.copied
+    return dump(event)
 
 
 def _mismatch(session: Session) -> Conflict:

@@ -11,16 +11,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from agentsrv.errors import Conflict, Forbidden, InvalidInput, Problem
-from agentsrv.workspace.disk import explained
+from agentsrv.errors import Conflict, Forbidden, InvalidInput, NotFound, Problem
+from agentsrv.users import User
+from agentsrv.workspace.explain import explained, no_answer
+from agentsrv.workspace.mounts import Mounts
 
 MAX_PATH_BYTES = 4096
+
+MAX_LINKS = 40
+"""On the way to one file. Linux follows no more."""
 
 DEFAULT_DIRECTORY = "workspaces"
 """Where a session works that names no directory; below the base."""
@@ -38,7 +43,7 @@ PROTECTED_NAMES = frozenset(
         ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout",
         ".kshrc", ".mkshrc", ".cshrc", ".tcshrc", ".login", ".logout",
         ".xinitrc", ".xprofile", ".xsession", ".xsessionrc", ".pam_environment",
-        ".gitconfig", ".netrc", ".pgpass", ".git-credentials", ".claude.json",
+        ".gitconfig", ".netrc", ".pgpass", ".git-credentials",
     }
 )
 # fmt: on
@@ -61,7 +66,9 @@ class Workspace:
     what stands beside them under a longer name (a database's journal, its copies).
 
     Agents may change links at any time, so a path is checked when it is used. In `home`, if that is in the
-    workspace, what begins with a dot is the settings of programs and is not written to.
+    workspace, what begins with a dot is the settings of programs and is not written to; `protected_names` are those of
+    agents anywhere, beside PROTECTED_NAMES. Programs that work in it
+    do so as `user`.
     """
 
     def __init__(
@@ -70,13 +77,18 @@ class Workspace:
         private: Iterable[Path] = (),
         private_files: Iterable[Path] = (),
         home: Path | None = None,
+        user: User | None = None,
+        protected_names: Collection[str] = (),
     ) -> None:
+        self._protected = PROTECTED_NAMES.union(protected_names)
         self.base = base.resolve()
+        self.user = user
         self._root = str(self.base)
-        resolved = (path.resolve() for path in private)
+        self._mounts = Mounts(self._root)
+        resolved = (place for path in private for place in _places(path))
         # A database right in the base, or above it, cannot make all of the workspace private.
         self.private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
-        self.private_files = tuple(str(path.resolve()) for path in private_files)
+        self.private_files = tuple(str(place) for path in private_files for place in _places(path))
         self._home = home and str(home.resolve())
         self._private_parents = frozenset(map(os.path.dirname, (*self.private, *self.private_files)))
 
@@ -89,7 +101,10 @@ class Workspace:
         """
         path = Path(self._resolve(DEFAULT_DIRECTORY if text is None else text, field))
         try:
-            is_directory = path.is_dir()
+            with self._mounts.visit(str(path)):
+                is_directory = path.is_dir()
+        except TimeoutError as exc:
+            raise no_answer(str(path)) from exc
         except OSError as exc:
             raise _invalid(field, f"{path} cannot be read: {exc.strerror}") from exc
         if not is_directory:
@@ -106,9 +121,16 @@ class Workspace:
 
     def resolve_inside(self, path: str, *, field: str = "path") -> str:
         """The same for an absolute path that this server has put together."""
-        path = _real_path(path, field)
+        path = _real_path(path, field, self._mounts)
         self._require_inside(path)
         return path
+
+    def probe(self, text: str) -> None:
+        """Look at where `text` leads: this takes as long as its file system does to answer."""
+        with suppress(InvalidInput, Forbidden, NotFound), explained(text):
+            path = self.resolve(text)
+            with self._mounts.visit(path):
+                os.lstat(path)
 
     def relative(self, path: str) -> str:
         """`path` from the base on; empty for the base itself."""
@@ -141,7 +163,8 @@ class Workspace:
 
         Raises OSError, Conflict (`moved`) when somebody has just put something else there.
         """
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        with self._mounts.visit(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             self._require_still_there(descriptor, path)
         except BaseException:
@@ -167,7 +190,7 @@ class Workspace:
 
         What is no file is never opened. Raises NotFound, InvalidInput (`not_a_file`), Forbidden.
         """
-        with explained(self.relative(path), field):
+        with explained(self.relative(path), field), self._mounts.visit(path):
             handle = os.open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -215,17 +238,17 @@ class Workspace:
     def require_writable(self, path: str) -> None:
         """Refuse what only git, a shell or another program should change. Raises Forbidden."""
         parts = self.relative(path).split("/")
-        if not PROTECTED_NAMES.isdisjoint(part.casefold() for part in parts):
+        if not self._protected.isdisjoint(part.casefold() for part in parts):
             raise Forbidden(f"{self.relative(path)} is not changed through here", code="protected_path")
         is_setting = self._home is not None and path.startswith(f"{self._home}/.")
         if is_setting and not path.startswith(f"{self._root.rstrip('/')}/{WORKTREES}/"):
             raise Forbidden("settings in the home directory are not changed here", code="protected_path")
         # Bare repositories and git directories by another name have hooks and settings too.
         directory = self._root
-        for part in parts[:-1]:
-            directory = os.path.join(directory, part)
-            if is_git_directory(directory):
+        for part in parts:
+            if is_git_directory(directory, with_new=part) and directory != self._root:
                 raise Forbidden(f"{directory} is a git repository itself", code="protected_path")
+            directory = os.path.join(directory, part)
 
     def require_removable(self, path: str) -> None:
         """Refuse to take away a directory that holds the server's own files."""
@@ -241,7 +264,7 @@ class Workspace:
         parent, name = os.path.split(self._absolute(text, field).rstrip("/"))
         if name in ("", ".", ".."):
             raise _invalid(field, "must end in a name")
-        path = os.path.join(_real_path(parent, field), name)
+        path = os.path.join(_real_path(parent, field, self._mounts), name)
         self._require_inside(path)
         return path
 
@@ -281,9 +304,16 @@ def _make_directory(name: str, directory: int) -> bool:
     return True
 
 
-def is_git_directory(path: str) -> bool:
-    """What git itself asks for: `HEAD`, `objects/` and `refs/`."""
-    return os.path.lexists(f"{path}/HEAD") and all(os.path.isdir(f"{path}/{n}") for n in ("objects", "refs"))
+def is_git_directory(path: str, with_new: str = "") -> bool:
+    """What git itself asks for: `HEAD`, `objects/` and `refs/`; would it be one with a new entry in it?"""
+    return (with_new == "HEAD" or os.path.lexists(f"{path}/HEAD")) and all(
+        name == with_new or os.path.isdir(f"{path}/{name}") for name in ("objects", "refs")
+    )
+
+
+def _places(path: Path) -> set[Path]:
+    """Where it is, and the link that leads there: who replaces that one replaces both."""
+    return {path.resolve(), path.parent.resolve() / path.name}
 
 
 def is_text(path: str) -> bool:
@@ -307,22 +337,52 @@ def _from_base(text: str) -> str:
     return (text[2:].lstrip("/") or ".") if text.startswith("~/") else text
 
 
-def real_path(path: str | Path) -> str:
-    """The absolute path without links; what is not there stays as it is. Raises OSError.
+def real_path(path: str | Path, mounts: Mounts | None = None) -> str:
+    """The absolute path without links; what is not there stays as it is.
 
-    Links may come in chains without end, and the text that one is made of may hold a NUL.
+    Raises OSError: ELOOP beyond the kernel's own limit of links, ETIMEDOUT for one of `mounts` that does not
+    answer. Python's `realpath` has none, and takes minutes
+    for a path through thousands.
     """
+    pending = [*reversed(os.path.join(os.getcwd(), path).split("/"))]
+    resolved, links = "", 0
+    while pending:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            resolved = resolved.rpartition("/")[0]
+            continue
+        target = _link_at(f"{resolved}/{name}", mounts)
+        if target is None:
+            resolved = f"{resolved}/{name}"
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        resolved = "" if target.startswith("/") else resolved
+        pending += reversed(target.split("/"))
+    return resolved or "/"
+
+
+def _link_at(path: str, mounts: Mounts | None) -> str | None:
+    """Where the link at `path` leads; None when there is none, or nothing. Raises OSError for a NUL in it."""
     try:
-        return os.path.realpath(path)
-    except RecursionError as exc:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from exc
+        with mounts.visit(path) if mounts else nullcontext():
+            return os.readlink(path)
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
     except ValueError as exc:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from exc
 
 
-def _real_path(path: str, field: str) -> str:
+def _real_path(path: str, field: str, mounts: Mounts) -> str:
     try:
-        return real_path(path)
+        return real_path(path, mounts)
+    except TimeoutError as exc:
+        raise no_answer(path) from exc
     except OSError as exc:
         reason = os.strerror(exc.errno or errno.EINVAL)
         raise _invalid(field, f"cannot be resolved: {reason}") from exc

@@ -5,14 +5,13 @@ Both are atomic. A file system without them (`is_unsupported`) has neither.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
+from agentsrv.linux import failure, libc
+
 NOREPLACE = 1
 EXCHANGE = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename_new(source: str, target: str, *, source_dir: int | None = None, target_dir: int) -> None:
@@ -40,9 +39,8 @@ def is_unsupported(error: OSError) -> bool:
 def _renameat2(source: str, target: str, source_dir: int | None, target_dir: int, flags: int) -> None:
     here = -100  # AT_FDCWD
     names = os.fsencode(source), os.fsencode(target)
-    if _libc.renameat2(here if source_dir is None else source_dir, names[0], target_dir, names[1], flags):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
+    if libc.renameat2(here if source_dir is None else source_dir, names[0], target_dir, names[1], flags):
+        raise failure(target)
 
 
 def _exists(name: str, directory: int) -> bool:

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import Effect, dump
-from agentsrv.agents.claude_code import ClaudeAdapter, ClaudeCode
+from agentsrv.agents.claude.adapter import ClaudeAdapter
+from agentsrv.agents.claude.agent import ClaudeCode
+from agentsrv.agents.claude.updates import ClaudeUpdates
+from agentsrv.agents.contract import Effect
 from agentsrv.config import Config
-from agentsrv.errors import InvalidInput
+from agentsrv.errors import InvalidInput, StartupError
+from agentsrv.jsontext import dump
 from agentsrv.model import Outcome, PermissionMode, Session, SessionId, TurnId, TurnOptions, TurnStatus
+from agentsrv.threads import Threads
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "claude"
 CONVERSATION = "5e551011-0000-4000-8000-000000000000"
@@ -79,6 +83,13 @@ def test_no_line_is_lost_or_changed(path: Path) -> None:
         ("max_budget", "max_budget_reached"),
         ("interrupt_text", "agent_interrupted"),
         ("interrupt_tool", "agent_interrupted"),
+        ("billing", "agent_billing"),
+        ("refusal", "model_refused"),
+        ("output_limit", "output_limit_reached"),
+        ("context_window", "context_too_long"),
+        ("hook_blocks_prompt", "prompt_blocked"),
+        ("hook_stops_prompt", "stopped_by_hook"),
+        ("hook_stops_turn", "stopped_by_hook"),
     ],
 )
 def test_failures_have_a_message_and_a_stable_code(name: str, code: str) -> None:
@@ -124,6 +135,14 @@ def test_structured_output_is_in_the_outcome() -> None:
 
     assert outcome is not None
     assert isinstance(outcome.structured_output, dict)
+
+
+def test_last_words_are_in_the_outcome() -> None:
+    """What the agent has to say at the end is the job's result, not only an event among many."""
+    outcome, _ = first_turn("partial_messages")
+
+    assert outcome is not None
+    assert outcome.result == "end"
 
 
 def test_turn_with_a_subagent_lasts_to_the_idle_behind_its_second_result() -> None:
@@ -178,7 +197,7 @@ def test_cleared_conversation_goes_on_under_its_new_id() -> None:
         b"[1]",
         b'"text"',
         b"{",
-        b'{"a":NaN}}',
+        b'{"a":NaN}',
         b"\x00",
         b'{"type":"x"}{"type":"y"}',
         b"[" * 100_000,
@@ -193,9 +212,7 @@ def test_line_that_is_no_object_is_kept_as_raw(line: bytes) -> None:
     assert json.loads(effect.event) == {"type": "raw", "data": line.decode()}
 
 
-@pytest.mark.parametrize(
-    "line", [b'{"type":"x","t":"\\ud800"}', b'{"type":5}', b'{"no":"type"}', b'{"a":NaN}']
-)
+@pytest.mark.parametrize("line", [b'{"type":"x","t":"\\ud800"}', b'{"type":5}', b'{"no":"type"}'])
 def test_odd_but_readable_lines_pass_as_they_are(line: bytes) -> None:
     """Lone surrogates, odd types and unknown kinds are passed on; only blank lines are not events."""
     adapter = ClaudeAdapter(CONVERSATION, {})
@@ -280,30 +297,24 @@ def test_unexpected_question_of_the_cli_is_answered() -> None:
 def test_retries_that_cannot_help_are_cut_short(retry: dict[str, Any], code: str | None) -> None:
     """A wrong key fails in a second instead of minutes; a busy API is waited for."""
     line = json.dumps({"type": "system", "subtype": "api_retry", "error": "x", **retry}).encode()
-    effect = ClaudeAdapter(CONVERSATION, {}).receive(line)
+    effect = ClaudeAdapter(CONVERSATION, {"has_key": True}).receive(line)
 
     given_up = effect.gave_up if effect else None
     assert (given_up.error_code if given_up else None) == code
 
 
-def make_agent(tmp_path: Path, **settings: Any) -> ClaudeCode:
+def make_agent(tmp_path: Path, **variables: str) -> ClaudeCode:
     environment = {
         "PATH": "/bin",
         "HOME": str(tmp_path),
-        "ANTHROPIC_API_KEY": "k",
+        "STATE_DIR": str(tmp_path / "state"),
         "API_KEY": "s",
+        "CLAUDE_PATH": "/bin/true",
+        "ANTHROPIC_API_KEY": "k",
         "MY_VAR": "v",
         "LC_ALL": "C",
     }
-    defaults: dict[str, Any] = {
-        "api_keys": ("k" * 20,),
-        "claude_path": Path("/bin/true"),
-        "environment": environment,
-        "workspace_base": tmp_path,
-        "state_dir": tmp_path / "state",
-        "database_path": tmp_path / "state" / "agentsrv.db",
-    }
-    return ClaudeCode(Config(**defaults | settings))
+    return ClaudeCode(Config.from_env(environment | variables), Threads().programs)
 
 
 def make_session(cwd: str = "/w/a.b") -> Session:
@@ -350,7 +361,7 @@ def test_transcript_is_found_wherever_it_is_kept(tmp_path: Path, directory: str)
 def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
     """The agent sees its credentials and what I allowed by name; never the server's key or the rest."""
     environment = make_agent(tmp_path).environment()
-    allowed = make_agent(tmp_path, agent_env=("MY_VAR",)).environment()
+    allowed = make_agent(tmp_path, AGENT_ENV="MY_VAR").environment()
 
     assert environment["ANTHROPIC_API_KEY"] == "k"
     assert environment["LC_ALL"] == "C"
@@ -360,7 +371,7 @@ def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
 
 def test_stored_login_is_used_when_asked_for(tmp_path: Path) -> None:
     """USE_CLAUDE_CREDENTIALS: the CLI would prefer an API key over the login, so it gets none."""
-    assert "ANTHROPIC_API_KEY" not in make_agent(tmp_path, use_claude_credentials=True).environment()
+    assert "ANTHROPIC_API_KEY" not in make_agent(tmp_path, USE_CLAUDE_CREDENTIALS="true").environment()
 
 
 @pytest.mark.parametrize(
@@ -473,3 +484,119 @@ def test_prompt_that_is_never_read_fails(state: str) -> None:
 
     assert effect is not None
     assert (effect.is_over, effect.outcome and effect.outcome.status) == (True, TurnStatus.FAILED)
+
+
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path) -> None:
+    """As those of the server are: one line, the variable, and what it must be."""
+    with pytest.raises(StartupError, match=r"^USE_CLAUDE_CREDENTIALS must be true or false$"):
+        make_agent(tmp_path, USE_CLAUDE_CREDENTIALS="maybe")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("refusal", "refusal"), ("output_limit", "max_tokens"), ("context_window", "max_tokens")],
+)
+def test_why_the_model_stopped_is_told(name: str, reason: str) -> None:
+    """On the job, and in ACP's words."""
+    outcome, _ = first_turn(name)
+    reader = ClaudeUpdates()
+    for line in transcript(name):
+        reader.read(json.loads(line))
+
+    assert outcome is not None
+    assert (outcome.stop_reason, reader.stop_reason) == (reason, reason)
+
+
+def test_settings_that_forbid_bypass_end_the_turn_before_it_begins() -> None:
+    """The CLI would work in another mode without a word; the job says so, and nothing is asked of the model."""
+    lines = transcript("bypass_forbidden")
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(prompt_of(lines, 0), TurnOptions())
+    gave_up = [effect.gave_up for line in lines if (effect := adapter.receive(line)) and effect.gave_up]
+
+    assert [outcome.error_code for outcome in gave_up] == ["permission_mode_refused"]
+    assert "'default'" in str(gave_up[0].error)
+
+
+def test_agent_that_moves_to_a_worktree_says_where() -> None:
+    """It works there for good; a subagent's worktree is its own affair."""
+    lines = transcript("enter_worktree")
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    moved = [effect.cwd for line in lines if (effect := adapter.receive(line)) and effect.cwd]
+
+    assert moved == ["/w/.claude/worktrees/wt1"]
+
+
+@pytest.mark.parametrize(("state", "attempt"), [({}, 5), ({"has_key": True}, 2)])
+def test_login_that_is_being_renewed_gets_its_time(state: dict[str, Any], attempt: int) -> None:
+    """Another process has it in its hands for some seconds; a key that is refused stays refused."""
+    adapter = ClaudeAdapter(CONVERSATION, state)
+    line = {"type": "system", "subtype": "api_retry", "error": "x", "error_status": 401}
+    effects = [adapter.receive(json.dumps(line | {"attempt": n}).encode()) for n in range(1, 8)]
+
+    assert next(n for n, effect in enumerate(effects, 1) if effect and effect.gave_up) == attempt
+
+
+def test_lost_end_of_a_turn_shows_in_other_lines() -> None:
+    """The `idle` line never comes: that the prompt is dealt with and has its result says as much."""
+    lines = [line for line in transcript("two_turns") if b'"idle"' not in line]
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    adapter.begin_turn(prompt_of(lines, 0), TurnOptions())
+    effects = [effect for line in lines if (effect := adapter.receive(line)) is not None]
+    signs = [effect for effect in effects if effect.looks_over]
+
+    assert not any(effect.is_over for effect in effects)
+    assert signs[0].outcome is not None
+    assert signs[0].outcome.status == TurnStatus.COMPLETED
+
+
+def test_tool_that_runs_is_known_by_name() -> None:
+    """The silence of a turn is its tool's, until the result comes."""
+    adapter = ClaudeAdapter(CONVERSATION, {})
+    tools: list[str | None] = []
+    for line in transcript("hook_stops_turn"):
+        adapter.receive(line)
+        tools.append(adapter.running_tool())
+
+    assert [tool for tool, before in zip(tools, [None, *tools], strict=False) if tool != before] == [
+        "Bash",
+        None,
+    ]
+
+
+def test_schema_goes_by_stdin(tmp_path: Path) -> None:
+    """`ps` shows no schema."""
+    options = TurnOptions(output_schema={"type": "object", "title": "SECRET"})
+    launch = make_agent(tmp_path).launch(make_session(), options, resume=False, directory=tmp_path)
+
+    assert "SECRET" not in " ".join(launch.argv)
+    assert json.loads(launch.opening)["request"]["jsonSchema"] == options.output_schema
+
+
+@pytest.mark.parametrize(
+    ("mode", "sources", "arguments"),
+    [
+        (PermissionMode.BYPASS, None, []),
+        (PermissionMode.ASK, None, ["--setting-sources=user", "--add-dir=."]),
+        (PermissionMode.ASK, ("user", "project", "local"), ["--setting-sources=user,project,local"]),
+        (PermissionMode.BYPASS, ("user",), ["--setting-sources=user"]),
+        (PermissionMode.BYPASS, (), ["--setting-sources="]),
+    ],
+)
+def test_whose_settings_count(
+    tmp_path: Path, mode: PermissionMode, sources: tuple[str, ...] | None, arguments: list[str]
+) -> None:
+    """All in bypass, else the user's, unless the session says otherwise."""
+    options = TurnOptions(permission_mode=mode, setting_sources=sources)
+    argv = make_agent(tmp_path).launch(make_session(), options, resume=False, directory=tmp_path).argv
+
+    assert [word for word in argv if word.startswith(("--setting-sources", "--add-dir"))] == arguments
+
+
+def test_default_model_comes_back_and_records_are_kept(tmp_path: Path) -> None:
+    """A conversation that is resumed has the default model again; the CLI deletes no record."""
+    argv = make_agent(tmp_path).launch(make_session(), TurnOptions(), resume=True, directory=tmp_path).argv
+    settings = next(word for word in argv if word.startswith("--settings="))
+
+    assert "--model=default" in argv
+    assert json.loads(settings.removeprefix("--settings="))["cleanupPeriodDays"] == 36500

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentsrv.agents.base import Effect, Question
-from agentsrv.agents.claude_code import ClaudeAdapter
-from agentsrv.agents.claude_questions import read_question
+from agentsrv.agents.claude.adapter import ClaudeAdapter
+from agentsrv.agents.claude.questions import read_question, response_to
+from agentsrv.agents.contract import Effect, Question
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Answer, Decision, PermissionMode, TurnId, TurnOptions
 from tests.agents.test_claude_code import CONVERSATION, transcript
@@ -239,10 +241,16 @@ def test_allowed_call_is_no_leave_for_one_that_suggests_the_same_rule(
     rule = {"type": "addRules", "rules": [{"toolName": "Bash", "ruleContent": "touch a *"}]}
 
     def allowance(tool: str, given: dict[str, Any]) -> str:
-        request = {"tool_name": tool, "input": given, "permission_suggestions": [rule]}
-        found = read_question("1", request).allowance
+        request = {
+            "subtype": "can_use_tool",
+            "tool_name": tool,
+            "input": given,
+            "permission_suggestions": [rule],
+        }
+        found = read_question("1", request)
         assert found is not None
-        return found
+        assert found.allowance is not None
+        return found.allowance
 
     assert allowance(*allowed) != allowance(*asked)
     assert len(allowance(*allowed)) < 1100
@@ -253,8 +261,70 @@ def test_command_is_the_same_in_other_words() -> None:
 
     def allowance(tool: str, description: str) -> str | None:
         rule = {"type": "addRules", "rules": [{"toolName": tool}]}
-        request = {"tool_name": tool, "input": {"description": description}, "permission_suggestions": [rule]}
-        return read_question("1", request).allowance
+        asked = {"tool_name": tool, "input": {"description": description}, "permission_suggestions": [rule]}
+        question = read_question("1", {"subtype": "can_use_tool", **asked})
+        assert question is not None
+        return question.allowance
 
     assert allowance("Bash", "one") == allowance("Bash", "other")
     assert allowance("mcp__tickets__open", "one") != allowance("mcp__tickets__open", "other")
+
+
+def test_plan_is_approved_into_a_mode() -> None:
+    """With leave to carry out the plan goes how: edits without asking, or asking for each."""
+    question = read_question(
+        "1", {"subtype": "can_use_tool", "tool_name": "ExitPlanMode", "input": {"plan": "p"}}
+    )
+    assert question is not None
+    response = response_to(question, Answer(Decision.ALLOW, permission_mode=PermissionMode.ACCEPT_EDITS))
+
+    assert response["updatedPermissions"] == [
+        {"type": "setMode", "mode": "acceptEdits", "destination": "session"}
+    ]
+    with pytest.raises(InvalidInput):
+        response_to(question, Answer(Decision.ALLOW, permission_mode=PermissionMode.BYPASS))
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer", "response"),
+    [
+        (
+            "form",
+            Answer(Decision.ALLOW, updated_input={"answers": {"name": "Ada", "age": "36"}}),
+            {"action": "accept", "content": {"name": "Ada", "age": 36}},
+        ),
+        ("form", Answer(Decision.DENY), {"action": "decline"}),
+        ("form", Answer(Decision.TIMED_OUT), {"action": "cancel"}),
+        ("url", Answer(Decision.ALLOW), {"action": "accept"}),
+    ],
+)
+def test_what_an_mcp_server_asks_is_a_question(mode: str, answer: Answer, response: dict[str, Any]) -> None:
+    """A form or a URL: the same question as any other, and its answer is the server's."""
+    requests = [json.loads(line)["request"] for line in transcript("elicitation") if b'"elicitation"' in line]
+    question = read_question("1", next(request for request in requests if request["mode"] == mode))
+
+    assert question is not None
+    assert (question.kind, question.tool) == ("question", "mcp:el")
+    assert response_to(question, answer) == response
+
+
+@given(st.text() | st.text(".", max_size=3))
+def test_answer_goes_back_under_the_clis_own_id(own_id: str) -> None:
+    """A question is called by what fits a URL; the CLI is answered, and withdraws, under the name that it chose."""
+    asked = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {}, "ownId": "of somebody else"}
+    adapter = make_adapter()
+    effect = adapter.receive(message("control_request", own_id, request=asked))
+    withdrawn = adapter.receive(message("control_cancel_request", own_id))
+    assert effect is not None
+    assert withdrawn is not None
+    question = effect.question
+    assert question is not None
+
+    assert question.id not in {"", ".", ".."}
+    assert "/" not in question.id
+    assert withdrawn.withdrawn == question.id
+    assert json.loads(adapter.answer(question, ALLOW))["response"]["request_id"] == own_id
+
+
+def message(type_: str, request_id: str, **fields: Any) -> bytes:
+    return json.dumps({"type": type_, "request_id": request_id, **fields}).encode()

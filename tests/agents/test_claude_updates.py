@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.claude_updates import ClaudeUpdates
+from agentsrv.agents.claude.updates import ClaudeUpdates
 from agentsrv.agents.updates import Update
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "claude"
@@ -24,7 +24,7 @@ SILENT = {
     "stream_event/content_block_start", "stream_event/content_block_stop",
     "stream_event/signature_delta", "stream_event/input_json_delta",
     # What the CLI itself tells the model, and results of interrupted turns, which say nothing.
-    "user/text", "result",
+    "user/text", "result", "system/model_refusal_no_fallback",
 }  # fmt: skip
 """Kinds of lines that may say nothing to a client."""
 
@@ -109,8 +109,10 @@ def test_no_line_is_lost(path: Path) -> None:
 
     # Blocks whose deltas came before have nothing to add, and the other way round.
     has_deltas = any(line["type"] == "stream_event" for line in lines)
-    assert streamed <= SILENT | ({"assistant"} if has_deltas else set())
-    assert whole <= SILENT | {"stream_event/text_delta", "stream_event/thinking_delta"}
+    assert streamed <= SILENT | ({"assistant"} if has_deltas or path.stem == "todo" else set())
+    # A plan is told when the CLI has changed it.
+    planned = {"assistant"} if path.stem == "todo" else set()
+    assert whole <= SILENT | {"stream_event/text_delta", "stream_event/thinking_delta"} | planned
 
 
 def test_streamed_text_comes_once() -> None:
@@ -289,6 +291,18 @@ def test_used_context_is_told() -> None:
     [usage] = [u for u in updates_of(lines_of("mcp")) if u["sessionUpdate"] == "usage_update"]
 
     assert (usage["used"], usage["size"]) == (11, 1_000_000)
+    assert usage["cost"]["currency"] == "USD"
+    assert usage["cost"]["amount"] > 0
+
+
+def test_slash_commands_are_told_live() -> None:
+    """Once a turn; the messages of a conversation do not repeat them."""
+    found = [u for u in updates_of(lines_of("mcp")) if u["sessionUpdate"] == "available_commands_update"]
+    whole = updates_of(lines_of("mcp"), deltas=False)
+
+    assert {"name": "dataviz", "description": ""} in found[0]["availableCommands"]
+    assert len(found) == 1
+    assert "available_commands_update" not in [update["sessionUpdate"] for update in whole]
 
 
 @pytest.mark.parametrize(
@@ -327,3 +341,33 @@ def test_image_in_a_result_is_an_image() -> None:
 
     block = {"type": "image", "data": "QUJD", "mimeType": "image/png"}
     assert call["content"] == [{"type": "content", "content": block}]
+
+
+def test_to_do_list_is_a_plan() -> None:
+    """Whether it is written as a whole or kept by the CLI and changed step by step: I see one plan."""
+    plans = [
+        update["entries"] for update in updates_of(lines_of("todo")) if update["sessionUpdate"] == "plan"
+    ]
+    calls_ = [update for update in updates_of(lines_of("todo")) if update["sessionUpdate"] == "tool_call"]
+
+    assert [[(entry["content"], entry["status"]) for entry in plan] for plan in plans] == [
+        [("Do it", "pending")],
+        [("Do it", "pending"), ("Two", "pending")],
+        [("Do it", "in_progress"), ("Two", "pending")],
+        [("Do it", "in_progress"), ("Two", "pending")],
+        [("Do it", "in_progress")],
+    ]
+    assert calls_ == []
+
+
+def test_mcp_server_that_cannot_start_is_told_once() -> None:
+    """I asked for its tools and they are not there: a notice says so, not each turn anew."""
+    notices = [
+        update["_meta"]["agentsrv"]["notice"]
+        for update in updates_of(lines_of("mcp_bad_server"))
+        if "notice" in update.get("_meta", {}).get("agentsrv", {})
+    ]
+
+    assert len(notices) == 1
+    assert notices[0]["kind"] == "warning"
+    assert "cannot be used: failed" in notices[0]["message"]

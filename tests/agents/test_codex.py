@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import Effect
-from agentsrv.agents.codex import Codex, CodexAdapter
+from agentsrv import programs
+from agentsrv.agents.codex.adapter import CodexAdapter
+from agentsrv.agents.codex.agent import Codex
+from agentsrv.agents.contract import Effect
 from agentsrv.config import Config
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Outcome, PermissionMode, Session, SessionId, TurnId, TurnOptions, TurnStatus
+from agentsrv.threads import Threads
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "codex"
 PROMPT = TurnId("00000000-0000-4000-8000-000000000001")
@@ -34,16 +38,16 @@ def thread_of(lines: Iterable[bytes]) -> str:
     raise AssertionError("the transcript names no thread")
 
 
-def make_agent(tmp_path: Path, *, config: dict[str, Any] | None = None, **environment: str) -> Codex:
-    defaults: dict[str, Any] = {
-        "api_keys": ("k" * 20,),
-        "codex_path": Path("/bin/true"),
-        "environment": {"PATH": "/bin", "HOME": "/home/me", "API_KEY": "s", "MY_VAR": "v"} | environment,
-        "workspace_base": tmp_path,
-        "state_dir": tmp_path / "state",
-        "database_path": tmp_path / "state" / "agentsrv.db",
+def make_agent(tmp_path: Path, **variables: str) -> Codex:
+    environment = {
+        "PATH": "/bin",
+        "HOME": "/home/me",
+        "STATE_DIR": str(tmp_path / "state"),
+        "API_KEY": "s",
+        "CODEX_PATH": "/bin/true",
+        "MY_VAR": "v",
     }
-    return Codex(Config(**defaults | (config or {})))
+    return Codex(Config.from_env(environment | variables), Threads().programs)
 
 
 def make_session(thread_id: str | None = None) -> Session:
@@ -126,10 +130,12 @@ def test_no_line_is_lost_or_changed(path: Path) -> None:
         ("no_login", "agent_not_authenticated", "401"),
         ("error_429", "agent_rate_limited", "429"),
         ("error_500", "agent_api_error", "high demand"),
-        ("quota", "agent_rate_limited", "Quota"),
+        ("quota", "agent_billing", "Quota"),
         ("overloaded", "agent_overloaded", "capacity"),
         ("refused", "agent_api_unreachable", "Connection failed"),
         ("drop", "agent_api_unreachable", "disconnected"),
+        ("output_limit", "output_limit_reached", "max_output_tokens"),
+        ("content_filter", "model_refused", "content_filter"),
         ("context_too_long", "context_too_long", "context window"),
         ("prompt_too_long", "context_too_long", "maximum length"),
         ("interrupt_text", "agent_interrupted", "interrupted"),
@@ -280,6 +286,14 @@ def test_interrupt_names_the_running_turn() -> None:
     assert requests[-1] is None
 
 
+def test_last_words_are_in_the_outcome() -> None:
+    """What the agent has to say at the end is the job's result, not only an event among many."""
+    outcome = first_turn("partial").outcome
+
+    assert outcome is not None
+    assert outcome.result == "delta 0 delta 1 delta 2 delta 3 delta 4 "
+
+
 def test_structured_output_is_in_the_outcome() -> None:
     """With an output schema the answer comes as data; without one, or with another answer, it does not."""
     schema = TurnOptions(output_schema={"type": "object"})
@@ -378,7 +392,7 @@ def test_steered_turn_has_one_end(name: str) -> None:
 def test_message_that_comes_too_late_is_lost_by_name() -> None:
     """The turn had ended when my message came: its end waits for this to be known, and says so."""
     effects, _ = play_steered(make_adapter(), "steer_late", b'"turn/completed"')
-    ends = [effect for effect in effects if effect.outcome is not None]
+    ends = [effect for effect in effects if effect.outcome is not None and not effect.looks_over]
 
     assert [(end.is_over, end.lost_steer) for end in ends] == [(False, None), (True, STEER)]
     assert ends[0].outcome == ends[1].outcome
@@ -429,7 +443,7 @@ def test_wider_permissions_are_granted_as_asked() -> None:
     ("method", "answer"),
     [
         ("item/tool/requestUserInput", {"result": {"answers": {}}}),
-        ("mcpServer/elicitation/request", {"result": {"action": "decline"}}),
+        ("mcpServer/elicitation/request", {"result": {"action": "cancel"}}),
         ("item/tool/call", {"error": {"code": -32601, "message": "not supported by this client"}}),
         ("something/new", {"error": {"code": -32601, "message": "not supported by this client"}}),
     ],
@@ -556,20 +570,16 @@ def test_own_login_needs_no_other() -> None:
 
 
 def test_thread_may_do_everything_in_its_directory() -> None:
-    """Bypass mode: no sandbox, nobody is asked."""
+    """Bypass mode: no sandbox, and it asks for no leave; only what an MCP server wants to know comes here."""
     params = first_turn("two_turns").requests[0]["params"]
+    asked = [name for name, is_asked in params["approvalPolicy"]["granular"].items() if is_asked]
 
-    assert (params["cwd"], params["sandbox"], params["approvalPolicy"]) == (
-        "/w/a",
-        "danger-full-access",
-        "never",
-    )
+    assert (params["cwd"], params["sandbox"], asked) == ("/w/a", "danger-full-access", ["mcp_elicitations"])
 
 
 @pytest.mark.parametrize(
     ("mode", "sandbox", "policy", "approvals"),
     [
-        (PermissionMode.BYPASS, "danger-full-access", "dangerFullAccess", "never"),
         (PermissionMode.ACCEPT_EDITS, "workspace-write", "workspaceWrite", "on-request"),
         (PermissionMode.ASK, "read-only", "readOnly", "on-request"),
     ],
@@ -595,10 +605,11 @@ def test_plan_is_made_without_writing() -> None:
 
 
 def test_a_mode_needs_no_process_of_its_own(tmp_path: Path) -> None:
-    """A warm agent changes its mode from one turn to the next."""
+    """A warm agent changes its mode from one turn to the next, but for what a repository may bring along."""
     agent = make_agent(tmp_path)
 
-    assert len({agent.process_key(TurnOptions(permission_mode=mode)) for mode in PermissionMode}) == 1
+    asking = set(PermissionMode) - {PermissionMode.BYPASS}
+    assert len({agent.process_key(TurnOptions(permission_mode=mode)) for mode in asking}) == 1
 
 
 def codex_with_sandbox(path: Path, command: str) -> Path:
@@ -611,7 +622,7 @@ def codex_with_sandbox(path: Path, command: str) -> Path:
 async def test_machine_without_sandbox_is_found_out_before_the_turn(tmp_path: Path) -> None:
     """Where commands cannot be confined I am told so, and what to do; not by each command that fails."""
     program = codex_with_sandbox(tmp_path / "codex", "echo 'bwrap: No permissions' >&2; exit 1")
-    agent = make_agent(tmp_path, config={"codex_path": program})
+    agent = make_agent(tmp_path, CODEX_PATH=str(program))
     with pytest.raises(InvalidInput) as caught:
         await agent.check(TurnOptions(permission_mode=PermissionMode.ASK))
     await agent.check(TurnOptions())
@@ -620,10 +631,25 @@ async def test_machine_without_sandbox_is_found_out_before_the_turn(tmp_path: Pa
     assert "bypass" in str(caught.value)
 
 
+async def test_sandbox_that_hangs_holds_up_one_thread_for_all_who_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight prompts at once cost one program and its time limit; they are refused, and others go on meanwhile."""
+    monkeypatch.setattr(programs, "TIMEOUT_S", 0.5)
+    asked = tmp_path / "asked"
+    program = codex_with_sandbox(tmp_path / "codex", f"echo >> {asked}; sleep 60")
+    agent = make_agent(tmp_path, CODEX_PATH=str(program))
+    checks = [agent.check(TurnOptions(permission_mode=PermissionMode.ASK)) for _ in range(8)]
+    refused = await asyncio.gather(*checks, return_exceptions=True)
+
+    assert [getattr(error, "code", None) for error in refused] == ["sandbox_unavailable"] * 8
+    assert asked.read_text() == "\n"
+
+
 async def test_sandbox_is_tried_once(tmp_path: Path) -> None:
     """Once it is known that commands can be confined, it costs nothing."""
     program = codex_with_sandbox(tmp_path / "codex", "exit 0")
-    agent = make_agent(tmp_path, config={"codex_path": program})
+    agent = make_agent(tmp_path, CODEX_PATH=str(program))
     for mode in PermissionMode:
         await agent.check(TurnOptions(permission_mode=mode))
 
@@ -714,7 +740,7 @@ async def test_home_is_below_the_state_directory_unless_set(tmp_path: Path) -> N
 
 def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
     """The agent sees what I allowed by name; never the server's key or the rest."""
-    environment = make_agent(tmp_path, config={"agent_env": ("MY_VAR",)}).environment()
+    environment = make_agent(tmp_path, AGENT_ENV="MY_VAR").environment()
 
     assert set(environment) == {"PATH", "HOME", "MY_VAR", "CODEX_HOME"}
 
@@ -778,3 +804,60 @@ def test_exit_is_explained_by_its_last_error() -> None:
 
     assert make_adapter().explain_exit(stderr) == ("Error: no such home", "agent_error")
     assert make_adapter().explain_exit("noise") is None
+
+
+def test_lost_end_of_a_turn_shows_in_the_threads_state() -> None:
+    """`turn/completed` never comes: the thread is idle, so the turn is over."""
+    adapter = make_adapter()
+    adapter.begin_turn(PROMPT, TurnOptions())
+    lines = [line for line in transcript("two_turns") if b'"turn/completed"' not in line]
+    signs = [effect for line in lines if (effect := adapter.receive(line)) and effect.looks_over]
+
+    assert signs[0].outcome is not None
+    assert signs[0].outcome.status == TurnStatus.COMPLETED
+
+
+def test_idle_thread_with_an_error_has_failed() -> None:
+    """What was not tried again is what the turn ended with."""
+    adapter = make_adapter()
+    adapter.begin_turn(PROMPT, TurnOptions())
+    lines = [line for line in transcript("error_500") if b'"turn/completed"' not in line]
+    signs = [effect for line in lines if (effect := adapter.receive(line)) and effect.looks_over]
+
+    assert signs[0].outcome is not None
+    assert (signs[0].outcome.status, signs[0].outcome.error_code) == (TurnStatus.FAILED, "agent_api_error")
+
+
+@pytest.mark.parametrize(
+    ("mode", "sources", "trust"),
+    [
+        (PermissionMode.BYPASS, None, None),
+        (PermissionMode.ASK, None, "untrusted"),
+        (PermissionMode.ASK, ("user", "project", "local"), "trusted"),
+        (PermissionMode.BYPASS, ("user",), "untrusted"),
+    ],
+)
+def test_whose_settings_count(
+    mode: PermissionMode, sources: tuple[str, ...] | None, trust: str | None
+) -> None:
+    """The repository's in bypass; else it is told with each thread that it is not trusted, unless it is."""
+    options = TurnOptions(permission_mode=mode, setting_sources=sources)
+    config = first_turn("two_turns", options=options).requests[0]["params"]["config"]
+
+    assert config.get("projects") == (trust and {"/w/a": {"trust_level": trust}})
+
+
+def test_record_of_an_earlier_server_is_brought(tmp_path: Path) -> None:
+    """It kept its threads in `~/.codex`: they are found there, and copied to where they can be resumed."""
+    thread = "01a209db-94b8-7d02-a749-9d50e4abd6d4"
+    agent = make_agent(tmp_path, HOME=str(tmp_path))
+    before = agent.has_record(make_session(thread))
+    record = tmp_path / ".codex/sessions/2026/11/29" / f"rollout-2026-11-29T10-00-00-{thread}.jsonl"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}\n")
+
+    assert not before
+    assert agent.has_record(make_session(thread))
+    found = agent.transcript_of(make_session(thread))
+    assert found is not None
+    assert (found.read_text(), found.is_relative_to(tmp_path / "state")) == ("{}\n", True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import Effect, Question
-from agentsrv.agents.codex import CodexAdapter
-from agentsrv.agents.codex_questions import read_question
+from agentsrv.agents.codex.adapter import CodexAdapter
+from agentsrv.agents.codex.questions import read_question
+from agentsrv.agents.contract import Effect, Question
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Answer, Decision, PermissionMode, TurnOptions
 from tests.agents import test_codex
@@ -316,14 +316,14 @@ def test_odd_question_is_a_question(method: str, params: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("mode", [{"mode": []}, {"mode": "openai/userVerification"}, {}])
-def test_what_no_person_could_answer_is_declined_at_once(mode: dict[str, Any]) -> None:
+def test_what_no_person_could_answer_is_cancelled_at_once(mode: dict[str, Any]) -> None:
     """A kind of question that is not known here is not waited for."""
     line = json.dumps({"method": "mcpServer/elicitation/request", "id": 7, "params": mode}).encode()
     effect = make_adapter().receive(line)
 
     assert effect is not None
     assert effect.question is None
-    assert json.loads(effect.reply or b"") == {"id": 7, "result": {"action": "decline"}}
+    assert json.loads(effect.reply or b"") == {"id": 7, "result": {"action": "cancel"}}
 
 
 COMMAND = "item/commandExecution/requestApproval"
@@ -361,3 +361,21 @@ def test_allowed_change_is_no_leave_to_move_the_file_or_to_write_a_root() -> Non
     assert allowance_of(CHANGE, {}, [change]) == 'change ["/w/a"]'
     assert allowance_of(CHANGE, {}, [moved]) == 'change ["/etc/a","/w/a"]'
     assert allowance_of(CHANGE, {"grantRoot": "/"}, [change]) is None
+
+
+@pytest.mark.parametrize("own_id", [0, -1, "", "7", "a/b", "..", "ä"])
+def test_answer_goes_back_under_the_requests_id(own_id: int | str) -> None:
+    """A question is called by what fits a URL; the app-server gets the answer, and withdraws, under its own id."""
+    params = {"itemId": "i", "command": "ls"}
+    request = {"method": "item/commandExecution/requestApproval", "id": own_id, "params": params}
+    resolved = {"method": "serverRequest/resolved", "params": {"requestId": own_id}}
+    adapter = make_adapter()
+    asked, withdrawn = (adapter.receive(json.dumps(line).encode()) for line in (request, resolved))
+    assert asked is not None
+    assert asked.question is not None
+    assert withdrawn is not None
+
+    assert asked.question.id not in {"", ".", ".."}
+    assert "/" not in asked.question.id
+    assert withdrawn.withdrawn == asked.question.id
+    assert lines_of(asked.question, ALLOW)[-1]["id"] == own_id

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.codex_updates import CodexUpdates
+from agentsrv.agents.codex.updates import CodexUpdates
 from agentsrv.agents.updates import Update
 from tests.agents.test_claude_updates import calls, said
 

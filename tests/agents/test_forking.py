@@ -8,19 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.agents.base import Agent, dump
-from agentsrv.agents.claude_code import ClaudeCode
-from agentsrv.agents.claude_transcript import copy_transcript
-from agentsrv.agents.codex import Codex, CodexAdapter, Surroundings
+from agentsrv.agents.claude.agent import ClaudeCode
+from agentsrv.agents.claude.transcript import copy_transcript
+from agentsrv.agents.codex.adapter import CodexAdapter
+from agentsrv.agents.codex.agent import Codex
+from agentsrv.agents.codex.requests import Surroundings
+from agentsrv.agents.contract import Agent
+from agentsrv.agents.model_servers import ModelServer
 from agentsrv.config import Config
 from agentsrv.errors import Conflict
+from agentsrv.jsontext import dump
 from agentsrv.model import Fork, TurnOptions
+from agentsrv.threads import Pool, Threads
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 FORK = Fork("source", 9, "old", "turn-3")
 
 
-def make(kind: Callable[[Config], Agent], directory: Path) -> Agent:
+def make(kind: Callable[[Config, Pool], Agent], directory: Path) -> Agent:
     environment = {"HOME": str(directory), "CODEX_HOME": str(directory)}
     return kind(
         Config(
@@ -29,7 +34,8 @@ def make(kind: Callable[[Config], Agent], directory: Path) -> Agent:
             state_dir=directory,
             database_path=directory / "db",
             environment=environment,
-        )
+        ),
+        Threads().programs,
     )
 
 
@@ -53,7 +59,7 @@ def source(tmp_path: Path) -> Path:
     ("kind", "directory"), [(ClaudeCode, "claude"), (Codex, "codex")], ids=["claude", "codex"]
 )
 def test_every_captured_conversation_has_its_places(
-    kind: Callable[[Config], Agent], directory: str, tmp_path: Path
+    kind: Callable[[Config, Pool], Agent], directory: str, tmp_path: Path
 ) -> None:
     """A line names a place, in the conversation that the line belongs to, or it does not; none is beyond it."""
     agent = make(kind, tmp_path)
@@ -78,7 +84,7 @@ def test_messages_of_claude_are_places_and_those_of_its_subagents_are_not(tmp_pa
 @pytest.mark.parametrize("event", [b"", b"x", b"[]", b'"turn/completed"', b'{"type":1}', b"[" * 9999])
 @pytest.mark.parametrize("kind", [ClaudeCode, Codex], ids=["claude", "codex"])
 def test_what_is_no_message_is_no_place(
-    kind: Callable[[Config], Agent], event: bytes, tmp_path: Path
+    kind: Callable[[Config, Pool], Agent], event: bytes, tmp_path: Path
 ) -> None:
     """An agent may write anything."""
     assert make(kind, tmp_path).point_of(event) is None
@@ -135,7 +141,7 @@ def test_what_cannot_be_copied_leaves_nothing(source: Path) -> None:
 @pytest.mark.parametrize("kind", [ClaudeCode, Codex])
 @pytest.mark.parametrize("name", ["../../secret", "*", "**", "a/b", "x" * 5000, "a\0", "-x", ""])
 def test_a_name_that_leads_elsewhere_names_no_conversation(
-    kind: Callable[[Config], Agent], tmp_path: Path, name: str
+    kind: Callable[[Config, Pool], Agent], tmp_path: Path, name: str
 ) -> None:
     """An agent may call its conversation what it likes; only what is below its own directory is looked for."""
     (tmp_path / ".claude/projects/p").mkdir(parents=True)
@@ -147,7 +153,9 @@ def test_a_name_that_leads_elsewhere_names_no_conversation(
 
 def ask_for_thread(internal_id: str | None) -> tuple[CodexAdapter, bytes]:
     """A process of a fork, and what it asks Codex for when it may."""
-    adapter = CodexAdapter(Surroundings("/srv", "http://model", False, FORK), internal_id, {})
+    adapter = CodexAdapter(
+        Surroundings("/srv", ModelServer("http://model", None), fork=FORK), internal_id, {}
+    )
     adapter.begin_turn(None, TurnOptions())
     effect = adapter.receive(b'{"id":"initialize","result":{}}')
     assert effect is not None

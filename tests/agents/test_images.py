@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import Agent
+from agentsrv.agents.contract import Agent
 from agentsrv.model import Image, TurnOptions
 from tests.agents import test_claude_code, test_codex
 from tests.agents.test_codex import PROMPT, make_session

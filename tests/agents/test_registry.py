@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 from agentsrv.agents import AgentRegistry
-from agentsrv.agents.base import Agent, AgentInfo
+from agentsrv.agents.contract import Agent, AgentInfo
 
 
 class Slow:

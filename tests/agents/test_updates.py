@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.agents.base import dump
-from agentsrv.agents.claude_updates import ClaudeUpdates
-from agentsrv.agents.codex_updates import CodexUpdates
+from agentsrv.agents.claude.updates import ClaudeUpdates
+from agentsrv.agents.codex.updates import CodexUpdates
 from agentsrv.agents.updates import MAX_PARTS, REMEMBERED, Recent, Sent, UpdateReader
+from agentsrv.jsontext import dump
 
 
 @given(st.lists(st.text()), st.text())

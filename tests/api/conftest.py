@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.app import make_app
 from agentsrv.config import Config
-from tests.api.kit import Server, make_config, serve
+from tests.api.kit import Serve, Server, make_config, serve_behind_door, serve_configured
+
+
+@pytest.fixture(scope="session")
+def serving(request: pytest.FixtureRequest) -> Serve:
+    """A server that tests share: as it is, or with --door behind one."""
+    return serve_behind_door if request.config.option.door else serve_configured
 
 
 @pytest.fixture
@@ -22,6 +27,6 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-async def server(config: Config) -> AsyncIterator[Server]:
-    async with serve(make_app(config)) as running:
+async def server(config: Config, serving: Serve) -> AsyncIterator[Server]:
+    async with serving(config) as running:
         yield running

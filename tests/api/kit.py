@@ -6,16 +6,21 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, web
 
-from agentsrv.api.server import ACCEPT_STEPS, Runner
+from agentsrv.api.connections import Limits
+from agentsrv.api.server import ACCEPT_STEPS, HttpRunner
+from agentsrv.app import make_app
 from agentsrv.config import Config
+from agentsrv.listen import bound, listening
+from tests.fleet.kit import free_port
+from tests.redis_server import real_redis
 
 KEY = "test-key-0123456789"
 FAKE_AGENT = Path(__file__).parents[1] / "fakes" / "fake_agent.py"
@@ -34,13 +39,13 @@ def make_config(directory: Path, **settings: Any) -> Config:
         "HOME": str(directory),
         "ANTHROPIC_API_KEY": "sk-secret",
         "EMPTY": "",
+        "CLAUDE_PATH": str(agent),
     }
     defaults: dict[str, Any] = {
         "api_keys": (KEY, "second-key-0123456789"),
         "workspace_base": base,
         "state_dir": directory / "state",
         "database_path": directory / "state" / "agentsrv.db",
-        "claude_path": agent,
         "environment": environment,
     }
     return Config(**defaults | settings)
@@ -104,12 +109,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(app: web.Application) -> AsyncIterator[Server]:
-    runner = Runner(app, shutdown_timeout=2)
+async def serve(app: web.Application, limits: Limits | None = None, port: int = 0) -> AsyncIterator[Server]:
+    runner = HttpRunner(app, shutdown_timeout=2, limits=limits)
     timeout = ClientTimeout(total=TIMEOUT_S)
     try:
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await runner.listen([listening(bound("127.0.0.1", port))])
         # Exactly what a test writes goes out: no cookies, no decoding.
         async with ClientSession(timeout=timeout, requote_redirect_url=False) as client:
             yield Server(app, runner.addresses[0][1], client)
@@ -117,6 +122,39 @@ async def serve(app: web.Application) -> AsyncIterator[Server]:
         for _ in range(ACCEPT_STEPS):
             await asyncio.sleep(0)
         await runner.cleanup()
+
+
+Serve = Callable[[Config], AbstractAsyncContextManager[Server]]
+
+
+@asynccontextmanager
+async def serve_configured(config: Config) -> AsyncIterator[Server]:
+    async with serve(make_app(config)) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serve_behind_door(config: Config) -> AsyncIterator[Server]:
+    """A server whose clients talk to another one of its fleet. `app` is that of the home."""
+    directory = config.state_dir.with_name("door")
+    directory.mkdir()
+    ports = free_port(), free_port()
+    with real_redis(directory) as redis:
+        home = replace(config, server_name="home", redis_url=redis.url, port=ports[0])
+        door = replace(
+            home,
+            server_name="door",
+            port=ports[1],
+            accepts_sessions=False,
+            workspace_base=directory,
+            state_dir=directory / "state",
+            database_path=directory / "state" / "agentsrv.db",
+        )
+        async with (
+            serve(make_app(home), port=ports[0]) as at_home,
+            serve(make_app(door), port=ports[1]) as at_door,
+        ):
+            yield replace(at_door, app=at_home.app)
 
 
 def events_of(stream: str) -> list[tuple[int, Any]]:

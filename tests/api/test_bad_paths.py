@@ -13,8 +13,7 @@ import pytest
 import pytest_asyncio
 
 from agentsrv.api.keys import CONFIG
-from agentsrv.app import make_app
-from tests.api.kit import TIMEOUT_S, Server, make_config, serve
+from tests.api.kit import TIMEOUT_S, Serve, Server, make_config
 from tests.api.test_bad_inputs import http, json_body, parse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -23,7 +22,7 @@ SECRET = "the-secret-outside"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+async def server(tmp_path_factory: pytest.TempPathFactory, serving: Serve) -> AsyncIterator[Server]:
     directory = tmp_path_factory.mktemp("bad-paths")
     (directory / "base2").mkdir()
     (directory / "base2/file").write_text(SECRET)
@@ -41,7 +40,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         "null": "/dev/null",
     }.items():
         (base / name).symlink_to(target)
-    async with serve(make_app(config)) as running:
+    async with serving(config) as running:
         yield running
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.api.decode import MAX_DEPTH, MAX_VALUES, parse_json
+from agentsrv.api.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
 from agentsrv.errors import InvalidInput, TooLarge
 
 JSON = st.recursive(

@@ -352,6 +352,13 @@ async def test_a_malformed_form_is_refused(server: Server, base: Path, name: str
     assert (await server.ask("GET", "/health", key=None)).status == 200
 
 
+async def no_uploads(base: Path) -> None:
+    """Until nothing is left of what was given up."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while os.listdir(base.parent / "state/uploads"):  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("PUT", CONTENT + "a"), ("POST", "/filesystem/upload"), ("PUT", CONTENT + "b")]
 )
@@ -364,9 +371,7 @@ async def test_a_body_that_stops_is_given_up(server: Server, base: Path, method:
     async with server.connection() as (_, writer):
         writer.write(head.encode() + part)
         await writer.drain()
-    async with asyncio.timeout(TIMEOUT_S):
-        while os.listdir(base.parent / "state/uploads"):  # noqa: ASYNC110  the server tells nobody
-            await asyncio.sleep(0.01)
+    await no_uploads(base)
 
     assert [path.name for path in base.iterdir()] == ["workspaces"]
 
@@ -396,6 +401,34 @@ async def test_an_archive_is_the_directory(server: Server, base: Path) -> None:
 
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="proj.tar.gz"')
     assert names == ["proj", "proj/a"]
+
+
+async def test_a_file_of_a_tebibyte_holds_up_nobody(server: Server, base: Path) -> None:
+    """Eight who fetch it read no further than its head: all other routes of files answer, its archive too."""
+    (base / "proj").mkdir()
+    for name in ("a", "z"):
+        (base / "proj" / name).write_bytes(b"")
+        os.truncate(base / "proj" / name, 1 << 40)
+    (base / "proj/m").write_bytes(b"m")
+    headers, url = {"Authorization": f"Bearer {KEY}"}, f"http://127.0.0.1:{server.port}"
+    begun = [await server.client.get(f"{url}{CONTENT}proj/a", headers=headers) for _ in range(8)]
+    others = [
+        await server.ask("GET", "/filesystem/files?path=proj&includeFiles=true"),
+        await server.ask("GET", "/filesystem/search?q=m&includeFiles=true"),
+        await server.ask("GET", "/filesystem/grep?q=nowhere&path=proj"),
+        await server.ask("GET", CONTENT + "proj/z", headers={"Range": "bytes=-3"}),
+        await put(server, "b", b"b"),
+    ]
+    async with server.client.get(f"{url}/filesystem/archive?path=proj", headers=headers) as answer:
+        archive = await answer.read()
+    for answer in begun:
+        answer.close()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        sizes = {member.name: member.size for member in tar}
+
+    assert {answer.status for answer in begun} == {200}
+    assert [answer.status for answer in others] == [200, 200, 200, 206, 201]
+    assert sizes == {"proj": 0, "proj/a": 1 << 40, "proj/m": 1, "proj/z": 1 << 40}
 
 
 async def messages(server: Server, path: str) -> AsyncIterator[Any]:
@@ -434,6 +467,18 @@ async def test_a_watch_ends_with_the_server(config: Config) -> None:
             rest = await answer.read()
 
     assert rest.endswith(b"\n\n")
+
+
+async def test_a_watch_whose_client_has_left_makes_room_at_once(server: Server) -> None:
+    """Many short visits, one after the other, are not too many at once."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    statuses = set()
+    for _ in range(40):
+        answer = await server.client.get(f"http://127.0.0.1:{server.port}/filesystem/watch", headers=headers)
+        statuses.add(answer.status)
+        answer.close()
+
+    assert statuses == {200}
 
 
 async def test_there_are_only_so_many_watches(server: Server) -> None:
@@ -475,3 +520,98 @@ async def test_a_name_for_every_browser(server: Server, base: Path) -> None:
     )
     assert "sandbox" in answer.headers["Content-Security-Policy"]
     assert re.match("text/html", answer.headers["Content-Type"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("say %22hi%22.txt", 'say "hi".txt'),
+        (r"say \"hi\".txt", 'say "hi".txt'),
+        (r"back\slash.txt", r"back\slash.txt"),
+        ("100%25.txt", "100%25.txt"),
+    ],
+)
+async def test_an_uploaded_file_has_the_name_that_it_has_on_the_persons_disk(
+    server: Server, base: Path, sent: str, kept: str
+) -> None:
+    """As browsers and curl write it; a backslash stays, as in `relativePaths`."""
+    head = f'Content-Disposition: form-data; name="files"; filename="{sent}"'
+    body = f"--b\r\n{head}\r\n\r\nx\r\n--b--\r\n".encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = await server.ask("POST", "/filesystem/upload", data=body, headers=headers)
+
+    assert (answer.status, (base / kept).read_text()) == (201, "x")
+
+
+async def test_a_tag_that_a_proxy_has_weakened_is_good(server: Server, base: Path) -> None:
+    """Nginx makes `W/"..."` of it when it compresses; it stands for the same bytes."""
+    (base / "a").write_text("old")
+    etag = (await server.ask("GET", "/filesystem/content?path=a")).headers["ETag"]
+    headers = {"If-Match": f"W/{etag}", "Content-Type": "text/plain"}
+    written = await server.ask("PUT", "/filesystem/content?path=a", data=b"new", headers=headers)
+    again = await server.ask("PUT", "/filesystem/content?path=a", data=b"late", headers=headers)
+
+    assert (written.status, again.status, (base / "a").read_text()) == (200, 412, "new")
+
+
+async def test_a_file_of_any_time_can_be_read(server: Server, base: Path) -> None:
+    """A file may claim a time that no calendar has."""
+    (base / "a").write_text("x")
+    for seconds in (-(10**11), 10**12, 0):
+        os.utime(base / "a", (seconds, seconds))
+        answer = await server.ask("GET", "/filesystem/content?path=a")
+        assert answer.status == 200
+
+
+async def test_a_search_says_that_a_checkout_is_one(server: Server, base: Path) -> None:
+    """Also of the directory itself, as a listing does."""
+    (base / "repo/.git").mkdir(parents=True)
+    (base / "repo/.git/HEAD").write_text("ref: refs/heads/main\n")
+    answer = await server.ask("GET", "/filesystem/search?q=repo")
+
+    assert [(True, "repo")] == [(e["inGitRepo"], e["gitRoot"]) for e in answer.json["entries"]]
+
+
+async def test_archives_are_counted_before_they_are_begun(server: Server, base: Path) -> None:
+    """Many asked for in the same moment: eight are made, the others are told to wait."""
+    (base / "noise").write_bytes(os.urandom(20_000_000))
+    url = f"http://127.0.0.1:{server.port}/filesystem/archive?path="
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answers = await asyncio.gather(*(server.client.get(url, headers=headers) for _ in range(20)))
+    statuses = sorted(answer.status for answer in answers)
+    for answer in answers:
+        answer.close()
+
+    assert statuses == [200] * 8 + [429] * 12
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="f"'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("PUT", CONTENT + "f", b""),
+        ("PUT", CONTENT + "f", b"x" * 200_000),
+        ("POST", "/filesystem/upload", FORM + b'; filename="f"\r\n\r\n'),
+        ("POST", "/filesystem/upload", FORM + b"\r\n\r\n"),
+        ("POST", "/filesystem/upload", FORM),
+    ],
+    ids=["body", "after-much", "file", "field", "head-of-a-part"],
+)
+async def test_a_body_that_trickles_is_given_up(
+    server: Server, base: Path, method: str, path: str, sent: bytes
+) -> None:
+    """One byte now and then does not hold a place for ever, whatever came before: enough has to come all the time."""
+    kind = "Content-Type: multipart/form-data; boundary=x\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{kind}"
+    async with asyncio.timeout(TIMEOUT_S), server.connection() as (reader, writer):
+        writer.write(f"{head}Content-Length: 1000000\r\n\r\n".encode() + sent)
+        answer = asyncio.get_running_loop().create_task(reader.readuntil(b"\r\n\r\n"))
+        while not answer.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    assert answer.result().startswith(b"HTTP/1.1 408 ")
+    await no_uploads(base)
+    assert [path.name for path in base.iterdir()] == ["workspaces"]

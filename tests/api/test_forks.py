@@ -23,7 +23,7 @@ async def test_fork_needs_no_body(server: Server) -> None:
     found = await server.ask("GET", made.headers["Location"])
 
     assert (made.status, found.json) == (201, made.json)
-    assert (made.json["name"], made.json["model"], made.json["forkedFrom"]) == (None, "opus", None)
+    assert (made.json["name"], made.json["model"], made.json["forkedFrom"]) == ("", "opus", None)
 
 
 async def test_only_one_of_many_forks_gets_an_id(server: Server) -> None:

@@ -204,6 +204,21 @@ async def test_a_body_of_no_bytes_is_none(server: Server) -> None:
     assert (stopped.status, forked.status) == (200, 201)
 
 
+async def test_stop_of_a_job_spares_its_successor(server: Server) -> None:
+    """Whoever means one job does not end the next one, which has begun meanwhile."""
+    ended = (await server.end_of(await server.start()))["taskId"]
+    running = await server.start("SCRIPT: hang")
+    late, right = [
+        await server.ask("DELETE", "/generate/s/stop", json={"task_id": task_id})
+        for task_id in (ended, running)
+    ]
+    nothing = await server.ask("DELETE", "/generate/s/stop", json={"task_id": running})
+
+    assert [answer.status for answer in (late, right, nothing)] == [404, 200, 404]
+    assert late.json["code"] == "not_running"
+    assert right.json["taskId"] == running
+
+
 async def test_stop_takes_a_body_that_names_the_same_session(server: Server) -> None:
     """The earlier clients send the session's id in the body, too."""
     await server.start("SCRIPT: hang")
@@ -262,3 +277,100 @@ async def test_a_client_that_leaves_ends_its_job_only_when_it_said_so(server: Se
     await server.ask("DELETE", "/generate/continue/stop")
 
     assert (cancelled["status"], going_on["status"]) == ("cancelled", "running")
+
+
+# A client that repeats its POST after a cut
+
+
+async def test_a_post_that_comes_back_starts_nothing(server: Server) -> None:
+    """With `Last-Event-ID` the same prompt's job goes on after that event, as some libraries do it."""
+    whole = await server.generate("hello")
+    body = {"session_id": "s", "prompt": "hello"}
+    rest = await server.ask("POST", "/generate/v2", json=body, headers={"Last-Event-ID": "1"})
+    jobs = (await server.ask("GET", "/generate/v2/jobs")).json["count"]
+
+    assert rest.headers["X-Task-Id"] == whole.headers["X-Task-Id"]
+    assert events_of(rest.text) == events_of(whole.text)[1:]
+    assert jobs == 1
+
+
+async def test_a_post_that_comes_back_while_the_job_runs_follows_it(server: Server) -> None:
+    """It is not refused because its own session is busy."""
+    task_id = await server.start("SCRIPT: sleep 0.5; text late", session_id="s")
+    body = {"session_id": "s", "prompt": "SCRIPT: sleep 0.5; text late"}
+    rest = await server.ask("POST", "/generate/v2", json=body, headers={"Last-Event-ID": "1"})
+
+    assert rest.headers["X-Task-Id"] == task_id
+    assert events_of(rest.text)[-1][1]["done"] is True
+
+
+async def test_a_post_that_comes_back_to_an_earlier_job_finds_that(server: Server) -> None:
+    """Its event says which job is meant, and `message_id` does so too."""
+    first = await server.generate("one", message_id="m1")
+    await server.generate("two")
+    for body in ({"prompt": "one"}, {"prompt": "one", "message_id": "m1"}):
+        rest = await server.ask(
+            "POST", "/generate/v2", json={"session_id": "s", **body}, headers={"Last-Event-ID": "2"}
+        )
+
+        assert rest.headers["X-Task-Id"] == first.headers["X-Task-Id"]
+
+
+async def test_a_post_that_has_seen_all_is_done(server: Server) -> None:
+    """204 tells the library to stop."""
+    last = events_of((await server.generate("hello")).text)[-1][0]
+    body = {"session_id": "s", "prompt": "hello"}
+    answer = await server.ask("POST", "/generate/v2", json=body, headers={"Last-Event-ID": str(last)})
+
+    assert answer.status == 204
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seen", "status", "code"),
+    [
+        ("another", "1", 404, "job_not_found"),
+        ("hello", "999", 400, "invalid_input"),
+        ("hello", "x", 400, "invalid_input"),
+    ],
+)
+async def test_a_post_that_comes_back_to_nothing_starts_nothing(
+    server: Server, prompt: str, seen: str, status: int, code: str
+) -> None:
+    """Another prompt, an event that lies ahead, or what is no id: an error, and no new job."""
+    await server.generate("hello")
+    body = {"session_id": "s", "prompt": prompt}
+    answer = await server.ask("POST", "/generate/v2", json=body, headers={"Last-Event-ID": seen})
+
+    assert (answer.status, answer.json["code"]) == (status, code)
+    assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
+
+
+@pytest.mark.parametrize("format", ["native", "acp"])
+async def test_an_id_follows_its_data_and_no_frame_is_empty(server: Server, format: str) -> None:
+    """A library that is cut between the two does not believe to have the event."""
+    stream = (await server.generate("hello", format=format)).text
+    frames = [
+        [line for line in frame.split("\n") if not line.startswith((":", "retry: "))]
+        for frame in stream.removesuffix("\n\n").split("\n\n")
+    ]
+
+    assert all(frame[0].startswith("data: ") for frame in frames)
+    assert all(len(frame) == 1 or frame[1].startswith("id: ") for frame in frames)
+
+
+async def test_the_last_event_may_be_named_in_the_url(server: Server) -> None:
+    """`lastEventId` is what event-source-polyfill adds to the URL that it began with."""
+    whole = await server.generate("hello")
+    path = f"/generate/v2/jobs/{whole.headers['X-Task-Id']}/stream?after=1&lastEventId=2"
+
+    assert events_of((await server.ask("GET", path)).text) == events_of(whole.text)[2:]
+
+
+async def test_job_has_what_the_agent_said_last(server: Server) -> None:
+    """I ask for the job and have its result; lists are spared of it."""
+    job = await server.end_of(await server.start("SCRIPT: say first"))
+    listed = (await server.ask("GET", "/generate/v2/jobs")).json["jobs"]
+
+    assert job["status"] == "completed"
+    assert isinstance(job["result"], str)
+    assert "result" not in listed[0]

@@ -13,17 +13,16 @@ import pytest
 import pytest_asyncio
 
 from agentsrv.api.keys import CONFIG
-from agentsrv.api.schemas import DiffView, RepositoryList
-from agentsrv.app import make_app
-from agentsrv.workspace.worker import REQUEST_TIMEOUT_S
-from tests.api.kit import KEY, Answer, Server, make_config, serve
+from agentsrv.api.schemas.git import DiffView, RepositoryList
+from agentsrv.workspace.git.workers import REQUEST_TIMEOUT_S
+from tests.api.kit import KEY, Answer, Serve, Server, make_config
 from tests.workspace.git_kit import make_repository, run_git, write_files
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+async def server(tmp_path_factory: pytest.TempPathFactory, serving: Serve) -> AsyncIterator[Server]:
     """One server for all: starting a git worker is the slow part."""
     config = make_config(tmp_path_factory.mktemp("git"))
     base = config.workspace_base
@@ -39,7 +38,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     (base / "own").symlink_to(config.state_dir)
     broken = make_repository(base / "broken", {"a": "a\n"})
     (broken / ".git/index").write_bytes(b"DIRC garbage")
-    async with serve(make_app(config)) as running:
+    async with serving(config) as running:
         yield running
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from agentsrv.api.decode import LARGE_BYTES, MAX_LARGE_BODIES
+from agentsrv.api.bodies import LARGE_BYTES, MAX_LARGE_BODIES
 from agentsrv.api.keys import LARGE_BODIES
 from agentsrv.app import make_app
 from tests.api.kit import KEY, TIMEOUT_S, Server, make_config, serve

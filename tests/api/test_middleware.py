@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from agentsrv.api import middleware
+from agentsrv import access
+from agentsrv.api import sources
 from agentsrv.api.keys import CONFIG, HEALTH
 from agentsrv.app import make_app
 from agentsrv.config import Config
@@ -122,7 +123,7 @@ async def test_without_origin_nothing_is_allowed_to_other_pages(server: Server) 
 )
 def test_hosts_are_compared_whole(host: str, is_allowed: bool) -> None:
     """A name counts with any port and a trailing dot; loopback addresses always do."""
-    assert middleware.is_allowed_host(host, {"localhost", "api.example"}) is is_allowed
+    assert sources.is_allowed_host(host, {"localhost", "api.example"}) is is_allowed
 
 
 async def test_other_hosts_are_refused_where_hosts_are_listed(tmp_path: Path) -> None:
@@ -155,9 +156,9 @@ async def test_what_does_not_exist_looks_the_same_with_and_without_a_key(server:
 
 def test_keys_are_compared_in_constant_time() -> None:
     """Every comparison with a key is `hmac.compare_digest`, of all keys, whatever their lengths."""
-    source = inspect.getsource(middleware.is_key)
+    source = inspect.getsource(access.is_key)
 
-    assert "sum(hmac.compare_digest(token, key) for key in keys)" in source
+    assert "sum(hmac.compare_digest(token, key) for key in own)" in source
     assert "==" not in source
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from agentsrv.api.openapi import document
+from agentsrv.api.parameters import PATH, QUERY
 from agentsrv.api.routes import ROUTES
 from tests.api.kit import Server
 
@@ -30,8 +32,8 @@ async def test_the_document_is_public_and_names_every_route(server: Server) -> N
         if route.resource is not None and route.method != "HEAD"
     }
     old_names = {
-        ("GET", "/health/"),
         *((m, path) for m, path in routed if path.startswith("/sessions/filesystem/")),
+        *((m, path) for m, path in routed if path.endswith("/") and (m, path[:-1]) in routed),
     }
 
     assert answer.json["openapi"] == "3.1.0"
@@ -54,11 +56,21 @@ def test_every_operation_is_told_apart_and_described() -> None:
 
 
 def test_what_needs_a_key_says_so() -> None:
-    """Public are the start page, health and the documentation; a terminal takes a token; all else answers 401."""
+    """Start page, health, documents and the console are public; a terminal takes a token; all else answers 401."""
     paths = document(ROUTES, "1")["paths"]
     public = {path for path, methods in paths.items() for op in methods.values() if not op["security"]}
 
-    assert public == {"/", "/health", "/openapi.json", "/docs", "/ws/terminal"}
+    assert public == {
+        "/",
+        "/health",
+        "/health/ready",
+        "/openapi.json",
+        "/docs",
+        "/ws/terminal",
+        "/console",
+        "/console/{name}",
+        "/auth/codes/redeem",
+    }
     assert "401" in paths["/ws/terminal"]["get"]["responses"]
     assert all("401" in op["responses"] for path in paths.values() for op in path.values() if op["security"])
 
@@ -75,8 +87,13 @@ def test_headers_that_mean_something_are_told() -> None:
 
     assert headers == {
         "get /sessions/{session_id}/events": ["Last-Event-ID"],
-        "post /generate/v2": ["Idempotency-Key"],
+        "post /generate/v2": ["Idempotency-Key", "Last-Event-ID"],
         "get /generate/v2/jobs/{task_id}/stream": ["Last-Event-ID"],
+        "post /openai/v1/chat/completions": ["Idempotency-Key"],
+        "post /openai/v1/responses": ["Idempotency-Key"],
+        "get /acp": ["Acp-Connection-Id", "Acp-Session-Id"],
+        "post /acp": ["Acp-Connection-Id", "Acp-Session-Id"],
+        "delete /acp": ["Acp-Connection-Id"],
         "get /filesystem/content": ["Range", "If-None-Match", "If-Range"],
         "put /filesystem/content": ["If-Match", "If-None-Match"],
     }
@@ -104,3 +121,35 @@ async def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert not re.search(r"https?://", answer.text)
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_everything_is_described() -> None:
+    """Each operation has a tag and a description, each parameter a description, each list says of what."""
+    api = document(ROUTES, "1")
+    operations = [op for path in api["paths"].values() for op in path.values()]
+    tags = {tag["name"] for tag in api["tags"]}
+
+    assert [
+        op["operationId"] for op in operations if not op["description"] or not tags.issuperset(op["tags"])
+    ] == []
+    assert [entry for op in operations for entry in op["parameters"] if not entry.get("description")] == []
+    assert [found for found in arrays(api) if "items" not in found] == []
+
+
+def arrays(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if value.get("type") == "array":
+            yield value
+        for part in value.values():
+            yield from arrays(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from arrays(part)
+
+
+def test_no_description_is_left_over() -> None:
+    """A parameter that has gone takes its description with it."""
+    operations = [op for path in document(ROUTES, "1")["paths"].values() for op in path.values()]
+    used = {(entry["in"], entry["name"]) for op in operations for entry in op["parameters"]}
+
+    assert {("path", name) for name in PATH} | {("query", name) for name in QUERY} <= used

@@ -10,11 +10,11 @@ import socket
 from contextlib import suppress
 
 import pytest
-from aiohttp import web
 
-from agentsrv.api.server import Runner
+from agentsrv.api.server import HttpRunner
 from agentsrv.app import make_app
 from agentsrv.config import Config
+from agentsrv.listen import bound, listening
 from tests.api.kit import TIMEOUT_S, Server
 
 TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + b"\1" * 64 + b"\r\n\r\n"
@@ -47,9 +47,9 @@ async def test_noise_gets_the_one_error_shape_and_one_log_line(
 @pytest.mark.parametrize("steps", range(8))
 async def test_who_comes_at_the_very_end_holds_up_nothing(config: Config, steps: int) -> None:
     """A connection that is accepted while the server stops is closed, at once, with all others."""
-    runner = Runner(make_app(config), shutdown_timeout=TIMEOUT_S)
+    runner = HttpRunner(make_app(config), shutdown_timeout=TIMEOUT_S)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await runner.listen([listening(bound("127.0.0.1", 0))])
     with socket.create_connection(runner.addresses[0]) as client:
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -66,3 +66,14 @@ async def test_what_could_not_be_read_is_not_repeated(server: Server) -> None:
     answer = await server.send(b"GET / HTTP/1.1\r\nAuthorization : Bearer secret-key\r\n\r\n")
 
     assert b"secret-key" not in answer
+
+
+async def test_server_that_cannot_go_on_is_not_healthy(server: Server) -> None:
+    """`/health` is 503 once something has failed without which nothing can be stored."""
+    (writer,) = [task for task in asyncio.all_tasks() if task.get_name() == "database:writer"]
+    writer.cancel()
+    await asyncio.wait([writer])
+    answer = await server.ask("GET", "/health", key=None)
+
+    assert (answer.status, answer.json["code"]) == (503, "internal_error")
+    assert answer.json["error"] == "the server cannot go on without database:writer, and ends"

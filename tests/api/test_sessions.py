@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.api.kit import Server
+from agentsrv.app import make_app
+from agentsrv.config import Config, networks
+from tests.api.kit import Server, serve
 
 
 async def test_a_session_keeps_the_id_that_the_client_chose(server: Server) -> None:
@@ -146,5 +150,89 @@ async def test_health_needs_no_key_and_tells_little(server: Server, path: str) -
     answer = await server.ask("GET", path, key=None)
 
     assert answer.status == 200
-    assert set(answer.json) == {"status", "timestamp", "version", "database", "redis"}
+    assert answer.json.keys() - {"fleet"} == {"status", "timestamp", "version", "database", "redis"}
     assert answer.json["status"] == "healthy"
+
+
+async def test_sessions_are_put_away_and_taken_back(server: Server) -> None:
+    """What I am done with leaves my list, and is still there."""
+    for name in ("done", "open"):
+        await server.ask("POST", "/sessions", json={"sessionId": name})
+    put_away = await server.ask("PUT", "/sessions/done", json={"archived": True})
+
+    async def names(query: str) -> list[str]:
+        return [each["id"] for each in (await server.ask("GET", f"/sessions?{query}")).json["sessions"]]
+
+    assert put_away.json["archivedAt"]
+    assert await names("archived=true") == ["done"]
+    assert await names("archived=false") == ["open"]
+    assert sorted(await names("")) == ["done", "open"]
+    assert (await server.ask("PUT", "/sessions/done", json={"name": "x"})).json["archivedAt"]
+    assert (await server.ask("PUT", "/sessions/done", json={"archived": False})).json["archivedAt"] is None
+
+
+async def test_sessions_of_a_directory_are_listed(server: Server) -> None:
+    """I see what was done where."""
+    here = (await server.ask("POST", "/sessions", json={"sessionId": "here"})).json["cwd"]
+
+    assert (await server.ask("GET", "/sessions", params={"cwd": here})).json["count"] == 1
+    assert (await server.ask("GET", "/sessions", params={"cwd": here + "/x"})).json["count"] == 0
+
+
+@pytest.mark.parametrize("format_", ["native", "acp"])
+async def test_messages_are_read_backwards_page_by_page(server: Server, format_: str) -> None:
+    """I see the newest messages first, and scroll back to the first one: none is missing, none comes twice."""
+    for _ in range(3):
+        await server.end_of(await server.start("SCRIPT: say one\nSCRIPT: say two"))
+
+    async def page(query: str) -> Any:
+        return (await server.ask("GET", f"/sessions/s/messages?format={format_}&{query}")).json
+
+    whole = (await page(""))["messages"]
+    found: list[Any] = []
+    before = 10**9
+    while (part := await page(f"before={before}&limit=2"))["count"]:
+        assert len(part["eventIds"]) == part["count"]
+        assert part["eventIds"][0] == part["firstEventId"]
+        found = part["messages"] + found
+        before = part["firstEventId"]
+
+    assert len(whole) >= 9
+    assert found == whole
+    assert part["firstEventId"] == 0
+    assert (await page("before=5&after=1"))["code"] == "invalid_input"
+
+
+async def test_behind_a_prefix_links_have_it(config: Config) -> None:
+    """`PUBLIC_URL` says how clients reach the server: `Location` and the OpenAPI document lead there."""
+    public = replace(config, public_url="https://example.com/agents")
+    async with serve(make_app(public)) as server:
+        made = await server.ask("POST", "/sessions", json={"sessionId": "s"})
+        job = await server.generate(background=True)
+        document = (await server.ask("GET", "/openapi.json")).json
+
+    assert made.headers["Location"] == "/agents/sessions/s"
+    assert job.headers["Location"].startswith("/agents/generate/v2/jobs/")
+    assert document["servers"] == [{"url": "https://example.com/agents"}]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "told", "prefix"),
+    [
+        ("127.0.0.1,::1", "/agents/", "/agents"),
+        ("10.0.0.0/8", "/agents", ""),
+        ("127.0.0.0/8,::1", "//evil.example", ""),
+        ("127.0.0.0/8,::1", "https://evil.example", ""),
+    ],
+)
+async def test_a_trusted_proxy_says_what_links_begin_with(
+    config: Config, trusted: str, told: str, prefix: str
+) -> None:
+    """`X-Forwarded-Prefix` counts from an address in TRUSTED_PROXIES alone, and only where it is a path."""
+    async with serve(make_app(replace(config, trusted_proxies=networks(trusted)))) as server:
+        headers = {"X-Forwarded-Prefix": told}
+        made = await server.ask("POST", "/sessions", json={"sessionId": "s"}, headers=headers)
+        document = (await server.ask("GET", "/openapi.json", headers=headers)).json
+
+    assert made.headers["Location"] == f"{prefix}/sessions/s"
+    assert document["servers"] == [{"url": prefix or "/"}]

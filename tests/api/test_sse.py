@@ -104,12 +104,12 @@ async def test_a_client_of_http_1_0_gets_no_chunks(tmp_path: Path) -> None:
     ):
         writer.write(b"GET /stream HTTP/1.0\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        body = await reader.readuntil(b": keepalive\n\n")
+        body = await reader.readuntil(b": keepalive\n")
         is_seen.set()
         rest = await reader.read()
 
-    assert body == b"retry: 1000\n\nid: 1\ndata: {}\n\n: keepalive\n\n"
-    assert rest.replace(b": keepalive\n\n", b"") == b""
+    assert body == b"retry: 1000\ndata: {}\nid: 1\n\n: keepalive\n"
+    assert rest.replace(b": keepalive\n", b"") == b""
 
 
 async def test_silence_is_kept_alive(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ async def test_silence_is_kept_alive(tmp_path: Path) -> None:
     ):
         writer.write(GET)
         async with asyncio.timeout(TIMEOUT_S):
-            await reader.readuntil(b"d\r\n: keepalive\n\n\r\n")
-            again = await reader.readuntil(b"d\r\n: keepalive\n\n\r\n")
+            await reader.readuntil(b"c\r\n: keepalive\n\r\n")
+            again = await reader.readuntil(b"c\r\n: keepalive\n\r\n")
 
-    assert again == b"d\r\n: keepalive\n\n\r\n"
+    assert again == b"c\r\n: keepalive\n\r\n"
 
 
 async def test_a_client_that_does_not_read_costs_little_and_is_cut(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_client_that_reads_slowly_is_served(tmp_path: Path) -> None:
             # Not a wait for something: this is what being slow is.
             await asyncio.sleep(0.08)
 
-    assert received.count(b'"}\n\n') == 10
+    assert received.count(b'"}\nid: ') == 10
 
 
 @pytest.mark.parametrize("tells_loss", [True, False])
@@ -210,7 +210,7 @@ async def test_a_stream_that_ends_by_itself_loses_nobody(tmp_path: Path) -> None
     async with serving(tmp_path, feed, tells_loss=True) as server:
         answer = await server.ask("GET", "/stream")
 
-    assert answer.text == "retry: 1000\n\nid: 1\ndata: {}\n\n"
+    assert answer.text == "retry: 1000\ndata: {}\nid: 1\n\n"
     assert not feed.lost.is_set()
 
 

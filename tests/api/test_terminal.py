@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from aiohttp import WSServerHandshakeError
 
 from agentsrv.app import make_app
 from agentsrv.config import Config
-from tests.api.kit import KEY, Server, make_config, serve
+from tests.api.kit import KEY, Serve, Server, make_config, serve
 from tests.kit import all_pids, environ_of, is_alive, rss_bytes
 from tests.terminal_client import TIMEOUT_S, TerminalClient, get_token, terminal
+from tests.terminals.answering import effects
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
@@ -32,15 +34,15 @@ def config(tmp_path: Path) -> Config:
     return make_config(
         tmp_path,
         allowed_origins=frozenset({"https://app.example"}),
-        terminal_shell=Path("/bin/sh"),
+        terminal_shell=("/bin/sh",),
         terminal_jwt_secret=SECRET,
         max_terminals=4,
     )
 
 
 @pytest.fixture
-async def server(config: Config) -> AsyncIterator[Server]:
-    async with serve(make_app(config)) as running:
+async def server(config: Config, serving: Serve) -> AsyncIterator[Server]:
+    async with serving(config) as running:
         yield running
         for found in (await running.ask("GET", "/terminals")).json["terminals"]:
             await running.ask("DELETE", f"/terminals/{found['terminalId']}")
@@ -190,6 +192,41 @@ async def test_a_terminal_outlives_its_socket(open_terminal: Open) -> None:
         assert [pid] == await shell.matches(rb"same (\d+)\r")
 
 
+async def test_what_is_shown_again_asks_and_copies_nothing(open_terminal: Open, tmp_path: Path) -> None:
+    """A hostile file was printed: who comes back sees its text; their terminal does not answer, copy or ring."""
+    hostile = (
+        b"\x1b[\x1b[6n6n\x1b]052;c;QUJD\x07\x1b]1337;Copy=:QUJD\x07\x05\x07" + b"\xc2\x9d52;c;QUJD" * 6000
+    )
+    (tmp_path / "hostile").write_bytes(hostile + b"\x1b]2;title\x07\x1b[?2004h\x1b[5 q\n")
+    async with open_terminal() as shell:
+        await shell.type(f"stty -echo; cat {tmp_path}/hostile; echo to the $((40 + 2)) end\n")
+        await shell.shows("to the 42 end")
+    async with open_terminal() as again:
+        await again.shows("to the 42 end")
+
+    assert [] == effects(bytes(again.output))
+    assert all(kept in again.output for kept in (b"\x1b]2;title", b"\x1b[?2004h", b"\x1b[5 q"))
+
+
+async def test_a_full_screen_program_draws_for_who_comes_back(
+    open_terminal: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees another size for a moment: many do nothing when they are told of the one that they have."""
+    monkeypatch.setattr("agentsrv.terminals.pty.NUDGE_S", 3.0)  # A busy machine takes its time.
+    program = tmp_path / "program"
+    program.write_text(
+        "trap 'echo size $(stty size)' WINCH; printf '\\033[?1049h'; while :; do sleep 0.05; done"
+    )
+    async with open_terminal() as shell:
+        await shell.say(type="resize", cols=90, rows=30)
+        await shell.type(f"sh {program}\n")
+        await shell.shows("\x1b[?1049h")
+    async with open_terminal() as again:
+        await again.say(type="resize", cols=90, rows=30)
+        await again.shows("size 29 90")
+        await again.shows("size 30 90")
+
+
 async def test_several_sockets_share_a_terminal(server: Server, open_terminal: Open) -> None:
     """All see the same, all may type, and it is as large as the smallest of them."""
     async with open_terminal() as one, open_terminal(encoding="binary") as two:
@@ -220,6 +257,59 @@ async def test_a_read_only_token_watches(open_terminal: Open) -> None:
         assert "not-this" not in shown
 
 
+async def test_a_token_of_another_deployment_opens_nothing(server: Server, open_terminal: Open) -> None:
+    """Who has one tenant's token does not get into another one's shell by its name."""
+    async with open_terminal("shared"):
+        for is_read_only in (False, True):
+            grant = {"deploymentId": "other", "terminalId": "shared", "readOnly": is_read_only}
+            token = (await server.ask("POST", "/terminal/token", json=grant)).json["token"]
+            with pytest.raises(WSServerHandshakeError) as caught:
+                await server.client.ws_connect(f"ws://127.0.0.1:{server.port}/ws/terminal?token={token}")
+            assert 403 == caught.value.status
+
+
+async def test_raw_is_bytes_and_nothing_else(server: Server, open_terminal: Open) -> None:
+    """What is sent, as text or as bytes, is typed; what comes is output; the size is told in the URL and by HTTP."""
+    token = await get_token(server.client, server.port, KEY, terminalId="t")
+    url = f"ws://127.0.0.1:{server.port}/ws/terminal?encoding=raw&cols=91&rows=31&token={token}"
+    shown = b""
+    async with asyncio.timeout(TIMEOUT_S), server.client.ws_connect(url) as ws:
+        await ws.send_str("stty -echo; stty size; ")
+        await ws.send_bytes(b'echo \'{"type":"close"}\'; echo the $((40 + 2)) end\n')
+        while b"the 42 end" not in shown:
+            shown += await ws.receive_bytes()
+        resized = await server.ask("PUT", "/terminals/t/size", json={"cols": 92, "rows": 32})
+        await ws.send_str("stty size; echo the $((40 + 3)) end\n")
+        while b"the 43 end" not in shown:
+            shown += await ws.receive_bytes()
+
+    assert (200, 92, 32) == (resized.status, resized.json["cols"], resized.json["rows"])
+    assert b"31 91" in shown
+    assert b"32 92" in shown
+    assert b'"type": "info"' not in shown
+    assert 404 == (await server.ask("PUT", "/terminals/none/size", json={"cols": 1, "rows": 1})).status
+
+
+async def test_the_shell_is_as_a_persons(tmp_path: Path) -> None:
+    """A login shell with the PATH of the profile, in full colour; with arguments it is started as they say."""
+    config = make_config(
+        tmp_path, terminal_shell=("/bin/bash",), environment={"HOME": str(tmp_path), "PATH": os.defpath}
+    )
+    (tmp_path / ".bash_profile").write_text("export FROM_PROFILE=yes-it-is\n")
+    async with serve(make_app(config)) as server, terminal(server.client, server.port, KEY, "t") as shell:
+        await shell.type("echo $FROM_PROFILE $COLORTERM the $((40 + 2)) end\n")
+        await shell.shows("yes-it-is truecolor the 42 end")
+        await shell.say(type="close")
+        await shell.message("close")
+    config = replace(
+        config, terminal_shell=("/bin/sh", "-c", "echo $0 $1; sleep 60", "a name", "an argument")
+    )
+    async with serve(make_app(config)) as server, terminal(server.client, server.port, KEY, "t") as shell:
+        await shell.shows("a name an argument")
+        await shell.say(type="close")
+        await shell.message("close")
+
+
 async def test_close_ends_the_shell_for_all(server: Server, open_terminal: Open) -> None:
     """`close` is the end of the terminal, not of the socket alone."""
     async with open_terminal() as one, open_terminal() as two:
@@ -239,7 +329,7 @@ async def test_terminals_are_listed_and_ended(server: Server, open_terminal: Ope
             pass
         found = await listed(server)
         pids = [terminal["pid"] for terminal in found]
-        ended = await server.ask("DELETE", "/terminals/a")
+        ended, code = await asyncio.gather(server.ask("DELETE", "/terminals/a"), shell.closed())
 
         assert ["a", "b"] == [terminal["terminalId"] for terminal in found]
         assert ("blue", 70, 20, 1, "/bin/sh") == tuple(
@@ -247,7 +337,7 @@ async def test_terminals_are_listed_and_ended(server: Server, open_terminal: Ope
         )
         assert (200, True, "a") == (ended.status, ended.json["deleted"], ended.json["terminalId"])
         assert [False, True] == [is_alive(pid) for pid in pids]
-        assert 1000 == await shell.closed()
+        assert 1000 == code
     assert 404 == (await server.ask("DELETE", "/terminals/a")).status
 
 
@@ -271,7 +361,7 @@ async def test_the_whole_tree_is_gone(open_terminal: Open, server: Server) -> No
 
 async def test_a_terminal_to_which_nobody_comes_back_ends(tmp_path: Path) -> None:
     """After TERMINAL_LINGER."""
-    config = make_config(tmp_path, terminal_linger_s=0.2, terminal_shell=Path("/bin/sh"))
+    config = make_config(tmp_path, terminal_linger_s=0.2, terminal_shell=("/bin/sh",))
     async with serve(make_app(config)) as server:
         async with terminal(server.client, server.port, KEY) as shell:
             await shell.message("info")
@@ -304,7 +394,7 @@ async def test_a_client_that_stops_reading_stops_the_program(open_terminal: Open
 
 async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
     """After STALL_TIMEOUT its socket is gone; the program goes on, and who comes back sees the end of it."""
-    config = make_config(tmp_path, stall_timeout_s=2.0, terminal_shell=Path("/bin/sh"))
+    config = make_config(tmp_path, stall_timeout_s=2.0, terminal_shell=("/bin/sh",))
     async with serve(make_app(config)) as server:
         async with terminal(server.client, server.port, KEY) as shell:
             await shell.type("seq 2000000; echo the-'end'\n")
@@ -343,7 +433,7 @@ async def test_who_only_watches_holds_up_nobody(open_terminal: Open) -> None:
 
 async def test_a_silent_client_is_asked_and_given_up(tmp_path: Path) -> None:
     """A ping after KEEPALIVE_INTERVAL; without an answer the socket is cut, the terminal stays."""
-    config = make_config(tmp_path, keepalive_s=0.1, stall_timeout_s=2.0, terminal_shell=Path("/bin/sh"))
+    config = make_config(tmp_path, keepalive_s=0.1, stall_timeout_s=2.0, terminal_shell=("/bin/sh",))
     async with serve(make_app(config)) as server:
         token = await get_token(server.client, server.port, KEY, terminalId="t")
         async with server.connection() as (reader, writer):
@@ -434,7 +524,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "not ASCII": (lambda: upgrade("token=%C3%A4.%F0%9F%98%80.x"), 401),
     "no text": (lambda: upgrade("token=%ff%fe%00"), 400),
     "two tokens": (lambda: upgrade(f"token={signed()}&token={signed()}"), 401),
-    "100 KB": (lambda: upgrade("token=" + "x" * 100_000), 400),
+    "100 KB": (lambda: upgrade("token=" + "x" * 100_000), 414),
     "the API key": (lambda: upgrade(f"token={KEY}"), 401),
     "the API key as a header": (lambda: upgrade("", f"Authorization: Bearer {KEY}"), 401),
     "signed with the API key": (lambda: upgrade(f"token={signed(KEY)}"), 401),
@@ -661,7 +751,7 @@ async def test_no_secret_is_in_reach_of_the_shell(open_terminal: Open) -> None:
 
 async def test_a_shell_that_does_not_start_is_a_503(tmp_path: Path) -> None:
     """With a reason, and without anything left behind."""
-    config = make_config(tmp_path, terminal_shell=tmp_path / "no-such-shell")
+    config = make_config(tmp_path, terminal_shell=(str(tmp_path / "no-such-shell"),))
     async with serve(make_app(config)) as server:
         token = await get_token(server.client, server.port, KEY)
         answer = await server.send(upgrade(f"token={token}"))
@@ -670,3 +760,36 @@ async def test_a_shell_that_does_not_start_is_a_503(tmp_path: Path) -> None:
         assert b"terminal_unavailable" in answer
         assert [] == await listed(server)
     assert [] == list((config.state_dir / "terminals").iterdir())
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+async def test_frames_that_are_not_masked_are_refused(server: Server, pieces: int) -> None:
+    """A client that masks its frames is heard, however they are torn apart; the first that is not closes with 1002."""
+    token = await get_token(server.client, server.port, KEY)
+    head = f"GET /ws/terminal?token={token}&encoding=raw HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    head += f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'x' * 21}A==\r\n\r\n"
+    heard = frame(b"x" * 300 + b"\x15echo masked-$((6*7))\n")
+    async with asyncio.timeout(TIMEOUT_S), server.connection() as (reader, writer):
+        await send_in_pieces(writer, head.encode() + heard, 1 if pieces == 1 else len(head) + 7)
+        await reader.readuntil(b"masked-42")
+        await send_in_pieces(writer, frame(b"ls\n") + NOT_MASKED, pieces)
+        rest = await reader.read()
+
+    assert b"\x88\x02\x03\xea" in rest
+
+
+NOT_MASKED = b"\x82\x03"
+"""The head of a frame of three bytes."""
+
+
+def frame(payload: bytes) -> bytes:
+    mask = b"\x01\x02\x03\x04"
+    masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return b"\x82\xfe" + len(payload).to_bytes(2) + mask + masked
+
+
+async def send_in_pieces(writer: asyncio.StreamWriter, data: bytes, size: int) -> None:
+    for start in range(0, len(data), size):
+        writer.write(data[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(0)

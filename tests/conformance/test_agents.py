@@ -8,22 +8,26 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from agentsrv.api.schemas import AgentText
-from agentsrv.app import make_agents
+from agentsrv.agents.acp.known import KNOWN
 from agentsrv.config import Config
+from agentsrv.services import make_agents
+from agentsrv.threads import Threads
 from tests.conformance.dialects import AGENTS, Dialect
 from tests.conformance.kit import Session
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
 from tests.kit import KEY, Server, is_alive, script, wait_until
 from tests.pictures import PNG
+
+MCP_ASKS = Path(__file__).parents[1] / "fakes" / "mcp_asks.py"
 
 NOBODY = "http://127.0.0.1:9"
 """The URL of no model."""
@@ -50,14 +54,19 @@ def program(request: pytest.FixtureRequest, dialect: Dialect) -> Path:
 
 @pytest.fixture(scope="module")
 def new_session(
-    dialect: Dialect, api: ScriptedApi[Any], program: Path, tmp_path_factory: pytest.TempPathFactory
+    dialect: Dialect,
+    api: ScriptedApi[Any],
+    program: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    server_type: type[Server],
 ) -> Iterator[Callable[..., Session]]:
     """`new_session(NAME=value)`: on a server of its own, with other settings or another model API."""
     servers: list[Server] = []
 
     def make(url: str = api.url, **settings: str) -> Session:
         directory = tmp_path_factory.mktemp("server")
-        server = Server(directory, program, dialect.settings(program, url, directory / "agent") | settings)
+        its_own = dialect.settings(program, url, directory / "agent")
+        server = server_type(directory, program, its_own | settings)
         servers.append(server)
         return Session("first", server.start(), dialect, api, program).in_directory()
 
@@ -104,10 +113,10 @@ def session(
 
 
 def test_suite_has_every_agent() -> None:
-    """An agent that the server has is in its API's contract, and passes this suite."""
+    """An agent that the server has passes this suite, or that of those which speak ACP."""
     config = Config.from_env({"HOME": "/", "API_KEY": KEY})
 
-    assert make_agents(config).names() == list(get_args(AgentText)) == list(AGENTS)
+    assert make_agents(config, Threads()).names() == [*AGENTS, *(known.name for known in KNOWN)]
 
 
 # What it says and does
@@ -534,3 +543,253 @@ def test_hiccup_of_the_model_api_is_waited_for(session: Session) -> None:
     turn = session.turn("error 500 1", "text recovered")
 
     assert (turn.text, turn.status) == ("recovered", "completed")
+
+
+# What is not trusted
+
+
+@pytest.mark.parametrize("mode", ["ask", "plan", "accept_edits"])
+def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mode: str) -> None:
+    """Its hooks, helpers and MCP servers do not count in modes that ask, and its allow rules allow nothing."""
+    mark = session.directory / "ran"
+    session.dialect.plant(session.directory, f"touch {mark}")
+    stream = session.prompt(session.dialect.beyond("touch unasked"), "text done", permission_mode=mode)
+    turn = session.answered(stream, "deny")
+
+    assert turn.status == "completed"
+    assert not mark.exists()
+    # The CLI takes making a file for an edit.
+    assert mode == "accept_edits" or not (session.directory / "unasked").exists()
+
+
+def test_trusted_repository_counts_in_every_mode(session: Session) -> None:
+    """I have read what is in it and say so: its settings are in force when I am asked, too."""
+    mark = session.directory / "ran"
+    session.dialect.plant(session.directory, f"touch {mark}")
+    body = {"sessionId": session.id, "agent": session.dialect.name, "cwd": str(session.directory)}
+    made = session.server.ask("POST", "/sessions", body | {"trust_repository": True})
+    session.answered(session.prompt("text hello", permission_mode="ask"), "deny")
+
+    assert (made.status, made.json["settingSources"]) == (201, ["user", "project", "local"])
+    assert mark.exists()
+
+
+# What is not done is not called done
+
+
+def test_wanted_output_that_is_wrong_or_missing_fails_the_job(session: Session) -> None:
+    """I asked for a number: a text in its place, or nothing, is no success."""
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    right = session.turn(*session.dialect.structured('{"n": 5}'), output_schema=schema)
+    wrong = session.turn(*session.dialect.structured('{"n": "text"}'), output_schema=schema)
+    missing = session.turn("text no", output_schema=schema)
+
+    assert (right.status, right.job["structuredOutput"]) == ("completed", {"n": 5})
+    for turn in (wrong, missing):
+        assert turn.error[1] in {"structured_output_invalid", "structured_output_missing"}
+        assert "structuredOutput" not in turn.job
+
+
+def lose_conversation(session: Session) -> None:
+    """The agent's process ends, and its record of the session is removed."""
+    pid, runner = session.agent, session.runner
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid) and not is_alive(runner))
+    name = session.server.ask("GET", f"/sessions/{session.id}").json["internalSessionId"]
+    records = list(session.server.directory.rglob(f"*{name}.jsonl"))
+    assert records
+    for record in records:
+        record.unlink()
+
+
+def test_lost_conversation_is_told_before_anything_happens(session: Session) -> None:
+    """My agent's record is gone: it would know nothing. I am asked what to do, and what is done is in the log."""
+    session.turn("text the word is plum")
+    lose_conversation(session)
+    refused = session.prompt("text never")
+    again = session.turn("text new", if_lost="restart")
+
+    assert (refused.status, refused.json["code"]) == (409, "conversation_lost")
+    assert (again.text, "plum" in session.known) == ("new", False)
+    assert [event.json.get("if_lost") for event in again.events if event.type == "system"][:1] == ["restart"]
+    assert session.turn("text on").status == "completed"
+
+
+def test_lost_conversation_is_rebuilt_from_the_log(session: Session) -> None:
+    """With `rebuild` the agent is told what we said before."""
+    session.turn("text the word is plum")
+    lose_conversation(session)
+    again = session.turn("text new", if_lost="rebuild")
+
+    assert again.text == "new"
+    assert "Assistant: the word is plum" in session.known
+
+
+def test_conversation_goes_on_in_a_renamed_directory(session: Session) -> None:
+    """I rename the directory and tell the session: its agent works in the new one, and knows what was said."""
+    session.turn("text the word is plum")
+    moved = session.directory.rename(session.directory.with_name(f"{session.id}-renamed"))
+    refused = session.server.generate("hello", session.id)
+    session.server.ask("PUT", f"/sessions/{session.id}", {"cwd": str(moved)}).close()
+    again = session.ended(session.server.generate(script("bash pwd", "text on"), session.id))
+
+    assert refused.status == 400
+    assert [command.output.strip() for command in again.commands] == [str(moved)]
+    assert (again.text, "plum" in session.known) == ("on", True)
+
+
+def test_default_model_comes_back_and_a_wrong_one_is_not_kept(session: Session) -> None:
+    """A model stays for the prompts that name none; the agent's own name goes back to its default. What fails with a
+    model leaves the session as it was.
+    """
+    asked, default = session.dialect.models[1], session.dialect.name
+    for model in (asked, None, default, None):
+        session.turn("text ok", **({} if model is None else {"model": model}))
+    session.turn("error 400", model="no-such-model")
+    session.turn("text ok")
+    used = [call.model for call in session.calls if "no-such-model" not in call.model]
+
+    assert used[:2] == [asked, asked]
+    assert len(set(used[2:])) == 1
+    assert used[2] != asked
+
+
+# What I have allowed, and take back
+
+
+def test_what_was_allowed_can_be_listed_and_taken_back(session: Session) -> None:
+    """I allowed a command for the session; when I take that back I am asked again."""
+    step = session.dialect.beyond("touch it")
+    stream = session.prompt(step, "text one", permission_mode="ask")
+    asked = session.asked(stream)
+    session.answer(asked, "allow", remember="session")
+    session.ended(stream)
+    path = f"/sessions/{session.id}/allowances"
+    listed = session.server.ask("GET", path).json["allowances"]
+    left = session.server.ask("DELETE", path).json["allowances"]
+    again = session.answered(session.prompt(step, "text two", permission_mode="ask"), "deny")
+
+    assert (listed, left) == ([asked["allowance"]], [])
+    assert again.decisions == ["deny"]
+
+
+def test_mode_is_changed_while_a_turn_runs(session: Session) -> None:
+    """I am tired of being asked: from now on, in this turn and the next ones, everything is allowed."""
+    steps = (session.dialect.beyond("touch one"), session.dialect.beyond("touch two"), "text done")
+    stream = session.prompt(*steps, permission_mode="ask")
+    asked = session.asked(stream)
+    changed = session.server.ask("PUT", f"/sessions/{session.id}", {"permission_mode": "bypass"})
+    session.answer(asked, "allow")
+    turn = session.ended(stream)
+
+    assert (changed.status, changed.json["permissionMode"]) == (200, "bypass")
+    assert (len(turn.questions), turn.status) == (1, "completed")
+    assert (session.directory / "two").exists()
+    assert session.turn(session.dialect.beyond("touch three"), "text ok").questions == []
+
+
+def test_changed_mode_survives_a_killed_server(session: Session) -> None:
+    """The next server does not ask either."""
+    steps = (session.dialect.beyond("touch one"), session.dialect.beyond("touch two"), "text done")
+    asked = session.asked(session.prompt(*steps, permission_mode="ask"))
+    session.server.ask("PUT", f"/sessions/{session.id}", {"permission_mode": "bypass"}).close()
+    session.server.kill9()
+    session.server.start()
+    session.answer(asked, "allow")
+    turn = session.whole(asked["taskId"])
+
+    assert (len(turn.questions), turn.status) == (1, "completed")
+    assert (session.directory / "two").exists()
+
+
+def test_turn_that_asks_nobody_cannot_begin_to(session: Session) -> None:
+    """It is said that this is not possible, and not ignored."""
+    stream = session.prompt("deltas 200 0.05", permission_mode="bypass", partial_messages=True)
+    stream.until(session.has_written("delta 3"))
+    refused = session.server.ask("PUT", f"/sessions/{session.id}", {"permission_mode": "ask"})
+
+    assert (refused.status, refused.json["code"]) == (409, "mode_is_fixed")
+    session.stop()
+
+
+# What goes on behind a turn
+
+
+def test_background_commands_are_listed_and_ended(new_session: Callable[..., Session]) -> None:
+    """Two go on behind the turn, over a killed server and the idle limit. I end one, and `stop` the other."""
+    session = new_session(AGENT_IDLE_TIMEOUT="0.3")
+    first, second = (f"echo $$ > {name}; until [ -e enough ]; do sleep 0.1; done" for name in ("one", "two"))
+    session.turn(f"bash-bg {first}", f"bash-bg {second}", "text started")
+    pids, agent = [session.pid("one"), session.pid("two")], session.agent
+    session.server.kill9()
+    session.server.start()
+    path = f"/sessions/{session.id}/background"
+    listed = session.server.ask("GET", path).json["tasks"]
+    left = session.server.ask("DELETE", f"{path}/{listed[0]['id']}")
+
+    assert [task["kind"] for task in listed] == ["command", "command"]
+    assert (left.status, left.json["tasks"]) == (200, listed[1:])
+    wait_until(lambda: sorted(map(is_alive, pids)) == [False, True])
+    assert session.agent == agent
+    assert session.server.ask("DELETE", f"{path}/nosuch").json["code"] == "background_not_found"
+    assert session.stop() == 200
+    assert not any(map(is_alive, pids))
+
+
+def test_plan_is_told(session: Session) -> None:
+    """What the agent is going to do, and what of it is done, is a plan in the words of ACP."""
+    turn = session.turn(
+        *session.dialect.planned("read", "write"), "text done", model=session.dialect.models[0]
+    )
+    path = f"/generate/v2/jobs/{turn.job['taskId']}/stream?format=acp&times=true"
+    events = [event.json for event in session.server.ask("GET", path).rest()]
+    updates = [event["update"] for event in events if "update" in event]
+    plans = [update["entries"] for update in updates if update["sessionUpdate"] == "plan"]
+
+    assert [(one["content"], one["status"]) for one in plans[-1]] == [
+        ("read", "completed"),
+        ("write", "pending"),
+    ]
+    times = [event["receivedAt"] for event in events]
+    assert times == sorted(times)
+    assert turn.job["createdAt"] <= times[0] <= times[-1]
+
+
+# Who says no, and who asks
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("agent_billing", None), ("model_refused", "refusal"), ("output_limit_reached", "max_tokens")],
+)
+def test_who_says_no_is_told(session: Session, code: str, reason: str | None) -> None:
+    """The account, the model or its limit: a code each, and a stop reason where ACP has one."""
+    turn = session.turn(*session.dialect.says_no[code], model=session.dialect.models[0])
+    path = f"/generate/v2/jobs/{turn.job['taskId']}/stream?format=acp"
+    last = session.server.ask("GET", path).rest()[-1]
+
+    assert turn.error == ("failed", code)
+    assert last.json.get("stopReason") == reason
+
+
+@pytest.mark.parametrize(("mode", "action"), [("ask", "accept"), ("bypass", "cancel")])
+def test_mcp_server_asks_me(session: Session, mode: str, action: str) -> None:
+    """What a tool's server wants to know is a question like any other; where nobody is asked it is told so."""
+    servers = {"s": {"command": sys.executable, "args": [str(MCP_ASKS)]}}
+    options = {"model": session.dialect.models[0], "mcp_servers": servers, "permission_mode": mode}
+    stream = session.prompt(session.dialect.mcp_tool("s", "ask"), "text done", **options)
+    for event in stream:
+        if event.type == "permission_request":
+            is_form = event.json["kind"] == "question"
+            given = {"updatedInput": {"answers": {"name": "Ada"}}} if is_form else {}
+            session.answer(event.json, "allow", **given)
+    turn = session.ended(stream)
+
+    assert turn.status == "completed"
+    assert f'"{action}"' in session.known.replace("\\", "")
+    assert ("Ada" in session.known) == (action == "accept")

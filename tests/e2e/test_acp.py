@@ -57,6 +57,8 @@ def shown(frames: Iterable[dict[str, Any]]) -> list[str]:
                 lines["done"] = f"{status}: {reason}"
             case {"sessionUpdate": "usage_update"}:
                 lines["usage"] = "usage"
+            case {"sessionUpdate": "available_commands_update"}:
+                pass  # Claude Code has some from the start.
             case other:
                 lines[str(other)] = str(other)
     return list(lines.values())

@@ -117,6 +117,17 @@ def test_it_is_like_a_terminal_here(start: Start) -> None:
     assert 7 == window.ended()
 
 
+def test_the_key_is_not_to_be_looked_up(start: Start) -> None:
+    """Neither in its environment nor among its arguments, for who runs as the same user."""
+    window = start("--key", KEY)
+    window.shows("#")
+    process = Path(f"/proc/{window.process.pid}")
+    shown = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+
+    assert b"--key" in shown
+    assert KEY.encode() not in shown
+
+
 def test_who_detaches_may_come_back(start: Start, server: Server) -> None:
     """Ctrl-] leaves the shell as it is, and this terminal as it was."""
     window = start("--terminal", "mine")
@@ -176,6 +187,7 @@ def test_it_watches(start: Start) -> None:
         (("--url", "http://127.0.0.1:1"), KEY, "does not answer"),
         (("--terminal", "nowhere", "--read-only"), KEY, "no such terminal"),
     ],
+    ids=["wrong key", "wrong name", "outside", "no server", "nothing to watch"],
 )
 def test_what_cannot_work_says_why(start: Start, arguments: tuple[str, ...], key: str, reason: str) -> None:
     """One line, exit code 1, and this terminal is as before."""

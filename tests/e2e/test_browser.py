@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import web
 
-from tests.browser import Page, browse
+from tests.browser import Page
 from tests.conftest import ServerMaker
 from tests.kit import KEY, Server, script
 from tests.screen import need
@@ -22,6 +22,8 @@ FILES = {
     "/": HERE / "page.html",
     "/xterm.js": XTERM / "xterm" / "lib" / "xterm.js",
     "/xterm.css": XTERM / "xterm" / "css" / "xterm.css",
+    "/attach": HERE / "attach.html",
+    "/addon-attach.js": XTERM / "addon-attach" / "lib" / "addon-attach.js",
     "/addon-fit.js": XTERM / "addon-fit" / "lib" / "addon-fit.js",
 }
 SCREEN = "screenText()"
@@ -39,7 +41,7 @@ window.follow = async (body) => {
       for (let text = "", part; !(part = await reader.read()).done; ) {
         const frames = (text + part.value).split("\\n\\n");
         text = frames.pop();
-        for (const [, id, data] of frames.map((frame) => frame.match(/^id: (.*)\\ndata: (.*)$/) ?? []))
+        for (const [, data, id] of frames.map((frame) => frame.match(/^data: (.*)\\nid: (.*)$/m) ?? []))
           if (id) seen.push({ id: Number(id), ...JSON.parse(data) });
       }
     } catch { await new Promise((resolve) => setTimeout(resolve, 50)); }
@@ -71,12 +73,6 @@ async def origin() -> AsyncIterator[str]:
     runner, origin = await serve_page()
     yield origin
     await runner.cleanup()
-
-
-@pytest.fixture
-async def page(tmp_path: Path) -> AsyncIterator[Page]:
-    async with ClientSession() as client, browse(client, tmp_path / "profile") as page:
-        yield page
 
 
 def address(origin: str, server: Server, terminal_id: str = "t") -> str:
@@ -115,6 +111,24 @@ async def test_a_terminal_in_a_page(make_server: ServerMaker, origin: str, page:
     await page.until(SCREEN, lambda screen: "~\n~" not in screen)
     await page.type(f"echo same-$(($$ - {pid})); exit 3\r")
     await page.until("state", lambda state: state == "ended 3")
+
+
+async def test_the_attach_addon_of_xterm_works_as_it_is(
+    make_server: ServerMaker, origin: str, page: Page
+) -> None:
+    """`encoding=raw` is what it speaks: bytes both ways and nothing else; the size is told in the URL and by HTTP."""
+    server = make_server(ALLOWED_ORIGINS=origin, TERMINAL_SHELL="/bin/sh")
+    await page.go(address(f"{origin}/attach", server).replace("attach/#", "attach#"))
+    await page.until("state", lambda state: state == "open")
+    await page.type("echo schön-$((6*7)); stty size\r")
+    cols, rows = await page.value("[terminal.cols, terminal.rows]")
+    seen = await page.until(SCREEN, lambda screen: f"\n{rows} {cols}\n" in screen)
+    server.ask("PUT", "/terminals/t/size", {"cols": 60, "rows": 20}).body()
+    await page.type("stty size\r")
+    await page.until(SCREEN, lambda screen: "\n20 60\n" in screen)
+
+    assert "schön-42" in seen
+    assert "{" not in seen
 
 
 async def test_a_page_misses_nothing_when_the_server_dies(

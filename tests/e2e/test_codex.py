@@ -84,6 +84,7 @@ def test_options_are_of_one_turn(codex_server: Server, responses: ResponsesApi) 
     assert "three" in str(reset.body["input"])
 
 
+@pytest.mark.program
 def test_key_is_not_in_the_reach_of_commands(codex_server: Server, responses: ResponsesApi) -> None:
     """The model gets the key; a command finds it in no environment, on no command line, in no file of Codex's."""
     search = (

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import resource
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import ServerMaker
 from tests.kit import Answer, Server, script
 
 
+@pytest.mark.door
 def test_one_of_a_hundred_prompts_wins(server: Server) -> None:
     """A hundred clients prompt one session at once: one is served, 99 are told that it is busy."""
     body = {"session_id": "contested", "prompt": script("hang"), "background": True}
@@ -44,6 +49,27 @@ def test_sixteen_sessions_work_side_by_side(server: Server) -> None:
         )
 
 
+def test_three_hundred_prompts_at_once_all_start(make_server: ServerMaker, tmp_path: Path) -> None:
+    """As many as MAX_CONCURRENT_TURNS allows: none is refused, and what was accepted is done, not failed."""
+    agent = tmp_path / "agent"
+    lines = [
+        {"type": "system", "subtype": "init", "session_id": "x"},
+        {"type": "result", "subtype": "success"},
+    ]
+    agent.write_text(
+        "#!/bin/sh\nread -r prompt\n" + "".join(f"echo '{json.dumps(line)}'\n" for line in lines)
+    )
+    agent.chmod(0o755)
+    server = make_server(CLAUDE_PATH=str(agent), MAX_CONCURRENT_TURNS="1000", MAX_WARM_AGENTS="0")
+    bodies = [{"session_id": f"s{n}", "prompt": "go", "background": True} for n in range(300)]
+    answers = [Answer(each) for each in [server.send("POST", "/generate/v2", body) for body in bodies]]
+    jobs = [server.ended_job(answer.json["taskId"]) for answer in answers]
+
+    assert {(202, "completed")} == {
+        (answer.status, job["status"]) for answer, job in zip(answers, jobs, strict=True)
+    }
+
+
 def test_limit_of_turns_is_told(make_server: ServerMaker) -> None:
     """One turn more than MAX_CONCURRENT_TURNS is refused with 429 and Retry-After; when one ends it is taken."""
     server = make_server(MAX_CONCURRENT_TURNS="2")
@@ -57,6 +83,7 @@ def test_limit_of_turns_is_told(make_server: ServerMaker) -> None:
     assert server.generate("hi", "third").rest()[-1].json["status"] == "completed"
 
 
+@pytest.mark.program
 def test_server_may_have_more_descriptors_than_its_agents(make_server: ServerMaker) -> None:
     """A thousand idle clients do not shut others out; programs get the limit that the server was started with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -125,18 +125,40 @@ def test_runner_killed_between_two_servers(server: Server) -> None:
 
 
 def test_runner_that_comes_to_life_when_its_server_is_gone(server: Server) -> None:
-    """A runner that a server since killed has asked for comes too late: it starts no agent that nobody looks after."""
+    """A runner that a server since killed has asked for comes too late: another agent has the prompt, and only that."""
     wait_until(lambda: spare_of(server))
     (spare,) = spare_of(server)
     os.kill(spare, signal.SIGSTOP)
-    task_id = server.start_job("too late")
+    task_id = server.start_job(script("say in time"))
     server.kill9()
     server.start()
+    assert server.ended_job(task_id)["status"] == "completed"
+    runners = server.directory / "state" / "runners"
+    (its_runner,) = runners.iterdir()
     os.kill(spare, signal.SIGCONT)
 
     wait_until(lambda: not is_alive(spare))
-    assert server.ended_job(task_id)["status"] == "interrupted"
-    assert list((server.directory / "state" / "runners").iterdir()) == []
+    assert list(runners.iterdir()) == [its_runner]
+    assert [event.type for event in server.follow(task_id).rest()].count("assistant") == 1
+
+
+def test_prompts_that_no_agent_has_had_are_worked_on_by_the_next_server(server: Server) -> None:
+    """Killed between "accepted" and the start of the agents, of which the zygote has not even heard."""
+    wait_until(lambda: spare_of(server))
+    (spare,) = spare_of(server)
+    unable = (parent_of(spare), spare)
+    for pid in unable:
+        os.kill(pid, signal.SIGSTOP)
+    tasks = [server.start_job(script(f"say number {number}"), f"s{number}") for number in range(5)]
+    server.kill9()
+    for pid in unable:
+        os.kill(pid, signal.SIGKILL)
+    server.start()
+
+    for number, task_id in enumerate(tasks):
+        assert server.ended_job(task_id)["status"] == "completed"
+        said = [event.data for event in server.follow(task_id).rest() if event.type == "assistant"]
+        assert [f"number {number}".encode() in data for data in said] == [True]
 
 
 def spare_of(server: Server) -> list[int]:

@@ -85,3 +85,21 @@ def test_disk_that_fills_in_the_middle_of_a_turn(small_server: Server) -> None:
     assert os.path.getsize(server.database) > 0
     server.start()
     assert server.generate("hi").rest()[-1].json["status"] == "completed"
+
+
+def test_answer_is_refused_while_a_full_disk_holds_up_the_end(small_server: Server) -> None:
+    """My job is being stopped and its end cannot be stored: an answer gets 507 and does not hang; then all goes on."""
+    server = small_server
+    task_id = server.start_job(script('ask 1 Bash {"command": "ls"}'), permission_mode="ask")
+    question = (
+        server.follow(task_id).until(lambda event: event.type == "permission_request").json["requestId"]
+    )
+    filler = fill(server.directory / "state")
+    with closing(server.send("DELETE", "/generate/s/stop")):
+        wait_until(lambda: server.generate("hi", "other").status == 507)
+        path = f"/generate/v2/jobs/{task_id}/permissions/{question}"
+        refused = server.ask("POST", path, {"decision": "allow"})
+        filler.unlink()
+        assert server.ended_job(task_id)["status"] == "cancelled"
+
+    assert (refused.status, refused.json["code"]) == (507, "storage_full")

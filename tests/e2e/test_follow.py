@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from agentsrv.eventlog import CONGESTED_BYTES
 from tests.conftest import ServerMaker
 from tests.kit import Event, Server, open_files, rss_bytes, script, wait_until
@@ -51,6 +53,7 @@ def test_lost_client_does_not_end_its_job(server: Server) -> None:
     assert server.ended_job(task_id)["status"] == "completed"
 
 
+@pytest.mark.door
 def test_lost_client_may_ask_to_cancel(server: Server) -> None:
     """With on_disconnect=cancel my going away stops the job."""
     with server.generate(script("hang"), on_disconnect="cancel") as stream:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import Server, is_alive, rss_bytes, script, wait_until, write_fake_agent
+from tests.kit import (
+    STREAM_TIMEOUT_S,
+    Server,
+    is_alive,
+    rss_bytes,
+    script,
+    wait_for_at_most,
+    wait_until,
+    write_fake_agent,
+)
 
 MIB = 1 << 20
 
@@ -177,3 +190,43 @@ def test_a_spool_that_was_made_large_without_being_written_holds_up_nothing(serv
 
     assert (stopped.status, cut.json["truncated"]) == (200, True)
     assert server.generate("again").rest()[-1].json["status"] == "completed"
+
+
+QUESTION = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "@"}}
+REMEMBERED = {
+    "states": (40, 8 * MIB, {"type": "command_lifecycle", "command_uuid": "#@", "state": "completed"}),
+    "questions": (90, 8_000_000, {"type": "control_request", "request_id": "#", "request": QUESTION}),
+    "names": (30_000, 100, {"type": "system", "subtype": "init", "session_id": "#", "tools": ["@"]}),
+}
+
+
+MOST_GROWTH = 150 * MIB
+"""Of memory that the process was given; a few lines of 8 MiB are on their way at once."""
+
+
+def has_ended_or_written(server: Server, count: int) -> bool:
+    with closing(sqlite3.connect(server.database)) as db:
+        return bool(
+            db.execute(
+                "SELECT finished_at IS NOT NULL OR (SELECT max(last_seq) FROM events e WHERE e.session_id = 's') > ?"
+                "  FROM turns WHERE session_id = 's'",
+                (count,),
+            ).fetchone()[0]
+        )
+
+
+@pytest.mark.parametrize(("count", "size", "line"), REMEMBERED.values(), ids=REMEMBERED)
+def test_what_an_agent_has_to_be_remembered_is_bounded(
+    server: Server, count: int, size: int, line: dict[str, Any]
+) -> None:
+    """Ids and questions of hundreds of megabytes: they are in the log, not in memory for as long as the job runs."""
+    server.generate("hello", session="other").rest()
+    before = rss_bytes(server.pid)
+    steps = script(f"many {count} {size} {json.dumps(line)}", "say end", "hang")
+    server.start_job(steps, permission_mode="ask")
+    wait_until(lambda: has_ended_or_written(server, count), STREAM_TIMEOUT_S)
+    wait_for_at_most((MOST_GROWTH,), lambda: (rss_bytes(server.pid) - before,))
+    other = server.generate("hello", session="other").rest()
+    server.stop()
+
+    assert other[-1].json["status"] == "completed"

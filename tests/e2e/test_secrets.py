@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import ServerMaker
 from tests.kit import KEY, Server, all_pids, script
 
+pytestmark = pytest.mark.program
+
 PROMPT = "my-private-prompt-7261"
 SYSTEM_PROMPT = "my-private-system-prompt-9153"
 

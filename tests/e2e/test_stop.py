@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -87,3 +88,16 @@ def test_terminated_server_leaves_no_idle_agent(server: Server) -> None:
     server.terminate()
 
     wait_until(lambda: not server.processes(), what="nothing of it runs")
+
+
+def test_stop_ends_what_a_job_has_left_running(server: Server) -> None:
+    """My job has ended and its background command goes on: stop ends it, once."""
+    tasks = {"type": "system", "subtype": "background_tasks_changed", "tasks": [{"id": "1"}]}
+    task_id = server.start_job(script(f"raw {json.dumps(tasks)}", "child setsid"))
+    server.ended_job(task_id)
+    alive = server.agents()
+    answer = server.stop()
+
+    assert (answer.status, answer.json["taskId"]) == (200, task_id)
+    assert [is_alive(pid) for pid in alive] == [False] * len(alive)
+    assert server.stop().status == 404

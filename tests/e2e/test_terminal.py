@@ -235,6 +235,7 @@ async def test_secrets_are_out_of_reach(server: Server, attach: Attach) -> None:
 
 
 @pytest.mark.tools
+@pytest.mark.door
 async def test_vim_works(server: Server, attach: Attach) -> None:
     """Write a file in it, over JSON."""
     need("vim")

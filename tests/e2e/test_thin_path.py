@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.kit import Server, is_alive, script
+
+pytestmark = pytest.mark.program
 
 
 def test_prompt_is_answered_as_a_stream_that_ends(server: Server) -> None:

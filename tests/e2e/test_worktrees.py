@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -14,7 +15,7 @@ import pytest
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
 from tests.kit import Answer, Event, Server, cwd_of, is_alive, script, wait_until
-from tests.workspace.git_kit import commit, make_repository, run_git, write_files
+from tests.workspace.git_kit import commit, commit_id, make_repository, run_git, write_files
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ def branches(repo: Path) -> list[str]:
 
 
 def is_untouched(server: Server, repo: Path) -> bool:
-    """Is there no worktree, no branch, no directory of any?"""
+    """Is there no worktree, no branch, no directory of any but what is in the trash?"""
     shelves = server.workspace.parent / ".worktrees"
-    rest = set(os.listdir(shelves)) - {".gitignore"} if shelves.exists() else set()
+    rest = [path for path in shelves.glob("*/*") if not path.name.startswith(".trash-")]
     return not rest and branches(repo) == ["main"] and not (repo / ".git/worktrees").exists()
 
 
@@ -305,13 +306,65 @@ def test_a_fork_works_in_the_same_worktree(server: Server, repo: Path) -> None:
     assert server.ask("DELETE", "/sessions/s?worktree=remove").status == 200
 
 
+@pytest.mark.parametrize("how", ["rm", "git", "git, and on another branch"])
+def test_a_worktree_that_is_gone_is_made_again(server: Server, repo: Path, how: str) -> None:
+    """A prompt is told how: then the agent goes on in the same place, on its branch, with what it had committed."""
+    before = agent_cwd(prompt(server, cwd="workspaces/repo/sub"))
+    write_files(worktree(server), {"new": "n\n"})
+    commit(worktree(server))
+    tip = commit_id(worktree(server))
+    if how == "rm":
+        shutil.rmtree(worktree(server))
+    else:
+        run_git(repo, "worktree", "remove", "--force", str(worktree(server)))
+    wish: dict[str, Any] = {"worktree": {"branch": "fix"}} if "another" in how else {}
+    run_git(repo, "branch", "fix", "session/s")
+    refused, fork = server.generate("hi"), server.ask("POST", "/sessions/s/fork")
+    events = prompt(server, cwd="workspaces/repo/sub", **wish)
+
+    assert (refused.status, fork.status) == (400, 400)
+    assert "send the prompt with use_worktree" in refused.json["error"]
+    assert (events[1].json["subtype"], events[1].json["restored"]) == ("worktree_init", True)
+    assert agent_cwd(events) == before == str(worktree(server) / "sub")
+    assert run_git(worktree(server), "rev-parse", "HEAD").decode().strip() == tip
+    assert run_git(worktree(server), "status", "--porcelain", "--branch") == b"## %b\n" % (
+        b"fix" if wish else b"session/s"
+    )
+    assert [path.name for path in worktree(server).parent.iterdir()] == ["s"]
+    assert run_git(repo, "worktree", "prune", "-v") == b""
+    assert server.ask("POST", "/sessions/s/fork").status == 201
+
+
+def test_a_worktree_whose_branch_is_gone_too(server: Server, repo: Path) -> None:
+    """It is not made of something else unless I say what; and nothing is left behind."""
+    prompt(server)
+    run_git(repo, "worktree", "remove", str(worktree(server)))
+    run_git(repo, "branch", "-D", "session/s")
+    refused = server.generate("hi", use_worktree=True)
+    is_clean = is_untouched(server, repo)
+    events = prompt(server, worktree={"base": "main"})
+
+    assert (refused.status, refused.json["details"][0]["path"]) == (400, "worktree.branch")
+    assert is_clean
+    assert (events[-1].json["status"], branches(repo)) == ("completed", ["main", "session/s"])
+
+
+def test_a_worktree_that_cannot_be_made_ready_again_stays_gone(server: Server, repo: Path) -> None:
+    """Its branch does not go with the attempt."""
+    prompt(server)
+    shutil.rmtree(worktree(server))
+    failed = server.generate("hi", worktree={"setup": ["false"]})
+
+    assert (failed.status, failed.json["code"]) == (422, "worktree_setup_failed")
+    assert (worktree(server).exists(), branches(repo)) == (False, ["main", "session/s"])
+    assert prompt(server)[-1].json["status"] == "completed"
+
+
 def test_a_worktree_that_is_gone_is_no_obstacle(server: Server, repo: Path) -> None:
-    """Somebody removed it with git: the session can be deleted, and says meanwhile what is wrong."""
+    """The session can be deleted with it."""
     prompt(server)
     run_git(repo, "worktree", "remove", "--force", str(worktree(server)))
-    answer = server.generate("hi")
 
-    assert (answer.status, "not an existing directory" in answer.json["error"]) == (400, True)
     assert server.ask("DELETE", "/sessions/s?worktree=remove").status == 200
 
 

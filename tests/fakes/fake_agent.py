@@ -8,6 +8,7 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: rate 200 100 300          100 of them at 200 a second;  `rate 200 enough 300`: until the file is there
     SCRIPT: raw {"not json            this line as it is;  `bytes 80ff0a`: these bytes;  `partial {"a`: no newline
     SCRIPT: big 50000000              one message of so many bytes
+    SCRIPT: many 40 8000 {"a": "#@"}  so many such lines, with a number in place of # and so many x in place of @
     SCRIPT: stderr 1000000            so many bytes to stderr, in lines
     SCRIPT: echo                      a message with argv, environment, cwd and the raw line of this prompt
     SCRIPT: child                     a child that sleeps, its pid told in a message. Words behind: `setsid`,
@@ -19,15 +20,16 @@ The prompt says what to do, one step a line; a prompt without steps is answered 
     SCRIPT: sleep 0.5                 silence;  `hang`: until interrupted;  `deaf`: without reading stdin
     SCRIPT: close-stdout              close stdout and go on
     SCRIPT: result {"is_error": true} fields that the result of this turn gets
+    SCRIPT: lose-idle                 the line that says that this turn is over is lost
     SCRIPT: later 0.2 Hello           after this turn, a turn that nobody prompted;  `later go Hello`: when the file
-                                      is there
+                                      is there;  `later 0 do quick ; hang`: with these steps
     SCRIPT: ask 2 Bash {"command": ""} ask leave for so many calls at once, wait, and tell each answer in a message
     SCRIPT: withdraw                  ask for leave and need none any more
     SCRIPT: await-steer               wait for another prompt and make its text a message of this turn
     SCRIPT: exit 3                    end at once;  `die 9`: by this signal
 
 Flags, for what must go wrong before a prompt can be read: `deaf` (never reads stdin), `exit 3`, `mute` (reads, never
-answers).
+answers). `plays FILE`: an object of prompts, as people write them, and the steps that they stand for.
 
 Each turn is, as claude 2.1.330 has it: session_state_changed running, command_lifecycle queued and started (when the
 prompt has a uuid), init, the steps, result, command_lifecycle completed, session_state_changed idle.
@@ -73,6 +75,7 @@ class FakeAgent:
         self.later: list[tuple[float | str, str]] = []
         self.asked = 0
         self.answers: dict[str, dict[str, Any]] = {}
+        self.plays: dict[str, str] = {}
 
     def run(self) -> None:
         """Turns until stdin ends."""
@@ -81,7 +84,10 @@ class FakeAgent:
                 self.take(self.prompts.pop(0))
             elif self.later and seconds_to(self.later[0][0]) <= 0:
                 _, text = self.later.pop(0)
-                self.turn("", ["SCRIPT: say " + text], b"", origin={"kind": "task-notification"})
+                steps = text[3:].split(" ; ") if text.startswith("do ") else [f"say {text}"]
+                self.turn(
+                    "", [f"SCRIPT: {step}" for step in steps], b"", origin={"kind": "task-notification"}
+                )
             elif self.is_eof:
                 return
             else:
@@ -126,6 +132,8 @@ class FakeAgent:
                 self.model = request.get("model") or "fake-model"
                 text = f"<local-command-stdout>Set model to `{self.model}`</local-command-stdout>"
                 self.emit({"type": "user", "message": {"role": "user", "content": text}, "isReplay": True})
+            case "stop_task":
+                self.emit({"type": "system", "subtype": "background_tasks_changed", "tasks": []})
             case "initialize":
                 pass
             case other:
@@ -151,11 +159,12 @@ class FakeAgent:
         self.seen.add(uuid)
         content = message["message"]["content"]
         text = content if isinstance(content, str) else "\n".join(block.get("text", "") for block in content)
+        text = self.plays.get(text, text)
         script = [step for step in text.split("\n") if step.startswith("SCRIPT: ")]
         self.turn(uuid, script or ["SCRIPT: say " + text], line)
 
     def turn(self, uuid: str, script: list[str], line: bytes, origin: dict[str, Any] | None = None) -> None:
-        self.in_turn = True
+        self.in_turn = self.tells_idle = True
         self.fields: dict[str, Any] = {"origin": origin} if origin else {}
         end = "completed"
         self.state("running")
@@ -175,7 +184,8 @@ class FakeAgent:
         self.turns += 1
         self.emit(self.result(uuid, end))
         self.lifecycle(uuid, end)
-        self.state("idle")
+        if self.tells_idle:
+            self.state("idle")
 
     def play(self, verb: str, rest: str, line: bytes) -> None:
         words = rest.split()
@@ -196,6 +206,10 @@ class FakeAgent:
                 write(1, bytes.fromhex(rest))
             case "big":
                 write(1, numbered(0, int(rest)))
+            case "many":
+                text = rest.split(" ", 2)[2].replace("@", "x" * int(words[1])) + "\n"
+                for n in range(int(words[0])):
+                    write(1, text.replace("#", str(n)).encode())
             case "stderr":
                 flood(2, int(rest))
             case "echo":
@@ -219,6 +233,8 @@ class FakeAgent:
                 os.open(os.devnull, os.O_WRONLY)
             case "result":
                 self.fields |= json.loads(rest)
+            case "lose-idle":
+                self.tells_idle = False
             case "later":
                 due, _, text = rest.partition(" ")
                 self.later.append((time.monotonic() + float(due) if is_number(due) else due, text))
@@ -456,6 +472,10 @@ def main() -> None:
                 pass
             return
     agent = FakeAgent(argv)
+    for flag in flags:
+        if flag.startswith("plays "):
+            with open(flag.removeprefix("plays ")) as file:
+                agent.plays = json.load(file)
     open_session(agent)
     agent.run()
 

@@ -13,6 +13,8 @@ The prompt says what the model does, one step a line; everything else in the pro
     SCRIPT: structured {"n": 5}           the StructuredOutput tool
     SCRIPT: error 429 2                   this HTTP error twice, then the rest; without a count: always
     SCRIPT: context_too_long              the 400 of a prompt that does not fit
+    SCRIPT: billing                       the 400 of an account without money
+    SCRIPT: stop refusal                  the answer ends for this reason
     SCRIPT: hang                          nothing more, until the client goes away
     SCRIPT: drip 0.01                     what follows is sent in crumbs of 7 bytes, so far apart
     SCRIPT: drop                          the connection is cut
@@ -146,6 +148,8 @@ class ModelApi(ScriptedApi[Recorded]):
     def _error(self, step: Step, body: dict[str, Any]) -> web.Response | None:
         if step.verb == "context_too_long":
             return error_response(400, "prompt is too long: 250000 tokens > 200000 maximum")
+        if step.verb == "billing":
+            return error_response(400, "Your credit balance is too low to access the Anthropic API.")
         status = self.error_status(step, body["messages"])
         return error_response(status, f"scripted error {status}") if status else None
 
@@ -177,7 +181,9 @@ async def play(body: dict[str, Any], steps: list[Step]) -> AsyncIterator[dict[st
     index = 0
     started = False
     for step in steps:
-        if step.verb in {"error", "usage"}:
+        if step.verb == "stop":
+            stop_reason = step.rest
+        if step.verb in {"error", "usage", "stop"}:
             continue
         if step.verb in {"hang", "drop", "drip"}:
             yield step
@@ -252,7 +258,9 @@ def whole_message(body: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
     message["usage"]["output_tokens"] = used_out
     message["stop_reason"] = "end_turn"
     for step in steps:
-        if step.verb in {"error", "usage", "drip"}:
+        if step.verb == "stop":
+            message["stop_reason"] = step.rest
+        if step.verb in {"error", "usage", "drip", "stop"}:
             continue
         block, _, deltas = block_parts(step)
         if step.verb in TOOLS:

@@ -12,6 +12,7 @@ The prompt says what the model does, one step a line; everything else in the pro
     SCRIPT: tool name {"input": 1}        any function; `space.name`: one of a namespace, never by JavaScript
     SCRIPT: error 429 2                   this HTTP error twice, then the rest; without a count: always
     SCRIPT: failed context_length_exceeded    the answer ends as failed, with this code
+    SCRIPT: incomplete max_output_tokens  the answer ends there, for this reason
     SCRIPT: hang                          nothing more, until the client goes away
     SCRIPT: drip 0.01                     what follows is sent in crumbs of 7 bytes, so far apart
     SCRIPT: drop                          the connection is cut
@@ -108,14 +109,14 @@ class ResponsesCall:
         tools = [*self.body.get("tools", [])]
         for item in self.body["input"]:
             tools += item.get("tools", []) if item.get("type") == "additional_tools" else []
-        return not any(tool.get("name") == "exec_command" for tool in tools)
+        return not any(tool.get("name") in ("exec_command", "Bash") for tool in tools)
 
 
 class ResponsesApi(ScriptedApi[ResponsesCall]):
     """The fake. `async with ResponsesApi() as api:` serves at `api.url`; `api.requests` is what it was asked."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__(host)
         self._ids = itertools.count(1)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -146,12 +147,17 @@ class ResponsesApi(ScriptedApi[ResponsesCall]):
                     error = {"code": step.rest, "message": f"scripted failure {step.rest}"}
                     yield {"type": "response.failed", "response": response | {"error": error}}
                     return
+                case "incomplete":
+                    reason = {"incomplete_details": {"reason": step.rest}, "usage": usage(steps)}
+                    yield {"type": "response.incomplete", "response": response | reason}
+                    return
                 case "think":
                     for event in thought(index, f"rs_{next(self._ids)}", step.rest):
                         yield event
                 case verb if verb in TOOLS:
                     item = tool_call(step, f"call_{next(self._ids)}", call.is_code_mode)
-                    yield {"type": "response.output_item.done", "output_index": index, "item": item}
+                    for event in called(index, f"fc_{next(self._ids)}", item):
+                        yield event
                 case _:
                     async for event in message(index, f"msg_{next(self._ids)}", step):
                         yield event
@@ -208,6 +214,17 @@ def thought(index: int, item_id: str, text: str) -> Iterator[dict[str, Any]]:
     yield {"type": "response.reasoning_summary_part.added", **where, "part": part | {"text": ""}}
     yield {"type": "response.reasoning_summary_text.delta", **where, "delta": text}
     yield {"type": "response.output_item.done", "output_index": index, "item": item | {"summary": [part]}}
+
+
+def called(index: int, item_id: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A tool's item as it comes: a function's arguments by themselves, too, which translators read."""
+    if item["type"] == "function_call":
+        item = item | {"id": item_id}
+        where = {"item_id": item_id, "output_index": index}
+        yield {"type": "response.output_item.added", "output_index": index, "item": item | {"arguments": ""}}
+        yield {"type": "response.function_call_arguments.delta", **where, "delta": item["arguments"]}
+        yield {"type": "response.function_call_arguments.done", **where, "arguments": item["arguments"]}
+    yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
 def tool_call(step: Step, call_id: str, is_code_mode: bool) -> dict[str, Any]:

@@ -107,7 +107,8 @@ class ScriptedApi(ABC, Generic[Call]):
     It has no conversation state: what to play follows from the request, except for the counted errors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = 0
         self.requests: list[Call] = []
         self._failures: Counter[bytes] = Counter()
@@ -125,7 +126,7 @@ class ScriptedApi(ABC, Generic[Call]):
         self.add_routes(app.router)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
         return self
 

@@ -13,16 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.agents.claude_updates import ClaudeUpdates
-from agentsrv.agents.codex_updates import CodexUpdates
+from agentsrv.agents.acp.updates import AcpUpdates
+from agentsrv.agents.claude.updates import ClaudeUpdates
+from agentsrv.agents.codex.updates import CodexUpdates
 from agentsrv.agents.updates import UpdateReader
 from agentsrv.model import Chunk, SessionId, Source, TurnId
 from agentsrv.projections.acp import Acp
+from agentsrv.projections.encoding import encoded, frames
 from tests.acp_schema import check_frame
 
 SESSION = SessionId("s")
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "agents" / "transcripts").glob("*/*.jsonl"))
-READERS: dict[str, Callable[[], UpdateReader]] = {"claude": ClaudeUpdates, "codex": CodexUpdates}
+READERS: dict[str, Callable[[], UpdateReader]] = {
+    "claude": ClaudeUpdates,
+    "codex": CodexUpdates,
+    "acp": AcpUpdates,
+}
 MANY = [
     "claude/partial_messages",
     "claude/interrupt_tool",
@@ -82,15 +88,15 @@ def _place(event: Logged) -> tuple[Source, TurnId | None]:
 
 def rendered(log: list[Logged], reader: str, *, after: int = 0, cuts: Iterable[int] = ()) -> bytes:
     projection = Acp(SESSION, READERS[reader], after=after)
-    return b"".join(projection.render(chunk) for chunk in chunks_of(log, cuts))
+    return b"".join(frames(projection.read(chunk)) for chunk in chunks_of(log, cuts))
 
 
 def frames_of(stream: bytes) -> list[tuple[int | None, dict[str, Any]]]:
     """(id, data) of each frame."""
     found = []
     for frame in stream.split(b"\n\n")[:-1]:
-        head, _, data = frame.rpartition(b"data: ")
-        found.append((int(head.removeprefix(b"id: ")) if head else None, json.loads(data)))
+        data, _, seq = frame.removeprefix(b"data: ").partition(b"\nid: ")
+        found.append((int(seq) if seq else None, json.loads(data)))
     return found
 
 
@@ -108,11 +114,11 @@ def test_all_that_is_sent_is_acp(path: Path) -> None:
     """Each frame of everything that an agent was recorded to say is as ACP's schema wants it, to the field."""
     log = log_of(("t1", path.read_bytes().splitlines()))
 
-    frames = frames_of(rendered(log, path.parent.name))
-    for _, frame in frames:
+    sent = frames_of(rendered(log, path.parent.name))
+    for _, frame in sent:
         check_frame(frame)
-    assert "user_message_chunk" == frames[0][1]["update"]["sessionUpdate"]
-    assert frames[-1] == (len(log), DONE | {"stopReason": frames[-1][1]["stopReason"]})
+    assert "user_message_chunk" == sent[0][1]["update"]["sessionUpdate"]
+    assert sent[-1] == (len(log), DONE | {"stopReason": sent[-1][1]["stopReason"]})
 
 
 @pytest.mark.parametrize("name", MANY)
@@ -124,6 +130,21 @@ def test_chunks_make_no_difference(name: str, data: st.DataObject) -> None:
 
     reader = name.partition("/")[0]
     assert rendered(log, reader, cuts=cuts) == rendered(log, reader)
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_fold_goes_on_from_what_another_one_has_come_to(name: str) -> None:
+    """At whichever event the state is handed over: what follows is the same, to the byte."""
+    reader = READERS[name.partition("/")[0]]
+    log = log_of(("t1", recorded(name)))
+    chunks = list(chunks_of(log, range(len(log))))
+    first = Acp(SESSION, reader)
+    for place, chunk in enumerate(chunks, 1):
+        first.read(chunk)
+        if place % 7 == 0:
+            whole, second = Acp(SESSION, reader, after=place), Acp(SESSION, reader, state=first.state())
+            expected = b"".join(frames(whole.read(each)) for each in chunks)
+            assert b"".join(frames(second.read(each)) for each in chunks[place:]) == expected
 
 
 @pytest.mark.parametrize("name", MANY)
@@ -140,7 +161,7 @@ def test_resuming_anywhere_gives_the_rest(name: str) -> None:
             known = log if seq < second else log[second - 1 :]
             rest = rendered(known, reader, after=seq)
             assert whole.endswith(rest)
-            assert f"id: {seq}\n".encode() in whole.removesuffix(rest).splitlines(keepends=True)[-3]
+            assert f"id: {seq}\n".encode() in whole.removesuffix(rest).splitlines(keepends=True)[-2]
 
 
 def test_turns_do_not_disturb_each_other() -> None:
@@ -211,7 +232,7 @@ def test_job_that_never_began_has_its_end() -> None:
         json.dumps(DONE | {"status": "cancelled"}).encode() + b"\n",
     )
 
-    [(seq, done)] = frames_of(Acp(SESSION, CodexUpdates).render(chunk))
+    [(seq, done)] = frames_of(frames(Acp(SESSION, CodexUpdates).read(chunk)))
     assert (seq, done["status"], done["stopReason"]) == (0, "cancelled", "cancelled")
 
 
@@ -317,7 +338,10 @@ def test_messages_are_whole() -> None:
 
     log = [*log_of(("t1", lines)), *added]
     values = [
-        json.loads(value) for chunk in chunks_of(log) for _, values in history.read(chunk) for value in values
+        json.loads(value)
+        for chunk in chunks_of(log)
+        for _, values in encoded(history.read(chunk))
+        for value in values
     ]
     texts = [
         value["update"]["content"]["text"]

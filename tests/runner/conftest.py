@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from agentsrv.model import RunnerId
-from agentsrv.runner.handle import RunnerHandle, RunnerSpec, look_for, sweep
+from agentsrv.runner.handle import RunnerHandle
+from agentsrv.runner.spec import RunnerSpec
+from agentsrv.runner.sweep import look_for, sweep
 from agentsrv.runner.zygote import Zygote
+from tests.kit import THREADS
 
 TIMEOUT_S = 60.0
 
@@ -22,7 +25,7 @@ class Lab:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.zygote = Zygote()
+        self.zygote = Zygote({}, THREADS.processes)
         self.ids: list[RunnerId] = []
 
     def spec(

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.runner import child
-from agentsrv.runner.child import Frames, frame
-from agentsrv.runner.handle import AgentExit, attach
+from agentsrv.runner.attach import attach
+from agentsrv.runner.child import tree
+from agentsrv.runner.child.frames import Frames, frame
+from agentsrv.runner.records import AgentExit
+from tests.kit import THREADS
 from tests.runner.conftest import TIMEOUT_S, Lab, is_alive, printed, until
 
 IGNORES_TERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
@@ -212,6 +214,22 @@ async def test_messages_arrive_once_and_in_order(lab: Lab) -> None:
     await handle.kill()
 
 
+async def test_a_prompt_is_not_given_again_after_any_number_of_replies(lab: Lab) -> None:
+    """Each line of an agent may ask for a reply; a server that was killed sends the prompt again all the same."""
+    handle = await lab.zygote.spawn(lab.spec("/bin/cat"))
+    handle.send("prompt", b"the prompt\n")
+    for number in range(20_000):
+        handle.send(f"reply-{number}", b".\n")
+    for number in range(20_000):
+        handle.send(f"permission-{number}", b".\n")
+    handle.send("prompt", b"the prompt\n")
+    handle.send("last", b"the end\n")
+    await until(lambda: (handle.directory / "out").read_bytes().endswith(b"the end\n"))
+    await handle.kill()
+
+    assert (handle.directory / "out").read_bytes().count(b"the prompt") == 1
+
+
 async def test_agent_that_outruns_its_reader_is_ended_at_the_quota(lab: Lab) -> None:
     """A runaway agent does not fill the disk: it ends with a reason that says so."""
     handle = await lab.start(
@@ -225,13 +243,14 @@ async def test_agent_without_a_server_is_ended_after_the_linger(lab: Lab) -> Non
     handle = await lab.start("import time; time.sleep(60)", orphan_s=0.1)
     handle.detach()
     await until(lambda: (handle.directory / "exit").exists())
-    exit = await attach(handle.directory)
+    exit = await attach(handle.directory, THREADS.processes)
     assert exit == AgentExit(None, signal.SIGTERM, "orphaned")
 
 
 async def test_agent_whose_directory_was_deleted_is_ended_when_its_server_goes(lab: Lab) -> None:
     """Nobody could ever find it again."""
     handle = await lab.start("import time; time.sleep(60)")
+    await until((handle.directory / "meta").exists)
     shutil.rmtree(handle.directory)
     handle.detach()
     await until(lambda: not lab.left_behind())
@@ -246,7 +265,7 @@ async def test_linger_can_be_changed(lab: Lab) -> None:
     impatient.detach()
     await until(lambda: (impatient.directory / "exit").exists())
     assert is_alive(patient.pid)
-    back = await attach(patient.directory)
+    back = await attach(patient.directory, THREADS.processes)
     assert not isinstance(back, AgentExit)
     await back.kill()
 
@@ -292,9 +311,9 @@ def test_descendants_without_proc_children_are_the_same(monkeypatch: pytest.Monk
         "/bin/sh", ["sh", "-c", "(sleep 60 & echo; wait); :"], {}, file_actions=[(2, write_end, 1)]
     )
     os.read(read_end, 1)
-    fast = set(child.descendants(pid))
-    monkeypatch.setattr(child, "HAS_PROC_CHILDREN", False)
-    slow = set(child.descendants(pid))
+    fast = set(tree.descendants(pid))
+    monkeypatch.setattr(tree, "HAS_PROC_CHILDREN", False)
+    slow = set(tree.descendants(pid))
     for each in (pid, *fast):
         os.kill(each, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -308,16 +327,17 @@ HIDES_PROCESSES = 'mount -t proc -o "hidepid=$0" proc /proc || exit 77; exec "$@
 SERVER_AND_RUNNER = """
 import os, signal, socket, sys
 sys.path.insert(0, sys.argv[1])
-import child
+from agentsrv import linux
+from agentsrv.runner.child import tree
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-child.libc.prctl(child.PR_SET_DUMPABLE, 0)
+linux.forbid_inspection()
 ours, server = socket.socketpair()
 if os.fork() == 0:
     agent = os.fork() or signal.pause()
     try:
-        print(child.descendants(os.getpid()) == [agent], child.is_own(ours), flush=True)
+        print(tree.descendants(os.getpid()) == [agent], tree.is_own(ours), flush=True)
     finally:
         os.kill(agent, signal.SIGKILL)
         os._exit(0)
@@ -329,7 +349,7 @@ os.wait()
 @pytest.mark.parametrize("hidepid", ["1", "2"])
 def test_server_that_proc_hides_is_one(hidepid: str) -> None:
     """Where users see no processes but those that they may look into, the next server still gets to its agents."""
-    script = (sys.executable, "-I", "-c", SERVER_AND_RUNNER, str(Path(child.__file__).parent))
+    script = (sys.executable, "-I", "-c", SERVER_AND_RUNNER, str(Path(__file__).parents[2]))
     command = ("unshare", "--mount", "sh", "-c", HIDES_PROCESSES, hidepid, *script)
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode == 77 or done.stderr.startswith("unshare"):

@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from agentsrv.model import RunnerId
-from agentsrv.runner import child
-from agentsrv.runner import handle as handle_module
-from agentsrv.runner.handle import AgentExit, RunnerHandle, RunnerMeta, attach, boot_id, read_meta, sweep
+from agentsrv.runner import sweep as sweeping
+from agentsrv.runner.attach import attach
+from agentsrv.runner.child import frames
+from agentsrv.runner.handle import RunnerHandle
+from agentsrv.runner.records import AgentExit, RunnerMeta, boot_id, read_meta
+from agentsrv.runner.sweep import sweep
+from tests.kit import THREADS
 from tests.runner.conftest import Lab, is_alive, printed, until
 
 ECHO = "import sys\nfor line in sys.stdin: print('got ' + line, end='', flush=True)"
@@ -52,7 +56,7 @@ with socket.socket(socket.AF_UNIX) as listener:
 
 
 async def attached(directory: Path) -> RunnerHandle:
-    handle = await attach(directory)
+    handle = await attach(directory, THREADS.processes)
     assert isinstance(handle, RunnerHandle)
     return handle
 
@@ -184,7 +188,7 @@ async def test_exit_that_no_server_saw_is_found_later(lab: Lab) -> None:
     handle.send("one", b"go on\n")
     handle.detach()
     await until(lambda: (handle.directory / "exit").exists())
-    assert await attach(handle.directory) == AgentExit(3, None, "exited", "no credit")
+    assert await attach(handle.directory, THREADS.processes) == AgentExit(3, None, "exited", "no credit")
 
 
 async def test_killed_runner_takes_its_agent_with_it(lab: Lab) -> None:
@@ -208,7 +212,7 @@ async def test_runner_that_was_killed_while_no_server_was_there(lab: Lab) -> Non
     handle.detach()
     os.kill(runner, signal.SIGKILL)
     await until(lambda: not is_alive(runner))
-    assert await attach(handle.directory) == AgentExit(None, None, "runner_lost")
+    assert await attach(handle.directory, THREADS.processes) == AgentExit(None, None, "runner_lost")
     assert not is_alive(hidden)
 
 
@@ -217,7 +221,7 @@ async def test_agent_of_a_server_that_died_while_it_started_it_is_not_lost(lab: 
     spec = lab.spec("/bin/cat")
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.send(child.frame(child.SPEC, spec.encode()))
+        ours.send(frames.frame(frames.SPEC, spec.encode()))
         socket.send_fds(lab.zygote._running(), [b"1"], [theirs.fileno()])
     await until(lambda: (spec.directory / "meta").exists())
     handle = await attached(spec.directory)
@@ -230,7 +234,7 @@ async def test_record_cut_short_by_a_power_failure_is_a_lost_runner(lab: Lab, tm
     """An empty file where the record should be is no reason for a server not to start."""
     for name in ("exit", "meta"):
         (tmp_path / name).touch()
-    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert await attach(tmp_path, THREADS.processes) == AgentExit(None, None, "runner_lost")
     assert read_meta(tmp_path) is None
 
 
@@ -242,7 +246,7 @@ async def test_odd_record_is_a_lost_runner(lab: Lab, tmp_path: Path, record: byt
     """An agent can write to these files: no server fails to start because of what is in them."""
     for name in ("exit", "meta"):
         (tmp_path / name).write_bytes(record)
-    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert await attach(tmp_path, THREADS.processes) == AgentExit(None, None, "runner_lost")
     assert read_meta(tmp_path) is None
 
 
@@ -253,7 +257,7 @@ async def test_what_is_no_record_is_never_waited_for(
     """Nor are pipes, directories and links in their place, the socket's included."""
     for name in ("exit", "meta", "sock"):
         make(tmp_path / name)
-    assert await attach(tmp_path) == AgentExit(None, None, "runner_lost")
+    assert await attach(tmp_path, THREADS.processes) == AgentExit(None, None, "runner_lost")
     assert read_meta(tmp_path) is None
 
 
@@ -261,27 +265,27 @@ async def test_what_is_no_record_is_never_waited_for(
 async def test_stray_that_is_no_directory_is_a_lost_runner(lab: Lab, tmp_path: Path, name: str) -> None:
     """Whatever lies where runners have their directories, under whatever name."""
     (tmp_path / name).touch()
-    assert await attach(tmp_path / name) == AgentExit(None, None, "runner_lost")
+    assert await attach(tmp_path / name, THREADS.processes) == AgentExit(None, None, "runner_lost")
 
 
-GREETING = child.frame(child.READY, b'{"pid": 1, "runner_pid": 1}')
+GREETING = frames.frame(frames.READY, b'{"pid": 1, "runner_pid": 1}')
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        child.FRAME.pack(child.READY, 0xFFFFFFFF),
-        child.frame(child.READY, b"[]"),
-        child.frame(child.READY, b'{"pid": -1, "runner_pid": "x"}'),
-        GREETING + child.frame(child.EXIT, b"{}"),
-        GREETING + child.FRAME.pack(child.EXIT, 0xFFFFFFFF),
+        frames.FRAME.pack(frames.READY, 0xFFFFFFFF),
+        frames.frame(frames.READY, b"[]"),
+        frames.frame(frames.READY, b'{"pid": -1, "runner_pid": "x"}'),
+        GREETING + frames.frame(frames.EXIT, b"{}"),
+        GREETING + frames.FRAME.pack(frames.EXIT, 0xFFFFFFFF),
     ],
 )
 async def test_who_speaks_nonsense_on_a_runners_socket_is_ended(lab: Lab, words: bytes) -> None:
     """An impostor in the place of a runner costs the server no memory, and its agent's turn gets an end."""
     impostor = await lab.start(IMPOSTOR, opening=f"{words.hex()} {lab.base}\n".encode())
     await printed(impostor)
-    found = await attach(impostor.directory)
+    found = await attach(impostor.directory, THREADS.processes)
     exit = await found.wait_exit() if isinstance(found, RunnerHandle) else found
 
     # The runner itself may have been in time to say how its agent ended.
@@ -299,7 +303,7 @@ async def test_attach_that_fails_for_the_servers_own_reasons_kills_nothing(lab: 
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            await attach(handle.directory)
+            await attach(handle.directory, THREADS.processes)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert is_alive(handle.pid)
@@ -308,7 +312,7 @@ async def test_attach_that_fails_for_the_servers_own_reasons_kills_nothing(lab: 
 
 async def test_directory_without_a_runner_is_a_lost_runner(lab: Lab, tmp_path: Path) -> None:
     """A server that died before its runner was there finds nothing, and that is an answer."""
-    assert await attach(tmp_path / "never") == AgentExit(None, None, "runner_lost")
+    assert await attach(tmp_path / "never", THREADS.processes) == AgentExit(None, None, "runner_lost")
 
 
 async def test_stopped_runner_is_killed_rather_than_waited_for(lab: Lab) -> None:
@@ -374,9 +378,9 @@ def test_process_that_becomes_another_program_is_not_overlooked(
     (tmp_path / "7").mkdir()
     for name, content in files.items():
         (tmp_path / "7" / name).write_text(content)
-    monkeypatch.setattr(handle_module, "PROC", tmp_path)
+    monkeypatch.setattr(sweeping, "PROC", tmp_path)
 
-    assert handle_module.look_for([b"COOKIE=x"]) == seen
+    assert sweeping.look_for([b"COOKIE=x"]) == seen
 
 
 async def test_sweep_kills_what_carries_the_cookie_and_nothing_else(lab: Lab) -> None:

@@ -9,7 +9,11 @@ import struct
 import termios
 from pathlib import Path
 
-from agentsrv.runner.handle import AgentExit, RunnerHandle, RunnerSpec, attach
+from agentsrv.runner.attach import attach
+from agentsrv.runner.handle import RunnerHandle
+from agentsrv.runner.records import AgentExit
+from agentsrv.runner.spec import RunnerSpec
+from tests.kit import THREADS
 from tests.runner.conftest import TIMEOUT_S, Lab, is_alive, until
 
 
@@ -66,7 +70,7 @@ async def test_the_next_server_gets_the_same_terminal(lab: Lab) -> None:
     os.write(master, b"this\n")
     os.close(master)
     handle.detach()
-    again = await attach(handle.directory, expects_pty=True)
+    again = await attach(handle.directory, THREADS.processes, expects_pty=True)
     assert isinstance(again, RunnerHandle)
     assert again.has_pty
     master = again.take_pty()
@@ -99,7 +103,7 @@ async def test_without_a_server_it_ends(lab: Lab) -> None:
     await until((handle.directory / "exit").exists)
 
     assert not is_alive(handle.pid)
-    ended = await attach(handle.directory, expects_pty=True)
+    ended = await attach(handle.directory, THREADS.processes, expects_pty=True)
     assert isinstance(ended, AgentExit)
     assert "orphaned" == ended.reason
 
@@ -119,10 +123,10 @@ async def test_no_descriptor_is_left(lab: Lab, tmp_path: Path) -> None:
     os.close(master)
     before = len(os.listdir("/proc/self/fd"))
     handle.detach()
-    again = await attach(handle.directory, expects_pty=True)
+    again = await attach(handle.directory, THREADS.processes, expects_pty=True)
     assert isinstance(again, RunnerHandle)
     again.detach()
-    last = await attach(handle.directory, expects_pty=True)
+    last = await attach(handle.directory, THREADS.processes, expects_pty=True)
     assert isinstance(last, RunnerHandle)
     await last.kill()
     last.detach()

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.runner.spool import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine, SpoolTail, is_spool
+from agentsrv.lines import OVERSIZED_KEPT_BYTES, LineFramer, OversizedLine
+from agentsrv.runner.spool import SpoolTail, is_spool
 
 LIMIT = 10
 READ_BYTES = 1 << 18

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agentsrv.inotify import HEADER
+from agentsrv.linux import file_system_type
 from agentsrv.runner import watch
-from agentsrv.runner.watch import FileWatcher, file_system
+from agentsrv.runner.watch import FileWatcher
 from tests.runner.conftest import TIMEOUT_S
 
 
@@ -131,7 +133,7 @@ async def test_lost_events_wake_everybody(paths: list[Path], monkeypatch: pytest
     bells = [Bell(), Bell()]
     for path, bell in zip(paths, bells, strict=True):
         watcher.watch(path, bell.ring)
-    overflow = watch.EVENT.pack(-1, 0x4000, 0, 0)
+    overflow = HEADER.pack(-1, 0x4000, 0, 0)
     monkeypatch.setattr(os, "read", lambda fd, size: overflow)
     append(paths[0])
     await bells[0].wait()
@@ -144,7 +146,7 @@ async def test_network_file_systems_are_polled_as_well(
     paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There a write may pass the kernel that would tell of it."""
-    monkeypatch.setattr(watch, "NETWORK_FILE_SYSTEMS", {file_system(paths[0])})
+    monkeypatch.setattr(watch, "NETWORK_FILE_SYSTEMS", {file_system_type(paths[0])})
     watcher = FileWatcher()
     bell = Bell()
     watched = watcher.watch(paths[0], bell.ring)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.runner.handle import AgentExit, RunnerError, attach
+from agentsrv.errors import StartupError
+from agentsrv.model import RunnerId
+from agentsrv.runner.attach import attach
+from agentsrv.runner.records import AgentExit
+from agentsrv.runner.spec import RunnerError
 from agentsrv.runner.zygote import Zygote
-from tests.kit import environ_of
+from tests.kit import THREADS, environ_of
 from tests.runner.conftest import Lab, is_alive, until
 
 
@@ -41,7 +46,7 @@ async def test_runner_and_zygote_hold_none_of_the_servers_environment(
 ) -> None:
     """A secret of the server is not to be read in /proc of a process that the agent could look into."""
     monkeypatch.setenv("API_KEY", "secret-of-the-server")
-    zygote = Zygote({"API_KEY": "secret-of-the-server"})
+    zygote = Zygote({"API_KEY": "secret-of-the-server"}, THREADS.processes)
     await zygote.start()
     handle = await zygote.spawn(lab.spec("/bin/sleep", "60"))
     runner = parent_of(handle.pid)
@@ -55,13 +60,14 @@ async def test_runner_and_zygote_hold_none_of_the_servers_environment(
 async def test_runners_cannot_be_looked_into_and_agents_can(lab: Lab) -> None:
     """A key that passes through a runner is not found in its memory; debuggers work in an agent as ever."""
     is_dumpable = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)"
-    zygote = (
-        "from agentsrv.runner import child\n"
-        "child.be_zygote = lambda control, umask: print(child.libc.prctl(3, 0, 0, 0, 0))\n"
-        "child.main()"
+    program = (
+        "from agentsrv import linux\n"
+        "from agentsrv.runner.child import zygote\n"
+        "zygote.be_zygote = lambda control, umask: print(int(linux.may_be_inspected()))\n"
+        "zygote.main()"
     )
     with socket.socket() as control:
-        argv = [sys.executable, "-c", zygote, str(control.fileno()), "1024"]
+        argv = [sys.executable, "-c", program, str(control.fileno()), "1024"]
         seen = subprocess.run(argv, pass_fds=[control.fileno()], capture_output=True, check=True, timeout=60)
     handle = await lab.start(is_dumpable)
     await handle.wait_exit()
@@ -127,6 +133,19 @@ async def test_files_of_a_runner_are_private(lab: Lab) -> None:
     assert modes == {"out": 0o600, "sock": 0o700, "meta": 0o600, "exit": 0o600}
 
 
+async def test_a_start_that_failed_half_way_can_be_made_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first attempt has left in the directory is no hindrance."""
+    spec = lab.spec("/bin/true")
+    monkeypatch.chdir(spec.directory)  # A socket's path must be short.
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("sock")
+    handle = await lab.zygote.spawn(spec)
+
+    assert 0 == (await handle.wait_exit()).code
+
+
 @pytest.mark.parametrize(
     ("program", "cwd", "about", "message"),
     [
@@ -152,7 +171,9 @@ async def test_agent_that_cannot_start_says_why(
     with pytest.raises(RunnerError) as caught:
         await lab.zygote.spawn(spec)
     assert (caught.value.about, caught.value.message) == (about, message.format(tmp=tmp_path))
-    assert await attach(spec.directory) == AgentExit(None, None, "exec_failed", message.format(tmp=tmp_path))
+    assert await attach(spec.directory, THREADS.processes) == AgentExit(
+        None, None, "exec_failed", message.format(tmp=tmp_path)
+    )
 
 
 async def test_program_whose_name_is_not_utf8_is_told_of(lab: Lab, tmp_path: Path) -> None:
@@ -161,7 +182,7 @@ async def test_program_whose_name_is_not_utf8_is_told_of(lab: Lab, tmp_path: Pat
     message = f"cannot run {tmp_path}/caf\ufffd: No such file or directory"
     with pytest.raises(RunnerError, match=message):
         await lab.zygote.spawn(spec)
-    assert await attach(spec.directory) == AgentExit(None, None, "exec_failed", message)
+    assert await attach(spec.directory, THREADS.processes) == AgentExit(None, None, "exec_failed", message)
 
 
 async def test_argument_with_a_nul_is_refused(lab: Lab) -> None:
@@ -245,6 +266,34 @@ async def test_fifty_spawns_at_once_leak_nothing(lab: Lab) -> None:
     assert lab.left_behind() == []
 
 
+async def test_a_thousand_starts_wait_for_each_other_and_none_fails(lab: Lab) -> None:
+    """However many ask at once: each starts in its turn, and none waits longer than the starts before it take."""
+    names: list[RunnerId] = []
+
+    async def start() -> AgentExit:
+        handle = await lab.zygote.spawn(lab.spec("/bin/true"))
+        names.append(handle.id)
+        return await handle.wait_exit()
+
+    exits = await asyncio.gather(*[start() for _ in range(1000)])
+    late = [abs(lab.ids.index(name) - place) for place, name in enumerate(names)]
+
+    assert [AgentExit(0, None, "exited")] * 1000 == exits
+    # A start that the machine holds up is overtaken by those beside it; nobody is forgotten.
+    assert max(late) < 100
+
+
+async def test_no_process_left_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of processes the server says which limit it is."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(StartupError, match="Resource temporarily unavailable"):
+        await Zygote({}, THREADS.processes).start()
+
+
 async def test_cancelled_spawn_leaves_no_agent(lab: Lab) -> None:
     """A caller that gives up does not leave an agent behind that nobody knows."""
     for delay_s in (0.0, 0.0003, 0.0006, 0.0012, 0.0025):
@@ -269,8 +318,8 @@ async def test_zygote_and_spare_end_with_their_server(lab: Lab) -> None:
 async def test_zygote_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken interpreter is found at the start of the server, not by the first turn."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RunnerError, match="does not run: /bin/false"):
-        await Zygote().start()
+    with pytest.raises(StartupError, match="does not run: /bin/false"):
+        await Zygote({}, THREADS.processes).start()
 
 
 def parent_of(pid: int) -> int:

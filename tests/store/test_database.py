@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -15,6 +16,8 @@ from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, T
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.events import Append
+from agentsrv.store.migrate import migrate
+from agentsrv.tasks import Vitals
 from tests.store.kit import TIMEOUT_S
 
 ANN = SessionId("ann")
@@ -189,3 +192,45 @@ async def test_readers_cannot_write(db: Database) -> None:
         await db.read("DELETE FROM sessions")
 
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+
+
+async def test_listener_that_fails_harms_nobody(db: Database) -> None:
+    """What is told of a commit may do anything: neighbours are told, and the writer goes on."""
+    lease = await add_session(db)
+
+    def fail(_: BaseException | None) -> None:
+        raise ValueError("broken")
+
+    db.queue(events.append_all, append_of(lease, 1), fail)
+    assert await queued(db, append_of(lease, 2)) is None
+    db.queue(events.append_all, append_of(lease, 3), fail)
+
+    assert await queued(db, append_of(lease, 4)) is None
+    assert await events.last_seq(db, ANN) == 4
+
+
+async def test_when_the_writer_ends_all_that_waits_fails(tmp_path: Path) -> None:
+    """Nobody waits for ever for a commit that will never come, and the server knows that it cannot go on."""
+    migrate(tmp_path / "db")
+    vitals = Vitals()
+    db = Database(tmp_path / "db", vitals=vitals)
+    await db.open()
+    lease = await add_session(db)
+    waiting = asyncio.gather(
+        queued(db, append_of(lease, 1)),
+        db.write(lambda c: sessions.update(c, ANN, {}, 1)),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0)
+    (writer,) = [task for task in asyncio.all_tasks() if task.get_name() == "database:writer"]
+    writer.cancel()
+    async with asyncio.timeout(TIMEOUT_S):
+        results = await waiting
+
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    assert vitals.failed == "database:writer"
+    with pytest.raises(Unavailable):
+        await db.write(lambda c: sessions.update(c, ANN, {}, 1))
+    with pytest.raises(Unavailable):
+        await sessions.find(db, ANN)
+    await db.close()

@@ -124,7 +124,7 @@ def test_nobody_else_can_read_the_database(tmp_path: Path) -> None:
     migrate(path)
 
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("INSERT INTO runners VALUES ('r', 's', '', 0, '{}', 1)")
+        db.execute("INSERT INTO runners (id, session_id, spawn_key, created_at) VALUES ('r', 's', '', 1)")
         db.commit()
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
 
@@ -156,6 +156,7 @@ def test_servers_that_start_at_once_all_start(tmp_path: Path, processes: int) ->
     assert_current(path)
 
 
+@pytest.mark.nightly
 def test_migration_killed_at_any_step_is_finished_by_the_next_start(tmp_path: Path) -> None:
     """kill -9 right before each statement and file operation in turn: the next start completes it."""
     killed = kill_at_every_step(tmp_path)

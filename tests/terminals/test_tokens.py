@@ -11,10 +11,10 @@ import jwt
 import pytest
 
 from agentsrv.config import Config
-from agentsrv.errors import AuthenticationFailed, Unavailable
+from agentsrv.errors import AuthenticationFailed
 from agentsrv.model import TerminalId
 from agentsrv.terminals.tokens import Grant, TerminalTokens, signing_key
-from tests.redis_server import real_redis
+from tests.kit import THREADS
 
 API_KEY = "an-api-key-0123456789"
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
@@ -33,7 +33,7 @@ def make_config(directory: Path, api_key: str = API_KEY, **settings: Any) -> Con
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> TerminalTokens:
-    return TerminalTokens(make_config(tmp_path, terminal_jwt_secret=SECRET))
+    return TerminalTokens(make_config(tmp_path, terminal_jwt_secret=SECRET), THREADS.folding)
 
 
 def forge(key: str | bytes = SECRET, algorithm: str = "HS256", **changes: Any) -> str:
@@ -71,7 +71,7 @@ async def test_a_token_works_once(tokens: TerminalTokens, tmp_path: Path) -> Non
     """Not a second time, also not after the server was killed and started again."""
     token, _ = await tokens.issue(GRANT)
     await tokens.redeem(token)
-    restarted = TerminalTokens(make_config(tmp_path, terminal_jwt_secret=SECRET))
+    restarted = TerminalTokens(make_config(tmp_path, terminal_jwt_secret=SECRET), THREADS.folding)
 
     for server in (tokens, restarted):
         with pytest.raises(AuthenticationFailed, match="used already"):
@@ -80,7 +80,7 @@ async def test_a_token_works_once(tokens: TerminalTokens, tmp_path: Path) -> Non
 
 async def test_a_token_may_be_allowed_to_work_often(tmp_path: Path) -> None:
     """TERMINAL_TOKEN_REUSE."""
-    tokens = TerminalTokens(make_config(tmp_path, terminal_token_reuse=True))
+    tokens = TerminalTokens(make_config(tmp_path, terminal_token_reuse=True), THREADS.folding)
     token, _ = await tokens.issue(GRANT)
 
     assert [GRANT, GRANT] == [await tokens.redeem(token) for _ in range(2)]
@@ -89,7 +89,7 @@ async def test_a_token_may_be_allowed_to_work_often(tmp_path: Path) -> None:
 async def test_a_token_expires(tmp_path: Path) -> None:
     """After TERMINAL_TOKEN_TTL."""
     now = time.time()
-    tokens = TerminalTokens(make_config(tmp_path, terminal_token_ttl_s=5), clock=lambda: now)
+    tokens = TerminalTokens(make_config(tmp_path, terminal_token_ttl_s=5), THREADS.folding, clock=lambda: now)
     token, _ = await tokens.issue(GRANT)
     now += 5.1
 
@@ -179,26 +179,16 @@ def test_the_key_is_not_the_api_key(tmp_path: Path) -> None:
     assert key != signing_key(make_config(tmp_path, "another-api-key"))
 
 
-@pytest.mark.tools
-async def test_a_token_works_once_on_all_servers_of_a_redis(tmp_path: Path) -> None:
-    """Two servers with the same secret and Redis: one of them takes it."""
-    with real_redis(tmp_path) as url:
-        one, two = (
-            TerminalTokens(make_config(tmp_path / name, terminal_jwt_secret=SECRET, redis_url=url))
-            for name in ("one", "two")
+async def test_a_token_is_for_the_server_that_it_names(tmp_path: Path) -> None:
+    """Of two servers of a fleet with one secret, only the terminal's home takes it: there it is noted as used."""
+    one, two = (
+        TerminalTokens(
+            make_config(tmp_path / name, terminal_jwt_secret=SECRET, server_name=name), THREADS.folding
         )
-        token, _ = await one.issue(GRANT)
+        for name in ("one", "two")
+    )
+    token, _ = await one.issue(GRANT)
 
-        assert GRANT == await two.redeem(token)
-        with pytest.raises(AuthenticationFailed, match="used already"):
-            await one.redeem(token)
-
-
-async def test_without_its_redis_no_token_is_taken(tmp_path: Path) -> None:
-    """A token that might have been used elsewhere is refused, with 503, not with 401."""
-    tokens = TerminalTokens(make_config(tmp_path, redis_url="redis://127.0.0.1:1/0"))
-    token, _ = await tokens.issue(GRANT)
-
-    with pytest.raises(Unavailable) as refused:
-        await tokens.redeem(token)
-    assert "redis_unavailable" == refused.value.code
+    with pytest.raises(AuthenticationFailed, match="another server"):
+        await two.redeem(token)
+    assert GRANT == await one.redeem(token)

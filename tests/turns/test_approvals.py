@@ -6,11 +6,12 @@ import json
 import sqlite3
 from contextlib import closing
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import Answer, Event, Server, script, wait_until
+from tests.kit import Answer, Event, Server, is_alive, script, wait_until
 
 ASK = 'ask 1 Bash {"command": "touch x"}'
 ASK_TWICE = 'ask 2 Bash {"command": "touch x"}'
@@ -337,3 +338,30 @@ def test_remembered_answer_comes_behind_what_clients_have_seen(server: Server) -
     types = [event.type for event in stream.events]
     asked_at = types.index("permission_request")
     assert types[asked_at + 1 : -1] == ["assistant"] * 4000
+
+
+def test_agent_that_was_told_what_is_taken_back_is_replaced(server: Server) -> None:
+    """It may remember by itself what I have allowed: after the job in which I took it back another one comes."""
+    task_id = start(server, ASK, 'ask 1 Bash {"command": "touch y"}')
+    stream = server.follow(task_id)
+    answer(server, task_id, asked(stream)["requestId"], decision="allow", remember="session").body()
+    waiting = asked(stream)["requestId"]
+    (agent,) = server.agents()
+    server.ask("DELETE", "/sessions/s/allowances").body()
+    answer(server, task_id, waiting, decision="deny").body()
+    ended(server, task_id)
+
+    wait_until(lambda: server.agents() == [])
+    assert not is_alive(agent)
+
+
+@pytest.mark.parametrize("own_id", ["", ".", "..", "a/b", "a b?#%2F", "ä\u202e", "x" * 5000])
+def test_question_of_any_id_can_be_answered(server: Server, own_id: str) -> None:
+    """Whatever the agent calls it, what I am told is good for a URL, and answers the question."""
+    task_id = start(server, question(own_id), "hang")
+    request_id = asked(server.follow(task_id))["requestId"]
+    done = answer(server, task_id, request_id, decision="deny")
+
+    assert (done.status, done.json["requestId"]) == (200, request_id)
+    assert quote(request_id, safe="") == request_id
+    assert pending(server) == []

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agentsrv.agents.base import user_event
+from agentsrv.agents.messages import user_event
 from agentsrv.eventlog import server_chunk
 from agentsrv.model import Session, SessionId, Source, Turn, TurnId, TurnOptions, TurnStatus
-from agentsrv.store import queue as rows
+from agentsrv.store import prompts as rows
 from agentsrv.store import sessions, transactions
 from agentsrv.store.database import Database
-from agentsrv.store.queue import QueuedPrompt
+from agentsrv.store.prompts import QueuedPrompt
 from agentsrv.store.turns import MessageIdUsed
 from agentsrv.turns.requests import new_turn
 from tests.conftest import ServerMaker
@@ -277,6 +279,31 @@ def test_steering_prompt_survives_a_killed_server(server: Server) -> None:
     assert texts(server.history()).count("go left") == 1
 
 
+def test_steering_prompt_of_a_dead_agent_is_next(server: Server) -> None:
+    """The agent is killed before it has read what I added: it runs as the next job."""
+    running = busy(server, "hang")
+    agent = server.follow(running).until(lambda event: event.json.get("subtype") == "init").json["pid"]
+    steer(server, "go left", background=True).body()
+    os.kill(agent, signal.SIGKILL)
+    server.ended_job(running)
+    wait_until(lambda: server.ask("GET", "/generate/v2/jobs").json["count"] == 2)
+    jobs = [job["taskId"] for job in server.ask("GET", "/generate/v2/jobs").json["jobs"]]
+
+    assert texts(server.follow(next(job for job in jobs if job != running)).rest())[0] == "go left"
+
+
+def test_steering_prompt_that_is_stopped_is_told_as_dropped(server: Server) -> None:
+    """The stop was meant for it as well, and I see in the log that it was never read."""
+    running = busy(server, "ignore-interrupt", "hang")
+    steer(server, "go right", background=True).body()
+    server.stop()
+    events = server.follow(running).rest()
+    (told,) = [event.json for event in events if event.type == "prompt_dropped"]
+
+    assert told["uuid"] in [event.json.get("uuid") for event in events if "go right" in texts([event])]
+    assert events[-1].json["status"] == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("model", "other"), ("effort", "low"), ("max_turns", 3), ("permission_mode", "ask")]
 )
@@ -346,7 +373,7 @@ async def db(db: Database) -> Database:
 
 def prompt(name: str, message_id: str | None = None) -> QueuedPrompt:
     event = user_event(name, TurnId(name), None)
-    return QueuedPrompt(TurnId(name), ANN.id, event, TurnOptions(), message_id, 1)
+    return QueuedPrompt(TurnId(name), ANN.id, name, event, TurnOptions(), message_id, 1)
 
 
 async def open_ann(db: Database, message_id: str | None = None) -> Turn:

@@ -78,18 +78,31 @@ def test_stream_of_a_deleted_session_ends(server: Server) -> None:
 
 
 def test_prompt_that_is_queued_while_its_session_is_deleted(server: Server) -> None:
-    """It comes when the queue is empty already and the running job is being stopped: the stream says what happened."""
+    """It comes when the queue is empty already and the running job is being stopped: it is refused, not destroyed."""
     server.start_job(script("ignore-term", "deaf"))
     earlier = server.start_job("earlier", if_busy="queue")
     deleting = server.send("DELETE", "/sessions/s?force=true")
     wait_until(lambda: server.job(earlier)["status"] == "cancelled")
-    with server.generate("too late", if_busy="queue") as stream:
-        assert Answer(deleting).json["deleted"]
-        last = stream.rest()[-1].json
+    refused = server.generate("too late", if_busy="queue")
 
-    # It may have begun in the moment between the stop and the deletion.
-    assert last.get("status", last.get("code")) in {"cancelled", "job_not_found"}
-    assert "Traceback" not in server.log
+    assert (refused.status, refused.json["code"]) == (409, "session_deleting")
+    assert Answer(deleting).json["deleted"]
+    assert run(server)[-1].json["status"] == "completed"
+
+
+def test_no_acknowledged_prompt_is_destroyed_by_a_deletion(server: Server) -> None:
+    """Prompt and deletion at once, in every order: who is told that a job runs finds it until it has ended."""
+    for delay_s in (0, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008):
+        for mode in ("reject", "queue", "steer"):
+            run(server)
+            deleting = server.send("DELETE", "/sessions/s")
+            time.sleep(delay_s)
+            prompt = server.generate(script("sleep 0.2", "say hi"), background=True, if_busy=mode)
+            deleted = Answer(deleting)
+
+            assert (deleted.status, prompt.status) in {(200, 202), (409, 202), (200, 409)}
+            if prompt.status == 202:
+                assert server.ended_job(prompt.json["taskId"])["status"] == "completed"
 
 
 ODD_RESULTS = {
@@ -134,16 +147,16 @@ def test_odd_lines_are_events_like_all_others(server: Server) -> None:
 
 
 def test_prompt_never_goes_to_the_process_that_it_replaces(server: Server) -> None:
-    """The server dies while it ends the old process for my prompt: the prompt is not run by the old one."""
-    run(server, script("ignore-term"))
+    """The server dies while it ends the old process for my prompt: the prompt is run by a new one, and only that."""
+    old = run(server, script("ignore-term"))
     task_id = server.start_job("with another model", model="other")
     server.kill9()
     server.start()
     events = server.follow(task_id).rest()
 
-    assert [event.type for event in events] == ["user", "error", "done"]
-    assert events[-1].json["status"] == "interrupted"
-    assert run(server)[-1].json["status"] == "completed"
+    pids = [event.json["pid"] for event in (*old, *events) if event.json.get("subtype") == "init"]
+    assert events[-1].json["status"] == "completed"
+    assert len(set(pids)) == 2
 
 
 def test_crash_between_the_last_line_and_done(server: Server) -> None:

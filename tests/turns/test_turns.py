@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentsrv.turns.outcomes import SILENT
 from tests.conftest import ServerMaker
 from tests.kit import Event, Server, is_alive, script, wait_until
 
@@ -108,9 +109,42 @@ def test_turn_that_falls_silent_is_ended(make_server: ServerMaker) -> None:
     assert [event.json["code"] for event in events if event.type == "error"] == ["turn_timeout"]
 
 
-def test_wrong_credentials_fail_soon(server: Server) -> None:
-    """The agent would retry a refused key for minutes; the turn fails at once and says why."""
-    retry = {"type": "system", "subtype": "api_retry", "attempt": 2, "error_status": 401, "error": "auth"}
+def content(sender: str, **block: Any) -> str:
+    """The step in which a message of one block is said."""
+    return f"raw {json.dumps({'type': sender, 'message': {'role': sender, 'content': [block]}})}"
+
+
+def test_whose_silence_it_is_decides(make_server: ServerMaker) -> None:
+    """TURN_IDLE_TIMEOUT ends what says nothing. A long build may be silent; what has lost its last line is done."""
+    server = make_server(TURN_IDLE_TIMEOUT="1")
+    begins = content("assistant", type="tool_use", id="t1", name="Bash", input={})
+    ends = content("user", type="tool_result", tool_use_id="t1", content="")
+    steps = {
+        "building": [begins, "sleep 2.2", ends, "say built"],
+        "over": ["say all", "lose-idle"],
+        "silent": [begins, ends, "hang"],
+    }
+    tasks = {name: server.start_job(script(*some), name) for name, some in steps.items()}
+    jobs = {name: server.ended_job(task_id) for name, task_id in tasks.items()}
+
+    assert {name: job["status"] for name, job in jobs.items()} == {
+        "building": "completed",
+        "over": "completed",
+        "silent": "failed",
+    }
+    assert jobs["silent"]["error"] == SILENT.error
+
+
+@pytest.mark.parametrize(("status", "attempt"), [(403, 2), (401, 5)], ids=["refused", "login"])
+def test_wrong_credentials_fail_soon(server: Server, status: int, attempt: int) -> None:
+    """The agent would retry for minutes; the turn fails soon and says why. A login gets the time to be renewed."""
+    retry = {
+        "type": "system",
+        "subtype": "api_retry",
+        "attempt": attempt,
+        "error_status": status,
+        "error": "auth",
+    }
     events = run(server, script(f"raw {json.dumps(retry)}", "hang"))
 
     assert events[-1].json["status"] == "failed"
@@ -147,6 +181,17 @@ def test_machine_that_went_down_leaves_a_gap_that_is_told(server: Server) -> Non
 
     assert gap.json == {"type": "gap", "after": gap.id - 1}
     assert (error.json["code"], done.json["status"]) == ("machine_restarted", "interrupted")
+
+    run(server, "hello")  # the log grows past what was lost
+    job, session = f"/generate/v2/jobs/{task_id}/stream", "/sessions/s/events"
+    places = [(path, seen) for path in (job, session) for seen in (gap.id - 1, gap.id, done.id)]
+    told = [
+        server.ask("GET", path, **{"Last-Event-ID": str(seen)})
+        for path, seen in (*places, (session, done.id + 1))
+    ]
+    assert [answer.headers["X-Log-Gap"] for answer in told] == [None, *[str(gap.id)] * 2] * 2 + [str(gap.id)]
+    for answer in told:
+        answer.close()
 
 
 def kill(pid: int) -> bool:

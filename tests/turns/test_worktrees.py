@@ -15,9 +15,12 @@ from agentsrv.model import Session, SessionId, Turn, TurnId, TurnStatus
 from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
+from agentsrv.turns.setup import WorktreeWish
 from agentsrv.turns.worktrees import SessionWorktrees
+from agentsrv.workspace.finder import PathFinder
+from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.worker import GitWorkers
+from tests.kit import THREADS
 from tests.workspace.git_kit import make_repository, run_git
 
 NEW = Session(
@@ -40,10 +43,15 @@ async def serving(
     migrate(directory / "db")
     db = Database(directory / "db")
     await db.open()
-    readers = GitWorkers(Workspace(base), {})
-    writers = GitWorkers(Workspace(base), {}, may_write=True, request_timeout_s=timeout_s)
+    readers = GitWorkers(Workspace(base), {}, THREADS.processes)
+    writers = GitWorkers(Workspace(base), {}, THREADS.processes, may_write=True, request_timeout_s=timeout_s)
     try:
-        yield SessionWorktrees(db, Workspace(base), readers=readers, writers=writers), db
+        yield (
+            SessionWorktrees(
+                db, PathFinder(Workspace(base), THREADS.paths), readers=readers, writers=writers
+            ),
+            db,
+        )
     finally:
         await readers.close()
         await writers.close()
@@ -67,7 +75,7 @@ async def test_one_that_takes_too_long(tmp_path: Path, repo: Path) -> None:
     run_git(repo, "config", "core.attributesFile", str(tmp_path / "pipe"))
     async with serving(tmp_path, timeout_s=1.5) as (worktrees, _):
         with pytest.raises(Unprocessable) as caught:
-            await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+            await worktrees.make(replace(NEW, cwd=str(repo)), WorktreeWish(), is_new=True)
 
     assert caught.value.code == "repository_too_slow"
     assert is_untouched(repo)
@@ -76,10 +84,10 @@ async def test_one_that_takes_too_long(tmp_path: Path, repo: Path) -> None:
 async def test_a_session_that_has_one_keeps_it(tmp_path: Path, repo: Path) -> None:
     """A late attempt for a session that has got its worktree meanwhile does not take it for a leftover."""
     async with serving(tmp_path) as (worktrees, db):
-        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), WorktreeWish(), is_new=True)
         await db.write(lambda connection: sessions.insert(connection, session))
         with pytest.raises(AgentsrvError) as caught:
-            await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+            await worktrees.make(replace(NEW, cwd=str(repo)), WorktreeWish(), is_new=True)
         listed = await worktrees.list_all()
 
     assert caught.value.code == "session_exists"
@@ -94,7 +102,7 @@ async def test_a_session_of_the_earlier_server_has_worked_already(tmp_path: Path
         await db.write(lambda connection: sessions.insert(connection, session))
         await db.write(lambda connection: turns.insert(connection, turn))
         with pytest.raises(AgentsrvError) as caught:
-            await worktrees.make(session, is_new=False)
+            await worktrees.make(session, WorktreeWish(), is_new=False)
 
     assert caught.value.code == "worktree_mismatch"
     assert is_untouched(repo)
@@ -103,7 +111,7 @@ async def test_a_session_of_the_earlier_server_has_worked_already(tmp_path: Path
 async def test_undoing_takes_all_of_it(tmp_path: Path, repo: Path) -> None:
     """Also what an agent has put there that was started and never had a prompt."""
     async with serving(tmp_path) as (worktrees, _):
-        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), WorktreeWish(), is_new=True)
         Path(session.cwd, "settings").write_text("x")
         await worktrees.undo(session)
 
@@ -113,7 +121,7 @@ async def test_undoing_takes_all_of_it(tmp_path: Path, repo: Path) -> None:
 async def test_where_another_session_works_nothing_is_removed(tmp_path: Path, repo: Path) -> None:
     """A session that was made with a directory inside of the worktree counts as well."""
     async with serving(tmp_path) as (worktrees, db):
-        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), is_new=True)
+        session, _ = await worktrees.make(replace(NEW, cwd=str(repo)), WorktreeWish(), is_new=True)
         guest = replace(NEW, id=SessionId("guest"), cwd=f"{session.worktree}/deep")
         await db.write(lambda connection: sessions.insert(connection, guest))
         with pytest.raises(AgentsrvError) as caught:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from agentsrv.workspace.disk import Disk
+from agentsrv.threads import Pool
 
 
 @pytest.fixture
-def disk() -> Iterator[Disk]:
-    disk = Disk()
+async def disk() -> AsyncIterator[Pool]:
+    disk = Pool("disk", 4)
     yield disk
-    disk.close()
+    await disk.close()
 
 
 @pytest.fixture
@@ -31,3 +32,20 @@ def unprivileged() -> Iterator[Path]:
     yield directory
     os.seteuid(user)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def deepen(tmp_path: Path) -> Iterator[Callable[[Path, int], None]]:
+    """Makes so many directories, one in the other. They are taken away whatever happens: Python's own way cannot."""
+
+    def deepen(path: Path, levels: int) -> None:
+        directory = os.open(path, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=directory)
+            inner = os.open("d", os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        os.close(directory)
+
+    yield deepen
+    subprocess.run(["rm", "-rf", "--", str(tmp_path)], check=True)

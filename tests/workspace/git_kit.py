@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -20,7 +20,22 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "Ada",
     "GIT_COMMITTER_EMAIL": "ada@example.org",
     "GIT_ALLOW_PROTOCOL": "file",
+    # A commit starts no other processes, and nothing waits for the disk.
+    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_KEY_0": "maintenance.auto",
+    "GIT_CONFIG_VALUE_0": "false",
+    "GIT_CONFIG_KEY_1": "core.fsync",
+    "GIT_CONFIG_VALUE_1": "none",
 }
+
+
+CONFIG = """\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = false
+\tlogallrefupdates = true
+"""
 
 
 def run_git(
@@ -46,9 +61,15 @@ def run_git(
 
 
 def make_repository(path: Path, files: dict[str, str | bytes] | None = None) -> Path:
-    """A repository with one commit of `files`; without any: with no commit."""
-    path.mkdir(parents=True, exist_ok=True)
-    run_git(path, "init", "--quiet", "--initial-branch=main")
+    """A repository with one commit of `files`; without any: with no commit.
+
+    It is what `git init` makes, without a process for it: hundreds are made.
+    """
+    git = path / ".git"
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks", "info"):
+        (git / name).mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "config").write_text(CONFIG)
     if files is not None:
         write_files(path, files)
         commit(path)
@@ -62,11 +83,14 @@ def write_files(path: Path, files: dict[str, str | bytes]) -> None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def commit(path: Path, message: str = "change") -> str:
-    """Commit all that there is; the id."""
+def commit(path: Path, message: str = "change") -> None:
+    """Commit all that there is."""
     run_git(path, "add", "--all")
     run_git(path, "commit", "--quiet", "--allow-empty", "--message", message)
-    return run_git(path, "rev-parse", "HEAD").decode().strip()
+
+
+def commit_id(path: Path, revision: str = "HEAD") -> str:
+    return run_git(path, "rev-parse", "--verify", revision).decode().strip()
 
 
 NAMES = [
@@ -264,7 +288,7 @@ class Generator:
 
 @dataclass(frozen=True, slots=True)
 class RawChange:
-    """A line of `git diff --raw --numstat`."""
+    """A line of `git diff --raw --numstat`. The ids are those of what was and is, zeros for a working tree."""
 
     status: str
     old_mode: str | None
@@ -274,32 +298,36 @@ class RawChange:
     similarity: int | None
     additions: int | None
     deletions: int | None
+    old_id: str = field(default="", compare=False)
+    new_id: str = field(default="", compare=False)
+
+    @property
+    def is_known(self) -> bool:
+        return self.new_mode is None or bool(self.new_id.strip("0"))
 
 
-def raw_changes(root: Path, *arguments: str) -> list[RawChange]:
+RAW = ("diff", "--raw", "--abbrev=40", "--numstat", "-M90%", "-z", "--no-ext-diff", "--no-textconv")
+Entry = tuple[str, str, str, bytes, bytes, int | None, str, str]
+
+
+def raw_changes(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> list[RawChange]:
     """What `git diff` says, in its own order; unmerged paths only as what they are in the working tree."""
-    output = run_git(
-        root, "diff", "--raw", "--numstat", "-M90%", "-z", "--no-ext-diff", "--no-textconv", *arguments
-    )
-    fields = output.split(b"\0")
-    raw: list[tuple[str, str, str, bytes, bytes, int | None]] = []
+    fields = run_git(root, *RAW, *arguments, environment=environment).split(b"\0")
+    raw: list[Entry] = []
     stats: list[tuple[int | None, int | None, bytes, bytes]] = []
     index = 0
     while index < len(fields) - 1:
-        field = fields[index]
-        if field.startswith(b":"):
-            old_mode, new_mode, _, _, status = field[1:].decode().split(" ")
-            if status[0] in "RC":
-                raw.append(
-                    (status[0], old_mode, new_mode, fields[index + 1], fields[index + 2], int(status[1:]))
-                )
-                index += 3
-            else:
-                if status != "U":
-                    raw.append((status[0], old_mode, new_mode, fields[index + 1], fields[index + 1], None))
-                index += 2
+        part = fields[index]
+        if part.startswith(b":"):
+            old_mode, new_mode, *ids, status = part[1:].decode().split(" ")
+            is_pair = status[0] in "RC"
+            names = fields[index + 1 : index + 2 + is_pair]
+            if status != "U":
+                score = int(status[1:]) if is_pair else None
+                raw.append((status[0], old_mode, new_mode, names[0], names[-1], score, ids[0], ids[1]))
+            index += 1 + len(names)
         else:
-            added, deleted, path = field.split(b"\t", 2)
+            added, deleted, path = part.split(b"\t", 2)
             counts = (None, None) if added == b"-" else (int(added), int(deleted))
             if path:
                 stats.append((*counts, path, path))
@@ -314,10 +342,8 @@ def raw_changes(root: Path, *arguments: str) -> list[RawChange]:
 STATUS = {"M": "modified", "A": "added", "D": "deleted", "R": "renamed", "C": "copied", "T": "typechange"}
 
 
-def _raw_change(
-    entry: tuple[str, str, str, bytes, bytes, int | None], counts: dict[bytes, tuple[int | None, int | None]]
-) -> RawChange:
-    letter, old_mode, new_mode, old_path, new_path, similarity = entry
+def _raw_change(entry: Entry, counts: dict[bytes, tuple[int | None, int | None]]) -> RawChange:
+    letter, old_mode, new_mode, old_path, new_path, similarity, old_id, new_id = entry
     return RawChange(
         STATUS[letter],
         None if letter == "A" else old_mode,
@@ -326,7 +352,45 @@ def _raw_change(
         None if letter == "D" else new_path,
         similarity,
         *counts[new_path],
+        old_id,
+        new_id,
     )
+
+
+class Blobs:
+    """Contents that a repository has, by one process for all of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._git = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            cwd=root,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Blobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._git.communicate(timeout=60)
+
+    def sides(self, change: RawChange) -> tuple[bytes, bytes]:
+        """What a file was and what it is; empty where there is none."""
+        return self._read(change.old_mode, change.old_id), self._read(change.new_mode, change.new_id)
+
+    def _read(self, mode: str | None, blob_id: str) -> bytes:
+        if mode is None:
+            return b""
+        if mode == "160000":
+            return b"Subproject commit %b\n" % blob_id.encode()
+        assert self._git.stdin is not None
+        assert self._git.stdout is not None
+        self._git.stdin.write(b"%b\n" % blob_id.encode())
+        self._git.stdin.flush()
+        size = int(self._git.stdout.readline().split()[2])
+        return self._git.stdout.read(size + 1)[:-1]
 
 
 def copy_tree(source: Path, target: Path) -> None:

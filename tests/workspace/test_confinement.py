@@ -226,3 +226,30 @@ def test_a_race_gains_nothing(workspace: Workspace, base: Path) -> None:
 
     assert seen <= {b"inside"}
     assert sorted(os.listdir(base.parent / "outside")) == ["file", "secret"]
+
+
+def test_a_link_to_what_is_protected_is_protected(base: Path) -> None:
+    """Who takes away or replaces `.env` or the state directory, which are links, takes the thing itself."""
+    (base.parent / "elsewhere").mkdir()
+    (base / "state").rmdir()
+    (base / "state").symlink_to(base.parent / "elsewhere")
+    (base.parent / "secrets").write_text("API_KEY=x")
+    (base / ".env").symlink_to(base.parent / "secrets")
+    workspace = Workspace(base, private=[base / "state"], private_files=[base / ".env"])
+
+    for name in ("state", ".env"):
+        with pytest.raises(Forbidden), workspace.open_place(name):
+            pass
+
+
+@pytest.mark.parametrize("last", ["HEAD", "objects/x", "refs/x"])
+def test_what_would_complete_a_git_directory_is_not_written(base: Path, last: str) -> None:
+    """In whatever order: git would take its hooks and its settings."""
+    (base / "bare").mkdir()
+    for name in {"HEAD", "objects/x", "refs/x"} - {last}:
+        (base / "bare" / name).parent.mkdir(exist_ok=True)
+        (base / "bare" / name).touch()
+
+    with pytest.raises(Forbidden):
+        Workspace(base).require_writable(str(base / "bare" / last))
+    Workspace(base).require_writable(str(base / "bare/other"))

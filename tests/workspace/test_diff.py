@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentsrv.api.schemas import DiffFileView, DiffView
+from agentsrv.api.schemas.git import DiffFileView, DiffView
 from agentsrv.errors import Forbidden, InvalidInput, NotFound, Unprocessable
-from agentsrv.workspace import diff as diff_module
-from agentsrv.workspace.diff import diff
-from agentsrv.workspace.diff_contents import Unreadable, WorkingTree
-from agentsrv.workspace.git_protocol import DiffRequest
-from agentsrv.workspace.git_worker import configure_libgit2
+from agentsrv.workspace.git.diff import answer
+from agentsrv.workspace.git.diff.answer import diff
+from agentsrv.workspace.git.diff.contents import Unreadable, WorkingTree
+from agentsrv.workspace.git.program import configure_libgit2
+from agentsrv.workspace.git.protocol import DiffRequest
 from agentsrv.workspace.paths import Workspace
-from tests.workspace.git_kit import commit, make_repository, run_git, write_files
+from tests.workspace.git_kit import commit, commit_id, make_repository, run_git, write_files
 from tests.workspace.patches import check_hunk
 
 LOCAL = ("-c", "protocol.file.allow=always")
@@ -237,7 +237,8 @@ def test_a_submodule_at_another_commit(project: Path) -> None:
     old = run_git(project / "mod", "rev-parse", "HEAD").decode().strip()
     write_files(project / "mod", {"s": "changed\n"})
     dirty = make_diff(project)
-    new = commit(project / "mod")
+    commit(project / "mod")
+    new = commit_id(project / "mod")
     [file] = make_diff(project).files
 
     assert [[f"-Subproject commit {old}", f"+Subproject commit {old}-dirty"]] == [
@@ -281,7 +282,8 @@ def test_between_two_commits(repo: Path) -> None:
     """Names of branches, tags, short ids and what may follow them; the ids come with the answer."""
     first = run_git(repo, "rev-parse", "HEAD").decode().strip()
     write_files(repo, {"a": "changed\n"})
-    second = commit(repo)
+    commit(repo)
+    second = commit_id(repo)
     run_git(repo, "tag", "-a", "v1", "-m", "tag")
 
     for base, head in (
@@ -367,14 +369,15 @@ def test_a_line_of_20_mb(repo: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(repo: Path) -> None:
-    """Neither from disk nor from an object that is small only as long as it is packed."""
+    """Neither from disk nor from an object that is small only as long as it is packed; its beginning tells a lot."""
     write_files(repo, {"bomb": bytes(70_000_000)})
     commit(repo)
-    write_files(repo, {"bomb": "small\n", "large": ""})
+    write_files(repo, {"bomb": "small\n", "large": "", "text": "x" * 8000})
     os.truncate(repo / "large", 70_000_000)
+    os.truncate(repo / "text", 70_000_000)
 
-    assert [("bomb", True, 0), ("large", True, 0)] == [
-        (file.new_path, file.truncated, file.additions) for file in make_diff(repo).files
+    assert [("bomb", True, False), ("large", False, True), ("text", True, False)] == [
+        (file.new_path, file.truncated, file.binary) for file in make_diff(repo).files
     ]
 
 
@@ -429,7 +432,7 @@ def test_a_pipe_or_a_socket_is_not_opened(repo: Path) -> None:
 
 def test_a_diff_over_the_limit_says_what_is_missing(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that do not fit come without hunks but with their counts, and the answer is flagged."""
-    monkeypatch.setattr(diff_module, "MAX_BYTES", 1200)
+    monkeypatch.setattr(answer, "MAX_BYTES", 1200)
     write_files(repo, {f"n{i}": "0123456789\n" * 10 for i in range(3)})
     found = make_diff(repo)
 
@@ -440,7 +443,7 @@ def test_a_diff_over_the_limit_says_what_is_missing(repo: Path, monkeypatch: pyt
 
 def test_too_many_files(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first ones come, in order, and the answer is flagged."""
-    monkeypatch.setattr(diff_module, "MAX_FILES", 2)
+    monkeypatch.setattr(answer, "MAX_FILES", 2)
     write_files(repo, {f"n{i}": "" for i in range(5)})
     found = make_diff(repo)
 
@@ -449,7 +452,7 @@ def test_too_many_files(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_diff_that_takes_too_long(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not looked at in time is listed without lines."""
-    monkeypatch.setattr(diff_module, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(answer, "MAX_SECONDS", -1.0)
     write_files(repo, {"a": "changed\n"})
 
     assert [("a", True, [])] == [

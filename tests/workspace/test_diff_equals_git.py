@@ -1,27 +1,22 @@
-"""Diffs of generated repositories are those that git makes, and turn back into what they describe."""
+"""Diffs of generated repositories are those that git makes, and turn what was into what is."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agentsrv.api.schemas import DiffView
-from agentsrv.workspace.diff import diff
-from agentsrv.workspace.git_protocol import DiffRequest
-from agentsrv.workspace.git_worker import configure_libgit2
+from agentsrv.api.schemas.git import DiffView
+from agentsrv.workspace.git.diff.answer import diff
+from agentsrv.workspace.git.program import configure_libgit2
+from agentsrv.workspace.git.protocol import DiffRequest
 from agentsrv.workspace.paths import Workspace
-from tests.workspace.git_kit import (
-    Generator,
-    RawChange,
-    copy_tree,
-    make_repository,
-    raw_changes,
-    run_git,
-)
-from tests.workspace.patches import check_hunk, new_path, old_path, to_patch
+from tests.workspace.git_kit import Blobs, Generator, RawChange, make_repository, raw_changes, run_git
+from tests.workspace.patches import changed, check_hunk, new_path, old_path
 
 SEEDS_PER_TEST = 20
 ATTRIBUTES = [
@@ -39,27 +34,38 @@ def libgit2() -> None:
     configure_libgit2()
 
 
-@pytest.mark.parametrize("first", range(0, 200, SEEDS_PER_TEST))
+def numbers(often: int, at_night: int) -> list[object]:
+    """The first seeds of tests: those of every run, and those of a night."""
+    night = [
+        pytest.param(first, marks=pytest.mark.nightly) for first in range(often, at_night, SEEDS_PER_TEST)
+    ]
+    return [*range(0, often, SEEDS_PER_TEST), *night]
+
+
+def seeds(first: int) -> range:
+    return range(first, first + SEEDS_PER_TEST)
+
+
+@pytest.mark.parametrize("first", numbers(80, 400))
 def test_diffs_are_those_of_git(tmp_path: Path, first: int) -> None:
-    """Whatever a repository has been through: the same files, renames and counts as git, and a true patch."""
-    for seed in range(first, first + SEEDS_PER_TEST):
+    """Whatever a repository has been through: the same files, renames and counts as git, and hunks that are true."""
+    for seed in seeds(first):
         root = tmp_path / f"r{seed}"
         generator = start(root, seed)
-        generator.change(generator.random.randint(0, 8))
-        run_git(root, "add", "--all")
-        check(root, ("--cached",), staged=True)
-        check(root, ("HEAD",))
-        check(root, ("-C90%", "--cached"), staged=True, copies=True)
+        with Blobs(root) as blobs:
+            generator.change(generator.random.randint(0, 8))
+            run_git(root, "add", "--all")
+            check(blobs, ("--cached",), staged=True)
+            check(blobs, ("HEAD",))
+            check(blobs, ("-C90%", "--cached"), staged=True, copies=True)
 
-        generator.change(generator.random.randint(0, 8))
-        # Untracked files count as added. What git says with all of them added is what must come out.
-        added = tmp_path / f"a{seed}"
-        copy_tree(root, added)
-        run_git(added, "add", "--all")
-        check(root, ("--cached",), added)
+            generator.change(generator.random.randint(0, 8))
+            # Untracked files count as added. What git says with all of them added is what must come out.
+            added = index_with_all(root)
+            check(blobs, ("--cached",), added)
 
-        run_git(added, "commit", "--quiet", "--allow-empty", "--message", "second")
-        check(added, ("HEAD~1", "HEAD"), base="HEAD~1", head="HEAD")
+            run_git(root, "commit", "--quiet", "--allow-empty", "--message", "second", environment=added)
+            check(blobs, ("HEAD~1", "HEAD"), base="HEAD~1", head="HEAD")
 
 
 def start(root: Path, seed: int) -> Generator:
@@ -68,7 +74,8 @@ def start(root: Path, seed: int) -> Generator:
     generator = Generator(root, seed)
     random = generator.random
     if random.random() < 0.3:
-        run_git(root, "config", "core.autocrlf", random.choice(["true", "input", "false"]))
+        with (root / ".git/config").open("a") as config:
+            config.write(f"\tautocrlf = {random.choice(['true', 'input', 'false'])}\n")
     if random.random() < 0.4:
         (root / ".gitattributes").write_text(random.choice(ATTRIBUTES))
     if random.random() < 0.15:
@@ -79,18 +86,29 @@ def start(root: Path, seed: int) -> Generator:
     return generator
 
 
-def check(root: Path, arguments: tuple[str, ...], reference: Path | None = None, **options: object) -> None:
-    """Compare our diff of `root` with git's diff of `reference`."""
+def index_with_all(root: Path) -> Mapping[str, str]:
+    """Another index, with all that there is: as a variable for git."""
+    index = root.parent / f"{root.name}.index"
+    shutil.copy2(root / ".git/index", index)
+    environment = {"GIT_INDEX_FILE": str(index)}
+    run_git(root, "add", "--all", environment=environment)
+    return environment
+
+
+def check(
+    blobs: Blobs, arguments: tuple[str, ...], environment: Mapping[str, str] | None = None, **options: object
+) -> None:
+    """Compare our diff with git's, which has `environment`; and what each file was and is with its hunks."""
+    root = blobs.root
     ours = make_diff(root, context=1 + len(os.listdir(root)) % 6, **options)
-    expected = raw_changes(reference or root, *arguments)
+    expected = raw_changes(root, *arguments, environment=environment)
     assert expected == described(ours)
-    for file in ours.files:
+    for change, file in zip(expected, ours.files, strict=True):
         for hunk in file.hunks:
             check_hunk(hunk)
-    if arguments != ("HEAD",):
-        base = str(options.get("base", "HEAD"))
-        tree = str(options.get("head", ""))
-        assert tree_of(reference or root, tree) == applied(reference or root, base, ours, tree)
+        if not file.binary and change.is_known:
+            old, new = blobs.sides(change)
+            assert new == changed(old, file)
 
 
 def make_diff(root: Path, **options: object) -> DiffView:
@@ -113,29 +131,3 @@ def described(found: DiffView) -> list[RawChange]:
         )
         for file in found.files
     ]
-
-
-def tree_of(root: Path, revision: str) -> bytes:
-    return run_git(root, "rev-parse", revision + "^{tree}") if revision else run_git(root, "write-tree")
-
-
-def applied(root: Path, base: str, found: DiffView, target: str) -> bytes:
-    """The tree that comes out when `found`, made a patch, is applied to `base`. Binaries are taken over."""
-    index = {"GIT_INDEX_FILE": str(root.parent / "patched-index")}
-    binaries = [file for file in found.files if file.binary]
-    run_git(root, "read-tree", base, environment=index)
-    for file in binaries:
-        put(root, old_path(found, file), "0 " + "0" * 40, index)
-    if patch := to_patch(found):
-        run_git(root, "apply", "--cached", "--whitespace=nowarn", stdin=patch, environment=index)
-    for file in binaries:
-        if (path := new_path(found, file)) is not None:
-            blob = run_git(root, "rev-parse", "--verify", os.fsencode(target) + b":" + path).decode().strip()
-            put(root, path, f"{file.new_mode} {blob}", index)
-    return run_git(root, "write-tree", environment=index)
-
-
-def put(root: Path, path: bytes | None, entry: str, index: dict[str, str]) -> None:
-    if path is not None:
-        line = b"%b\t%b\0" % (entry.encode(), path)
-        run_git(root, "update-index", "-z", "--index-info", stdin=line, environment=index)

@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.api.schemas import DiffHunkView
-from agentsrv.workspace.diff_hunks import Hunks, count_lines, render, replacement, without_head
+from agentsrv.api.schemas.git import DiffHunkView
+from agentsrv.workspace.git.diff.hunks import Hunks, count_lines, render, replacement, without_head
 from tests.workspace.patches import check_hunk
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from agentsrv.workspace import diff_renames
-from agentsrv.workspace.diff_renames import MAX_SCORE, find_renames
+import agentsrv.workspace.git.diff.renames as renames_module
+from agentsrv.workspace.git.diff.renames import MAX_SCORE, find_renames
 
 REGULAR, LINK = 0o100644, 0o120000
 
@@ -95,7 +95,7 @@ def test_copies_are_looked_for_when_asked() -> None:
 
 def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit only equal files are renames."""
-    monkeypatch.setattr(diff_renames, "MAX_WORK", 50)
+    monkeypatch.setattr(renames_module, "MAX_WORK", 50)
     old = [File(b"a", text(0, 100)), File(b"b", b"same\n")]
 
     assert {b"d": (b"b", 100)} == renames(old, [File(b"c", text(1, 100)), File(b"d", b"same\n")])

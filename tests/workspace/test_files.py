@@ -6,7 +6,9 @@ import asyncio
 import os
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,17 @@ from agentsrv.errors import (
     Conflict,
     Forbidden,
     InvalidInput,
+    LimitReached,
     NotFound,
     PreconditionFailed,
     StorageFull,
     TooLarge,
 )
-from agentsrv.workspace import files
-from agentsrv.workspace.disk import Disk
+from agentsrv.threads import MAX_WAITING, Pool
+from agentsrv.workspace.files import entries
+from agentsrv.workspace.files.upload import BLOCK_BYTES, Condition, Uploaded, Uploads, upload_paths
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.upload import BLOCK_BYTES, Condition, Uploaded, Uploads, upload_paths
+from agentsrv.workspace.removal import ENTRIES_AT_ONCE
 
 MIB = 1 << 20
 
@@ -42,7 +46,7 @@ def workspace(base: Path) -> Workspace:
 
 
 @pytest.fixture
-def uploads(tmp_path: Path, workspace: Workspace, disk: Disk) -> Uploads:
+def uploads(tmp_path: Path, workspace: Workspace, disk: Pool) -> Uploads:
     uploads = Uploads(tmp_path / "staged", workspace, disk, max_bytes=10 * MIB)
     uploads.prepare()
     return uploads
@@ -57,7 +61,7 @@ def tree(base: Path) -> dict[str, str | None]:
 
 
 def tag(workspace: Workspace, path: str) -> str:
-    file = files.open_file(workspace, path)
+    file = entries.open_file(workspace, path)
     file.close()
     return file.facts.etag
 
@@ -88,15 +92,15 @@ def test_every_change_gives_another_tag(workspace: Workspace, base: Path) -> Non
 
 def test_directories_are_made_once(workspace: Workspace, base: Path) -> None:
     """With `parents` also those above; what is there already is a conflict, and a failure leaves nothing."""
-    assert "a" == files.make_directory(workspace, "a", parents=False)
-    assert "x/y/z" == files.make_directory(workspace, "x/y/z", parents=True)
+    assert "a" == entries.make_directory(workspace, "a", parents=False)
+    assert "x/y/z" == entries.make_directory(workspace, "x/y/z", parents=True)
     for path, parents in [("a", False), ("x/y", True)]:
         with pytest.raises(Conflict, match="exists"):
-            files.make_directory(workspace, path, parents=parents)
+            entries.make_directory(workspace, path, parents=parents)
     with pytest.raises(NotFound):
-        files.make_directory(workspace, "no/such", parents=False)
+        entries.make_directory(workspace, "no/such", parents=False)
     with pytest.raises(InvalidInput):
-        files.make_directory(workspace, f"new/{'x' * 256}", parents=True)
+        entries.make_directory(workspace, f"new/{'x' * 256}", parents=True)
 
     assert sorted(tree(base)) == ["a", "x", "x/y", "x/y/z"]
 
@@ -108,13 +112,28 @@ def test_only_what_was_named_is_removed(workspace: Workspace, base: Path) -> Non
     (base / "link").symlink_to("kept")
     (base / "dir/sub/link").symlink_to(base)
     with pytest.raises(Conflict, match="not empty"):
-        files.delete(workspace, "dir", recursive=False)
-    files.delete(workspace, "link", recursive=True)
-    files.delete(workspace, "dir", recursive=True)
+        [*entries.delete(workspace, "dir", recursive=False)]
+    [*entries.delete(workspace, "link", recursive=True)]
+    [*entries.delete(workspace, "dir", recursive=True)]
     with pytest.raises(NotFound):
-        files.delete(workspace, "link", recursive=False)
+        [*entries.delete(workspace, "link", recursive=False)]
 
     assert tree(base) == {"kept": "kept"}
+
+
+def test_large_tree_is_removed_in_steps(workspace: Workspace, base: Path) -> None:
+    """It is gone at once, and what it had goes piece by piece: between them the disk serves others."""
+    (base / "dir/sub").mkdir(parents=True)
+    for n in range(2 * ENTRIES_AT_ONCE):
+        (base / f"dir/{n}").touch()
+        (base / f"dir/sub/{n}").touch()
+    deleting = entries.delete(workspace, "dir", recursive=True)
+    assert next(deleting) == "dir"
+    assert not (base / "dir").exists()
+    sizes = [len([*base.rglob("*")]) for _ in deleting]
+
+    assert sizes[-1] == 0
+    assert max(before - after for before, after in pairwise(sizes)) <= ENTRIES_AT_ONCE + 1
 
 
 @pytest.mark.parametrize(
@@ -130,9 +149,9 @@ def test_what_must_stay_stays(tmp_path: Path, path: str) -> None:
     workspace = Workspace(base, private=[base / "state", base / "holder/state"])
     before = tree(base)
     with pytest.raises((Forbidden, InvalidInput)):
-        files.delete(workspace, path, recursive=True)
+        [*entries.delete(workspace, path, recursive=True)]
     with pytest.raises((Forbidden, InvalidInput)):
-        files.move(workspace, path, "elsewhere", overwrite=False)
+        entries.move(workspace, path, "elsewhere", overwrite=False)
 
     assert tree(base) == before
 
@@ -144,16 +163,16 @@ def test_moving_replaces_nothing_unless_asked(workspace: Workspace, base: Path) 
     (base / "full/x").mkdir(parents=True)
     (base / "other").mkdir()
     with pytest.raises(Conflict, match="exists"):
-        files.move(workspace, "a", "b", overwrite=False)
+        entries.move(workspace, "a", "b", overwrite=False)
     with pytest.raises(Conflict, match="not empty"):
-        files.move(workspace, "other", "full", overwrite=True)
+        entries.move(workspace, "other", "full", overwrite=True)
     with pytest.raises(InvalidInput):
-        files.move(workspace, "full", "full/x/y", overwrite=True)
+        entries.move(workspace, "full", "full/x/y", overwrite=True)
     with pytest.raises(NotFound):
-        files.move(workspace, "missing", "b", overwrite=True)
+        entries.move(workspace, "missing", "b", overwrite=True)
 
-    assert ("a", "b") == files.move(workspace, "a", "b", overwrite=True)
-    assert ("full", "other/full") == files.move(workspace, "full", "other/full", overwrite=False)
+    assert ("a", "b") == entries.move(workspace, "a", "b", overwrite=True)
+    assert ("full", "other/full") == entries.move(workspace, "full", "other/full", overwrite=False)
     assert tree(base) == {"b": "a", "other": None, "other/full": None, "other/full/x": None}
 
 
@@ -168,7 +187,7 @@ def test_nothing_moves_in_or_out(workspace: Workspace, base: Path) -> None:
         ("a", ".ssh/x"),
     ]:
         with pytest.raises(Forbidden):
-            files.move(workspace, source, target, overwrite=True)
+            entries.move(workspace, source, target, overwrite=True)
 
     assert tree(base) == {"a": "a"}
 
@@ -263,7 +282,7 @@ async def test_only_the_file_that_was_read_is_replaced(
 
 
 async def test_of_two_writers_with_one_tag_one_wins(
-    workspace: Workspace, uploads: Uploads, disk: Disk, base: Path
+    workspace: Workspace, uploads: Uploads, disk: Pool, base: Path
 ) -> None:
     """However close together they come."""
     for number in range(30):
@@ -331,8 +350,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
+async def test_an_upload_that_is_aborted_while_too_much_waits_leaves_nothing(
+    tmp_path: Path, base: Path, disk: Pool, uploads: Uploads
+) -> None:
+    """When nothing more may be begun, what was staged and put in place goes away all the same."""
+    gate, busy = threading.Event(), list[asyncio.Future[bool]]()
+
+    async def abort() -> None:
+        async with uploads.delivery() as delivery:
+            delivery.place(await delivery.add(pieces(b"x")), str(base / "placed"))
+            busy.extend(asyncio.ensure_future(disk.run(gate.wait)) for _ in range(MAX_WAITING))  # noqa: TID251
+            await asyncio.sleep(0)
+            with pytest.raises(LimitReached):
+                await disk.run(int)
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await abort()
+    await asyncio.gather(*busy)
+
+    assert [os.listdir(tmp_path / "staged"), os.listdir(base)] == [[], []]
+
+
 async def test_a_disk_that_fills_in_the_middle(
-    base: Path, workspace: Workspace, disk: Disk, small_disk: Path
+    base: Path, workspace: Workspace, disk: Pool, small_disk: Path
 ) -> None:
     """The client is told, and nothing is left, neither in the workspace nor on the full disk."""
     uploads = Uploads(small_disk / "staged", workspace, disk, max_bytes=100 * MIB)
@@ -348,7 +390,7 @@ async def test_a_disk_that_fills_in_the_middle(
 
 
 async def test_a_target_on_another_disk(
-    base: Path, workspace: Workspace, disk: Disk, small_disk: Path
+    base: Path, workspace: Workspace, disk: Pool, small_disk: Path
 ) -> None:
     """Files come there too, whole, and without a trace of how."""
     uploads = Uploads(small_disk / "staged", workspace, disk, max_bytes=100 * MIB)
@@ -361,8 +403,36 @@ async def test_a_target_on_another_disk(
 
 def test_an_earlier_servers_leftovers_are_swept(uploads: Uploads, base: Path) -> None:
     """What a killed server had taken in is gone at the next start."""
-    (base.parent / "staged/abc").mkdir()
-    (base.parent / "staged/abc/def").write_text("x")
+    (base.parent / "staged/0123456789abcdef").mkdir()
+    (base.parent / "staged/0123456789abcdef/0123456789abcdef").write_text("x")
     uploads.prepare()
 
     assert os.listdir(base.parent / "staged") == []
+
+
+def test_a_tree_of_any_depth_goes_as_a_whole(
+    workspace: Workspace, base: Path, deepen: Callable[[Path, int], None]
+) -> None:
+    """Three thousand levels, a directory without the right to write, a link: gone, and nothing else with it."""
+    (base / "kept").mkdir()
+    (base / "kept/file").write_text("x")
+    (base / "deep").mkdir()
+    deepen(base / "deep", 3000)
+    (base / "deep/d/link").symlink_to(base / "kept")
+    (base / "deep/d/d").chmod(0o500)
+    [*entries.delete(workspace, "deep", recursive=True)]
+
+    assert tree(base) == {"kept": None, "kept/file": "x"}
+
+
+def test_a_tree_goes_in_steps_and_out_of_sight_with_the_first(workspace: Workspace, base: Path) -> None:
+    """A large one holds up nothing, and nobody sees a part of it."""
+    for number in range(3000):
+        (base / f"many/{number % 3}").mkdir(parents=True, exist_ok=True)
+        (base / f"many/{number % 3}/{number}").touch()
+    steps = entries.delete(workspace, "many", recursive=True)
+    next(steps)
+    assert not (base / "many").exists()
+
+    assert len([*steps]) > 5
+    assert tree(base) == {}

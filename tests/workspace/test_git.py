@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.workspace import git
-from agentsrv.workspace.git import Repository, discover
-from agentsrv.workspace.git_worker import configure_libgit2
+from agentsrv.workspace.git import repositories
+from agentsrv.workspace.git.program import configure_libgit2
+from agentsrv.workspace.git.repositories import Repository, discover
 from agentsrv.workspace.paths import Workspace
 from tests.workspace.git_kit import commit, make_repository, run_git
 
@@ -21,9 +21,9 @@ def libgit2() -> None:
 
 
 def found_in(base: Path) -> dict[str, Repository]:
-    repositories, is_truncated = discover(Workspace(base))
+    found, is_truncated = discover(Workspace(base))
     assert not is_truncated
-    return {item.relative_path: item for item in repositories}
+    return {item.relative_path: item for item in found}
 
 
 def test_a_repository_is_known_by_name_branch_and_commit(tmp_path: Path) -> None:
@@ -186,15 +186,15 @@ def test_a_search_that_is_cut_says_so(
     """Too many folders, too many repositories, too deep."""
     for number in range(5):
         make_repository(tmp_path / f"r{number}/deeper")
-    monkeypatch.setattr(git, limit, value)
-    repositories, is_truncated = discover(Workspace(tmp_path))
+    monkeypatch.setattr(repositories, limit, value)
+    found, is_truncated = discover(Workspace(tmp_path))
 
     assert is_truncated
-    assert len(repositories) < 5
+    assert len(found) < 5
 
 
 def test_a_search_that_takes_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found until then is listed."""
-    monkeypatch.setattr(git, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(repositories, "MAX_SECONDS", -1.0)
 
     assert ([], True) == discover(Workspace(tmp_path))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.workspace.git_protocol import (
+from agentsrv.errors import Forbidden
+from agentsrv.workspace.git.protocol import (
     DiffRequest,
     FindRepositories,
     FindWorktrees,
@@ -18,8 +19,9 @@ from agentsrv.workspace.git_protocol import (
     RemoveWorktree,
     Request,
 )
+from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.worker import GitWorkers
+from tests.kit import THREADS
 from tests.workspace.git_kit import commit, make_repository, run_git, write_files
 
 HOOKS = """
@@ -175,7 +177,7 @@ def trap(tmp_path: Path) -> Iterator[Trap]:
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[GitWorkers]:
-    workers = GitWorkers(Workspace(tmp_path), {"PATH": "/usr/bin:/bin"})
+    workers = GitWorkers(Workspace(tmp_path), {"PATH": "/usr/bin:/bin"}, THREADS.processes)
     yield workers
     await workers.close()
 
@@ -225,7 +227,9 @@ def test_the_trap_works(trap: Trap) -> None:
 
 async def test_making_a_worktree_runs_nothing_either(trap: Trap, workers: GitWorkers) -> None:
     """Files come as they were committed: what a filter would make of them, none makes. Nor when it is removed."""
-    writers = GitWorkers(Workspace(trap.root.parent), {"PATH": "/usr/bin:/bin"}, may_write=True)
+    writers = GitWorkers(
+        Workspace(trap.root.parent), {"PATH": "/usr/bin:/bin"}, THREADS.processes, may_write=True
+    )
     run_git(trap.root, "config", "filter.canary.required", "true")
     made = json.loads(await writers.ask(MakeWorktree(cwd=str(trap.root), session_id="s")) + b"}")
     path = Path(made["path"])
@@ -278,3 +282,27 @@ def snapshot(root: Path) -> dict[str, tuple[int, int]]:
         if stat.S_ISREG(state.st_mode):
             found[str(path)] = (state.st_size, state.st_mtime_ns)
     return found
+
+
+@pytest.mark.parametrize("part", ["directory of objects", "object", "pack"])
+async def test_links_below_objects_lead_nowhere_else(tmp_path: Path, part: str) -> None:
+    """Another repository's objects, outside of the workspace, are not shown as this one's."""
+    secret = make_repository(tmp_path / "outside/repo", {"secret": "s"})
+    root = make_repository(tmp_path / "base/repo", {"a": "a"})
+    objects, theirs = root / ".git/objects", secret / ".git/objects"
+    [first, *_] = [path for path in theirs.iterdir() if len(path.name) == 2]
+    match part:
+        case "directory of objects":
+            (objects / "zz").symlink_to(first)
+        case "object":
+            (objects / "zz").mkdir()
+            (objects / "zz/x").symlink_to(next(first.iterdir()))
+        case _:
+            run_git(secret, "repack", "-adq")
+            (objects / "pack/pack-x.pack").symlink_to(next((theirs / "pack").glob("*.pack")))
+    workers = GitWorkers(Workspace(tmp_path / "base"), {}, THREADS.processes)
+    try:
+        with pytest.raises(Forbidden):
+            await workers.ask(DiffRequest(path="repo"))
+    finally:
+        await workers.close()

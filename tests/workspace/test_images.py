@@ -13,8 +13,8 @@ import pytest
 
 from agentsrv.errors import Forbidden, InvalidInput
 from agentsrv.model import Image
-from agentsrv.workspace import images
-from agentsrv.workspace.images import InlineImage, read_images
+from agentsrv.workspace.files import images
+from agentsrv.workspace.files.images import InlineImage, read_images
 from agentsrv.workspace.paths import Workspace
 from tests.pictures import GIF, JPEG, PICTURES, PNG
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import string
@@ -13,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsrv.workspace.disk import Disk
-from agentsrv.workspace.grep import MAX_FILE_BYTES, MAX_SHOWN, Grep, LineMatch
+from agentsrv.threads import Pool
+from agentsrv.workspace.files.grep import MAX_FILE_BYTES, MAX_SHOWN, Grep, LineMatch
+from agentsrv.workspace.files.search import NameSearch, find_at_word, words_in
+from agentsrv.workspace.files.walk import Walk
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.search import NameSearch, find_at_word, words_in
-from agentsrv.workspace.walk import Walk
 
 RIPGREP = shutil.which("rg")
 
@@ -160,7 +161,7 @@ ENGINES = [
 ]
 
 
-async def lines(disk: Disk, engine: str | None, base: Path, text: str, **options: bool) -> list[LineMatch]:
+async def lines(disk: Pool, engine: str | None, base: Path, text: str, **options: bool) -> list[LineMatch]:
     private = (base / "state",)
     include_ignored = options.pop("include_ignored", False)
     grep = Grep(
@@ -173,7 +174,7 @@ async def lines(disk: Disk, engine: str | None, base: Path, text: str, **options
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_lines_are_found_with_their_place(base: Path, disk: Disk, engine: str | None) -> None:
+async def test_lines_are_found_with_their_place(base: Path, disk: Pool, engine: str | None) -> None:
     """Path, line and column in characters, by path and line."""
     make(base, "b.txt", content="nothing\n")
     make(base, "a/x.txt", content="one\nzwölf Wörter\r\nWÖRTER zwölf")
@@ -185,7 +186,7 @@ async def test_lines_are_found_with_their_place(base: Path, disk: Disk, engine: 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("text", ["(a+)+$", ".*", "--pre=touch CANARY", "-e", "\\n", "$(id)", "[", "\\"])
-async def test_contents_are_searched_for_text(base: Path, disk: Disk, engine: str | None, text: str) -> None:
+async def test_contents_are_searched_for_text(base: Path, disk: Pool, engine: str | None, text: str) -> None:
     """No pattern, no option, no command, and it takes no time."""
     make(base, "a", content="a" * 5000 + "b\n" + f"x{text}y")
 
@@ -194,7 +195,7 @@ async def test_contents_are_searched_for_text(base: Path, disk: Disk, engine: st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_what_is_not_searched(base: Path, disk: Disk, engine: str | None) -> None:
+async def test_what_is_not_searched(base: Path, disk: Pool, engine: str | None) -> None:
     """Binary and huge files, ignored folders, links, pipes, and what belongs to the server."""
     make(base, "node_modules/a", ".git/b", "state/c", "ok", content="needle")
     (base / "binary").write_bytes(b"needle\0needle")
@@ -209,7 +210,7 @@ async def test_what_is_not_searched(base: Path, disk: Disk, engine: str | None) 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_odd_contents_and_names(base: Path, disk: Disk, engine: str | None) -> None:
+async def test_odd_contents_and_names(base: Path, disk: Pool, engine: str | None) -> None:
     """What is not UTF-8 is shown as well as can be; of a long line the part with the match."""
     (base / "latin").write_bytes(b"caf\xe9 needle\n")
     (Path(os.fsdecode(os.fsencode(base) + b"/\xff"))).write_text("x" * 5000 + "needle" + "y" * 5000)
@@ -222,7 +223,7 @@ async def test_odd_contents_and_names(base: Path, disk: Disk, engine: str | None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_search_in_contents_is_bounded(base: Path, disk: Disk, engine: str | None) -> None:
+async def test_a_search_in_contents_is_bounded(base: Path, disk: Pool, engine: str | None) -> None:
     """In lines and in time; it says so."""
     make(base, "many", content="needle\n" * 500)
     few = Grep(walk(base), "needle", ignore_case=False, limit=10)
@@ -235,7 +236,7 @@ async def test_a_search_in_contents_is_bounded(base: Path, disk: Disk, engine: s
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_file_of_nothing_but_matches_is_bounded(base: Path, disk: Disk, engine: str | None) -> None:
+async def test_a_file_of_nothing_but_matches_is_bounded(base: Path, disk: Pool, engine: str | None) -> None:
     """Five million lines that match: the first ones, in no time and no memory."""
     (base / "bomb").write_bytes(b"a\n" * (MAX_FILE_BYTES // 2))
     grep = Grep(walk(base), "a", ignore_case=False, limit=10)
@@ -248,7 +249,7 @@ async def test_a_file_of_nothing_but_matches_is_bounded(base: Path, disk: Disk, 
     assert peak_bytes < 5 * MAX_FILE_BYTES
 
 
-async def test_a_line_that_is_searched_too_long_is_left(base: Path, disk: Disk) -> None:
+async def test_a_line_that_is_searched_too_long_is_left(base: Path, disk: Pool) -> None:
     """Time runs also within a file."""
     (base / "many").write_bytes(b"x\n" * (MAX_FILE_BYTES // 2 - 10) + b"needle")
     late = Grep(walk(base), "needle", ignore_case=False, limit=10)
@@ -258,7 +259,7 @@ async def test_a_line_that_is_searched_too_long_is_left(base: Path, disk: Disk) 
 
 
 @pytest.mark.tools
-async def test_a_line_of_nothing_but_matches_holds_up_nobody(base: Path, disk: Disk) -> None:
+async def test_a_line_of_nothing_but_matches_holds_up_nobody(base: Path, disk: Pool) -> None:
     """Ripgrep tells each of ten million matches in one line: it is ended, and that not all was found is said."""
     (base / "bomb").write_bytes(b"a" * MAX_FILE_BYTES)
     grep = Grep(walk(base), "a", ignore_case=False, limit=10)
@@ -269,3 +270,35 @@ async def test_a_line_of_nothing_but_matches_holds_up_nobody(base: Path, disk: D
 
     assert grep.is_truncated
     assert peak_bytes < 5 * MAX_FILE_BYTES
+
+
+async def test_a_line_of_near_matches_is_given_up_in_time(base: Path, disk: Pool) -> None:
+    """Case or not, with ripgrep or without: what takes the product of two lengths does not hold up the loop."""
+    (base / "line").write_bytes(b"a" * (MAX_FILE_BYTES - 1))
+    grep = Grep(walk(base), "a" * 900 + "b", ignore_case=True, limit=10)
+    grep._walk.deadline = time.monotonic() + 0.5
+    (base / "line").write_bytes(b"A" * 5_000_000 + b"b" + b"a" * 5_000_000)
+    longest, last = 0.0, time.monotonic()
+    searching = asyncio.ensure_future(grep.matches(disk, None))  # noqa: TID251
+    while not searching.done():
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+    assert longest < 0.5
+    assert grep.is_truncated or len(await searching) == 1
+
+
+def test_a_directory_of_many_names_is_searched_in_time(base: Path) -> None:
+    """Tens of thousands that all match: what was found until then, and that there is more."""
+    (base / "many").mkdir()
+    for number in range(30_000):
+        (base / f"many/name {number}").touch()
+    late = walk(base)
+    late.deadline = time.monotonic() + 0.15
+    search = NameSearch(late, "n a m e", include_files=True, limit=200)
+    began = time.monotonic()
+    found = search.entries()
+
+    assert time.monotonic() - began < 2
+    assert search.is_truncated
+    assert len(found) <= 200

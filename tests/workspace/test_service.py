@@ -7,15 +7,16 @@ import os
 import shutil
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from agentsrv.errors import AgentsrvError, Forbidden
+from agentsrv.threads import Threads
+from agentsrv.workspace.files.service import MAX_ILLUSTRATED, Depths, FileService, Scope
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.service import MAX_ILLUSTRATED, FileService, Scope
 from tests.pictures import PNG
 
 DATA_URL = f"data:image/png;base64,{b64encode(PNG).decode()}"
@@ -30,17 +31,23 @@ def closed(unprivileged: Path) -> Iterator[Path]:
     (unprivileged / "base/closed").chmod(0o700)
 
 
-def make_service(base: Path) -> FileService:
+def make_service(base: Path, threads: Threads) -> FileService:
     search_path = str(Path(shutil.which("rg") or "/nowhere/rg").parent)
     return FileService(
-        Workspace(base), uploads_directory=base.parent / "up", max_upload_bytes=100, search_path=search_path
+        Workspace(base),
+        threads,
+        depths=Depths(10, 20),
+        uploads_directory=base.parent / "up",
+        max_upload_bytes=100,
+        search_path=search_path,
     )
 
 
 @pytest.fixture
-def files(closed: Path) -> Iterator[FileService]:
-    with closing(make_service(closed)) as service:
-        yield service
+async def files(closed: Path) -> AsyncIterator[FileService]:
+    threads = Threads()
+    yield make_service(closed, threads)
+    await threads.close()
 
 
 async def test_images_of_few_prompts_are_held_at_once(files: FileService) -> None:
@@ -72,9 +79,9 @@ async def test_what_needs_to_read_it_is_refused(files: FileService) -> None:
     with pytest.raises(Forbidden):
         await files.grep(scope, "x", ignore_case=True, limit=10)
     with pytest.raises(Forbidden):
-        await files.archive("closed", include_ignored=True)
+        await files.archive("closed", include_ignored=True).__aenter__()
     with pytest.raises(Forbidden):
-        async with files.watch(scope):
+        async with files.watch(scope, lambda: True):
             pass
     with pytest.raises(Forbidden):
         await files.read("closed/x")
@@ -84,12 +91,11 @@ async def test_what_needs_to_read_it_is_refused(files: FileService) -> None:
         await files.delete("closed/x", recursive=False)
 
 
-async def test_watches_end_when_the_server_drains(tmp_path: Path) -> None:
+async def test_watches_end_when_the_server_drains(files: FileService) -> None:
     """Within a moment, not at their next change."""
-    with closing(make_service(tmp_path)) as files:
-        async with files.watch(Scope(root="", max_depth=3)) as (_, changes):
-            files.drain()
-            assert [change async for change in changes] == []
+    async with files.watch(Scope(root="", max_depth=3), lambda: True) as (_, changes):
+        files.drain()
+        assert [change async for change in changes] == []
 
 
 async def test_a_deep_tree_is_no_internal_error(files: FileService, closed: Path) -> None:

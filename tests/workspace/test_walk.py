@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
+from agentsrv.workspace.files.checkouts import checkout_around
+from agentsrv.workspace.files.walk import DETAILED, Entry, Listing, Walk, wire_time
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.walk import DETAILED, Entry, Listing, Walk, wire_time
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def walk(
 
 
 def listing(walk: Walk, *, include_files: bool = True, limit: int = 10_000) -> Listing:
-    return Listing(walk, include_files=include_files, limit=limit)
+    checkout = checkout_around(walk.workspace, walk.root)
+    return Listing(walk, checkout, include_files=include_files, limit=limit)
 
 
 def entries(listing: Listing) -> list[Entry]:

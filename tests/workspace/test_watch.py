@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from agentsrv.errors import NotFound
-from agentsrv.workspace.archive import archive
+from agentsrv.workspace.files.archive import archive
+from agentsrv.workspace.files.walk import Walk
+from agentsrv.workspace.files.watch import (
+    GATHER_S,
+    MAX_PAUSE_S,
+    MAX_SHARE,
+    MAX_WATCHES,
+    Changes,
+    TreeWatch,
+    pause_after,
+)
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.walk import Walk
-from agentsrv.workspace.watch import Changes, TreeWatch
+from tests.workspace.git_kit import make_repository
 
 TIMEOUT_S = 60.0
 
@@ -90,16 +102,39 @@ def test_a_file_that_shrinks_meanwhile_does_no_harm(base: Path) -> None:
     assert sizes == {"top": 0, "top/a": 3_000_000, "top/b": 1}
 
 
+def test_holes_stay_holes(base: Path) -> None:
+    """A file of a tebibyte with three bytes in it is packed at once, and its content is the same."""
+    with open(base / "sparse", "wb") as file:
+        file.write(b"a")
+        file.seek(1 << 20)
+        file.write(b"b")
+        file.truncate(1 << 40)
+    (base / "hole").touch()
+    os.truncate(base / "hole", 1 << 30)
+    (base / "after").write_text("x")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(archive(walk(base), "top")))) as tar:
+        sizes = {member.name: member.size for member in tar}
+        file_in_it = tar.extractfile("top/sparse")
+        assert file_in_it is not None
+        assert (b"a", b"\0") == (file_in_it.read(1), file_in_it.read(1))
+        file_in_it.seek(1 << 20)
+        assert b"b\0" == file_in_it.read(2)
+
+    assert sizes == {"top": 0, "top/sparse": 1 << 40, "top/hole": 1 << 30, "top/after": 1}
+
+
 class Watched:
     """A watch, and a way to wait for what it tells."""
 
     def __init__(self, base: Path, root: str = ".") -> None:
         workspace = Workspace(base, private=[base / "state"])
-        self.watch = TreeWatch(workspace, workspace.resolve(root), self._walk)
+        self.watch = TreeWatch(workspace, workspace.resolve(root), 100, self._walk)
         self._base = base
+        self.walks: list[str] = []
         self.seen: list[tuple[str, str]] = []
 
     def _walk(self, path: str) -> Walk:
+        self.walks.append(path)
         return walk(self._base, os.path.relpath(path, self._base), include_ignored=False)
 
     def until(self, *wanted: tuple[str, str]) -> list[tuple[str, str]]:
@@ -110,8 +145,8 @@ class Watched:
     def next_where(self, fits: Callable[[Changes], bool]) -> Changes:
         end = time.monotonic() + TIMEOUT_S
         while time.monotonic() < end:
+            select.select([self.watch.fileno()], [], [], 1)
             changes = self.watch.next()
-            assert changes is not None
             self.seen += [(change.change, change.path) for change in changes.changes]
             if fits(changes):
                 return changes
@@ -127,7 +162,6 @@ def watched(base: Path) -> Iterator[Watched]:
     watched = Watched(base)
     watched.watch.start()
     yield watched
-    watched.watch.stop()
     watched.watch.close()
 
 
@@ -173,7 +207,7 @@ def test_commits_are_told_as_one_path(watched: Watched, base: Path) -> None:
     """Of all that happens in `.git`, what means another branch, commit or index."""
     (base / "repo/.git/index.lock").touch()
     (base / "repo/.git/index.lock").rename(base / "repo/.git/index")
-    watched.until(("added", "repo/.git"))
+    watched.until(("modified", "repo/.git"))
     (base / "later/.git").mkdir(parents=True)
     (base / "later/.git/HEAD").write_text("ref: refs/heads/main\n")
     watched.until(("added", "later"))
@@ -183,15 +217,38 @@ def test_commits_are_told_as_one_path(watched: Watched, base: Path) -> None:
 
 
 def test_too_much_is_told_as_such(watched: Watched, base: Path) -> None:
-    """The client looks again; so too for names that cannot be told."""
+    """The client looks again."""
     watched.watch.max_changes = 3
     for number in range(10):
         (base / f"src/{number}").touch()
     watched.next_where(lambda changes: changes.is_overflow)
-    Path(os.fsdecode(os.fsencode(base) + b"/src/\xff")).touch()
-    watched.next_where(lambda changes: changes.is_overflow)
     (base / "src/ok").touch()
     watched.until(("added", "src/ok"))
+
+
+def test_each_new_directory_is_gone_through_once_by_each_watch(base: Path) -> None:
+    """Forty new ones cost forty looks, with two watches twice as many: nothing known is gone through again."""
+    (base / "known").mkdir()
+    all_watched = [Watched(base) for _ in range(2)]
+    for watched in all_watched:
+        watched.watch.start()
+    for number in range(40):
+        (base / f"new-{number}").mkdir()
+    for watched in all_watched:
+        watched.walks.clear()
+        watched.until(*(("added", f"new-{number}") for number in range(40)))
+        watched.watch.close()
+        assert sorted(watched.walks) == sorted(str(base / f"new-{number}") for number in range(40))
+
+
+@pytest.mark.parametrize("watches", [1, MAX_WATCHES])
+@pytest.mark.parametrize("used_s", [0.0001, 0.001, 0.01, 0.1])
+def test_all_watches_together_have_their_share_of_a_processor(watches: int, used_s: float) -> None:
+    """However long one look takes, and however many there are: they look less often, up to a limit."""
+    pause_s = pause_after(used_s, watches)
+
+    assert GATHER_S <= pause_s <= MAX_PAUSE_S
+    assert watches * used_s / (used_s + pause_s) <= MAX_SHARE
 
 
 def test_a_large_tree_is_watched_in_part(base: Path) -> None:
@@ -203,7 +260,108 @@ def test_a_large_tree_is_watched_in_part(base: Path) -> None:
     watched.watch.start()
     watched.watch.close()
 
-    assert (len(watched.watch.directories), watched.watch.is_partial) == (3, True)
+    assert (len(watched.watch.directories()), watched.watch.is_partial) == (3, True)
+
+
+def test_a_new_directory_beyond_the_limit_is_told(watched: Watched, base: Path) -> None:
+    """Not watching it without a word would be a loss: look again, and know that not all is watched."""
+    watched.watch.max_directories = len(watched.watch.directories())
+    (base / "new").mkdir()
+    watched.next_where(lambda changes: changes.is_overflow)
+
+    assert watched.watch.is_partial
+
+
+def test_one_entry_for_a_path_by_what_is_there_now(watched: Watched, base: Path) -> None:
+    """However often it went and came; what has come and gone may have been seen in between."""
+    (base / "src/file").touch()
+    (base / "src/x").mkdir()
+    watched.until(("added", "src/x"), ("added", "src/file"))
+    (base / "src/x").rmdir()
+    (base / "src/x").mkdir()
+    (base / "src/y").mkdir()
+    (base / "src/y").rmdir()
+    (base / "src/z").touch()
+    (base / "src/z").replace(base / "src/file")
+    told = watched.next_where(lambda changes: bool(changes.changes))
+
+    assert [
+        ("modified", "src/file"),
+        ("modified", "src/x"),
+        ("deleted", "src/y"),
+        ("deleted", "src/z"),
+    ] == [(change.change, change.path) for change in told.changes]
+
+
+class Follower:
+    """Somebody who looks once and then believes what is told."""
+
+    def __init__(self, watched: Watched, base: Path) -> None:
+        self._watched = watched
+        self._base = base
+        self.known = self.present()
+
+    def present(self) -> set[str]:
+        return {
+            str(path.relative_to(self._base))
+            for path in self._base.rglob("*")
+            if path.relative_to(self._base).parts[0] not in ("node_modules", "state", "repo")
+        }
+
+    def hear(self) -> None:
+        changes = self._watched.watch.next()
+        if changes.is_overflow:
+            self.known = self.present()
+        for change in changes.changes:
+            if change.change == "deleted":
+                self.known -= {p for p in self.known if f"{p}/".startswith(f"{change.path}/")}
+            elif not change.path.startswith("repo"):
+                self.known.add(change.path)
+
+
+def stir(base: Path, random: Random) -> None:
+    """One change somewhere."""
+    places = [base, *(path for path in base.rglob("d*") if path.is_dir())]
+    place = random.choice(places)
+    name = random.choice("abc")
+    match random.randrange(6):
+        case 0 | 1:
+            (place / f"d{name}/dd").mkdir(parents=True, exist_ok=True)
+            (place / f"d{name}/dd/{name}").touch()
+        case 2:
+            (place / name).write_text("x")
+        case 3 if place != base:
+            shutil.rmtree(place)
+        case 4 if place != base:
+            place.rename(base / f"d{random.randrange(10**9)}")
+        case _:
+            (place / f"{name}.tmp").write_text("y")
+            (place / f"{name}.tmp").replace(place / name)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_believes_what_is_told_knows_what_is_there(watched: Watched, base: Path, seed: int) -> None:
+    """Whatever is made, written, moved and removed, and whenever it is told: nothing is missed."""
+    random, follower = Random(seed), Follower(watched, base)
+    for _ in range(60):
+        stir(base, random)
+        if random.random() < 0.4:
+            follower.hear()
+    follower.hear()
+
+    assert follower.present() == follower.known
+
+
+def test_a_clone_is_told_whole(watched: Watched, base: Path) -> None:
+    """Git makes hundreds of files in a moment, in directories that nobody watches yet."""
+    origin = make_repository(base.parent / "origin", {f"d{n % 20}/f{n}": "x" for n in range(200)})
+    follower = Follower(watched, base)
+    with subprocess.Popen(["git", "clone", "-q", str(origin), str(base / "clone")]) as clone:
+        while clone.poll() is None:
+            follower.hear()
+    follower.hear()
+
+    assert {f"clone/d{n % 20}/f{n}" for n in range(200)} <= follower.known
 
 
 @pytest.mark.parametrize("pointer", [b"gitdir: a\0b", b"gitdir: links/0"])

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from agentsrv.errors import AgentsrvError, NotFound, Unprocessable
-from agentsrv.workspace.git_protocol import DiffRequest, FindRepositories
+from agentsrv.workspace.git.protocol import DiffRequest, FindRepositories
+from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.worker import GitWorkers
-from tests.kit import TIMEOUT_S, command_line_of, wait_until
+from tests.kit import THREADS, TIMEOUT_S, command_line_of, wait_until
 from tests.workspace.git_kit import make_repository, write_files
 
 SECRETS = {"API_KEY": "key-0123456789", "PATH": "/usr/bin", "LD_LIBRARY_PATH": "/opt/lib"}
@@ -25,7 +25,7 @@ SECRETS = {"API_KEY": "key-0123456789", "PATH": "/usr/bin", "LD_LIBRARY_PATH": "
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[GitWorkers]:
-    workers = GitWorkers(Workspace(tmp_path), SECRETS)
+    workers = GitWorkers(Workspace(tmp_path), SECRETS, THREADS.processes)
     yield workers
     await workers.close()
 
@@ -40,7 +40,7 @@ def repo(tmp_path: Path) -> Path:
 def children() -> list[int]:
     """The git workers of this process."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in listed if b"git_worker" in b" ".join(command_line_of(int(pid)))]
+    return [int(pid) for pid in listed if b"git.program" in b" ".join(command_line_of(int(pid)))]
 
 
 async def ask(workers: GitWorkers, path: str = "repo") -> list[str]:
@@ -88,7 +88,7 @@ async def test_errors_arrive_as_they_were_raised(workers: GitWorkers) -> None:
 
 async def test_a_question_that_takes_too_long_ends_with_its_process(tmp_path: Path, repo: Path) -> None:
     """The client learns it, the process is gone, and the next question is answered."""
-    workers = GitWorkers(Workspace(tmp_path), SECRETS, request_timeout_s=2.0)
+    workers = GitWorkers(Workspace(tmp_path), SECRETS, THREADS.processes, request_timeout_s=2.0)
     stuck = make_repository(repo.parent / "stuck", {"a": "a\n"})
     hang(stuck)
     with pytest.raises(Unprocessable) as caught:
@@ -123,7 +123,7 @@ async def test_who_stops_asking_stops_the_work(workers: GitWorkers, repo: Path) 
 
 async def test_idle_workers_end(tmp_path: Path, repo: Path) -> None:
     """A server whose users look at no diffs needs no memory for them."""
-    workers = GitWorkers(Workspace(tmp_path), {}, idle_s=0.05)
+    workers = GitWorkers(Workspace(tmp_path), {}, THREADS.processes, idle_s=0.05)
     await ask(workers)
     await asyncio.to_thread(wait_until, lambda: not children())
 
@@ -149,7 +149,7 @@ async def test_a_worker_knows_no_secret_and_may_do_little(workers: GitWorkers, r
 
 async def test_the_server_does_not_load_libgit2(workers: GitWorkers) -> None:
     """It would hold the interpreter's lock."""
-    code = "import sys, agentsrv.app, agentsrv.workspace.worker; print('pygit2' in sys.modules)"
+    code = "import sys, agentsrv.app, agentsrv.workspace.git.workers; print('pygit2' in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
     )
@@ -165,10 +165,11 @@ import asyncio, sys
 from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if entry] + [{str(Path(__file__).parents[2])!r}]
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.worker import GitWorkers
-from agentsrv.workspace.git_protocol import DiffRequest
+from agentsrv.workspace.git.workers import GitWorkers
+from agentsrv.threads import Pool
+from agentsrv.workspace.git.protocol import DiffRequest
 async def main():
-    workers = GitWorkers(Workspace(Path({str(tmp_path)!r})), {{}})
+    workers = GitWorkers(Workspace(Path({str(tmp_path)!r})), {{}}, Pool('processes', 2))
     print(len(await workers.ask(DiffRequest(path="repo"))) > 100)
     await workers.close()
 asyncio.run(main())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 import pytest
 
 from agentsrv.errors import AgentsrvError
-from agentsrv.workspace import worktrees as worktrees_module
-from agentsrv.workspace.git_protocol import (
+from agentsrv.workspace.git import shelf as shelf_module
+from agentsrv.workspace.git import worktrees as worktrees_module
+from agentsrv.workspace.git.program import configure_libgit2
+from agentsrv.workspace.git.protocol import (
     DiffRequest,
     DiscardWorktree,
     FindRepositories,
@@ -24,28 +26,30 @@ from agentsrv.workspace.git_protocol import (
     MakeWorktree,
     RemovedWorktree,
     RemoveWorktree,
+    Request,
     Worktree,
 )
-from agentsrv.workspace.git_worker import configure_libgit2
+from agentsrv.workspace.git.shelf import Shelf
+from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
-from agentsrv.workspace.worker import GitWorkers
-from agentsrv.workspace.worktrees import Shelf
-from tests.workspace.git_kit import commit, make_repository, run_git, write_files
-
-T = TypeVar("T")
+from tests.kit import THREADS
+from tests.workspace.git_child import GitChildren
+from tests.workspace.git_kit import commit, commit_id, make_repository, run_git, write_files
 
 
 class Worktrees:
-    """What a server does with worktrees below `base`."""
+    """What a server does with worktrees below `base`, by `git`: workers, or what does as they do."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, git: GitWorkers | None = None) -> None:
         self.base = base
-        self.writers = GitWorkers(Workspace(base), {}, may_write=True)
-        self.readers = GitWorkers(Workspace(base), {})
+        self._git = git or GitChildren(Workspace(base))
+
+    async def ask(self, request: Request) -> Any:
+        return msgspec.json.decode(await self._git.ask(request) + b"}")
 
     async def make(self, cwd: str = "repo", session_id: str = "s") -> MadeWorktree:
         request = MakeWorktree(cwd=str(self.base / cwd), session_id=session_id)
-        return msgspec.json.decode(await self.writers.ask(request) + b"}", type=MadeWorktree)
+        return msgspec.convert(await self.ask(request), MadeWorktree)
 
     async def refused(self, cwd: str = "repo", session_id: str = "s") -> str:
         """The code of the error."""
@@ -54,11 +58,11 @@ class Worktrees:
         return caught.value.code
 
     async def discard(self, cwd: str = "repo", session_id: str = "s") -> None:
-        await self.writers.ask(DiscardWorktree(cwd=str(self.base / cwd), session_id=session_id))
+        await self.ask(DiscardWorktree(cwd=str(self.base / cwd), session_id=session_id))
 
     async def remove(self, path: str | Path, *, force: bool = False) -> RemovedWorktree:
         request = RemoveWorktree(path=str(path), force=force)
-        return msgspec.json.decode(await self.writers.ask(request) + b"}", type=RemovedWorktree)
+        return msgspec.convert(await self.ask(request), RemovedWorktree)
 
     async def kept(self, path: str | Path) -> str:
         """Why it is not removed."""
@@ -68,8 +72,7 @@ class Worktrees:
         return "; ".join(problem.message for problem in caught.value.problems) or caught.value.code
 
     async def listed(self) -> list[Worktree]:
-        answer = await self.readers.ask(FindWorktrees()) + b"}"
-        return msgspec.json.decode(answer, type=FoundWorktrees).worktrees
+        return msgspec.convert(await self.ask(FindWorktrees()), FoundWorktrees).worktrees
 
     def branches(self, repo: str = "repo") -> list[str]:
         return run_git(self.base / repo, "branch", "--format=%(refname:short)").decode().split("\n")[:-1]
@@ -81,18 +84,25 @@ class Worktrees:
         return [str(path.relative_to(self.base)) for path in paths[1:]]
 
     def is_clean(self) -> bool:
-        """Is there nothing but `main`?"""
-        shelves = self.base / ".worktrees"
-        rest = [path.name for path in shelves.iterdir()] if shelves.exists() else []
-        return (self.branches(), self.known(), set(rest) - {".gitignore"}) == (["main"], [], set())
+        """Is there nothing but `main`, and perhaps what is in the trash?"""
+        rest = [path for path in self.base.glob(".worktrees/*/*") if not path.name.startswith(".trash-")]
+        return (self.branches(), self.known(), rest) == (["main"], [], [])
+
+    def trash(self) -> list[Path]:
+        return sorted(self.base.glob(".worktrees/*/.trash-*"))
 
 
 @pytest.fixture
-async def worktrees(tmp_path: Path) -> AsyncIterator[Worktrees]:
-    worktrees = Worktrees(tmp_path)
-    yield worktrees
-    await worktrees.writers.close()
-    await worktrees.readers.close()
+def worktrees(tmp_path: Path) -> Worktrees:
+    return Worktrees(tmp_path)
+
+
+@pytest.fixture
+async def by_workers(tmp_path: Path) -> AsyncIterator[Worktrees]:
+    """By processes as a server starts them."""
+    workers = GitWorkers(Workspace(tmp_path), {}, THREADS.processes, may_write=True)
+    yield Worktrees(tmp_path, workers)
+    await workers.close()
 
 
 @pytest.fixture
@@ -103,7 +113,7 @@ def repo(tmp_path: Path) -> Path:
 @pytest.fixture
 def here(unprivileged: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace to work on in this process, which keeps its own right to write."""
-    monkeypatch.setattr(worktrees_module, "restrict_writes", lambda directories: True)
+    monkeypatch.setattr(shelf_module, "restrict_writes", lambda directories: True)
     configure_libgit2()
     return Workspace(unprivileged)
 
@@ -111,8 +121,9 @@ def here(unprivileged: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 # Making
 
 
-async def test_a_worktree_is_one_to_git_too(worktrees: Worktrees, repo: Path) -> None:
+async def test_a_worktree_is_one_to_git_too(by_workers: Worktrees, repo: Path) -> None:
     """Its own directory and branch, at the commit of HEAD, with all files and nothing to commit."""
+    worktrees = by_workers
     made = await worktrees.make()
     path = Path(made.path)
 
@@ -130,7 +141,8 @@ async def test_changes_in_one_are_not_in_the_other(worktrees: Worktrees, repo: P
     """Git commits in the worktree, and the repository's own working tree stays as it was."""
     made = await worktrees.make()
     write_files(Path(made.path), {"a": "changed\n"})
-    tip = commit(Path(made.path))
+    commit(Path(made.path))
+    tip = commit_id(Path(made.path))
 
     assert "a\n" == (repo / "a").read_text()
     assert b"" == run_git(repo, "status", "--porcelain")
@@ -163,7 +175,8 @@ async def test_a_worktree_of_a_worktree(worktrees: Worktrees, repo: Path) -> Non
     """It begins at that one's commit, and belongs to the same repository."""
     first = await worktrees.make()
     write_files(Path(first.path), {"a": "changed\n"})
-    tip = commit(Path(first.path))
+    commit(Path(first.path))
+    tip = commit_id(Path(first.path))
     main = run_git(repo, "rev-parse", "main")
     second = await worktrees.make(".worktrees/repo/s/sub", "t")
 
@@ -222,9 +235,7 @@ async def test_a_base_that_is_a_repository_itself(tmp_path: Path) -> None:
     base = make_repository(tmp_path / "base", {"a": "a\n"})
     worktrees = Worktrees(base)
     made = await worktrees.make(".")
-    diff = msgspec.json.decode(await worktrees.readers.ask(DiffRequest(path="")) + b"}")
-    await worktrees.writers.close()
-    await worktrees.readers.close()
+    diff = await worktrees.ask(DiffRequest(path=""))
 
     assert str(base / ".worktrees/base/s") == made.path
     assert (b"", []) == (run_git(base, "status", "--porcelain"), diff["files"])
@@ -361,7 +372,6 @@ async def test_links_lead_no_write_away(worktrees: Worktrees, tmp_path: Path, pl
     before = sorted(outside.rglob("*"))
     link.symlink_to(outside)
     code = await inside.refused()
-    await inside.writers.close()
 
     assert code in {"outside_workspace", "not_a_directory", "permission_denied"}
     assert before == sorted(outside.rglob("*"))
@@ -394,7 +404,6 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         assert "storage_full" == code
         assert worktrees.is_clean()
     finally:
-        await worktrees.writers.close()
         subprocess.run(["umount", "-l", str(base)], check=True)
 
 
@@ -405,7 +414,8 @@ async def test_a_leftover_gives_way(worktrees: Worktrees, repo: Path) -> None:
     """Made, and never heard of again: the next attempt begins at today's commit, under the same name."""
     await worktrees.make()
     write_files(repo, {"a": "later\n"})
-    tip = commit(repo)
+    commit(repo)
+    tip = commit_id(repo)
     made = await worktrees.make()
 
     assert (".worktrees/repo/s", "session/s") == (
@@ -457,9 +467,10 @@ async def test_undoing_is_for_what_was_made_for_that_session(worktrees: Worktree
     assert ["main", "session/s-2"] == worktrees.branches()
 
 
-async def test_many_at_once(worktrees: Worktrees, repo: Path) -> None:
+async def test_many_at_once(by_workers: Worktrees, repo: Path) -> None:
     """Each session has its own, though names overlap and workers share a repository."""
-    ids = ["s", "s-2", "s-3", "t", "t..u", "t_.u"]
+    worktrees = by_workers
+    ids = ["s", "s-2", "t..u", "t_.u"]
     made = await asyncio.gather(*(worktrees.make(session_id=session_id) for session_id in ids))
 
     assert len(ids) == len({one.path for one in made}) == len({one.branch for one in made})
@@ -509,7 +520,7 @@ async def test_what_has_changed_keeps_it(worktrees: Worktrees, repo: Path) -> No
     run_git(path, "add", "staged")
     (path / "sub/b").unlink()
 
-    assert "3 changed: a, staged, sub/b; 1 untracked: new/" == await worktrees.kept(path)
+    assert "3 changed: a, staged, sub/b; 1 untracked: new/x" == await worktrees.kept(path)
     await worktrees.remove(path, force=True)
     assert worktrees.is_clean()
 
@@ -571,7 +582,7 @@ def test_folders_without_rights_are_removed(here: Workspace) -> None:
     made = worktrees_module.make(here, MakeWorktree(cwd=str(repo), session_id="s"))
     write_files(Path(made.path), {"cache/module/file": "x"})
     (Path(made.path) / "cache/module").chmod(0o500)
-    worktrees_module.remove(here, RemoveWorktree(path=made.path))
+    worktrees_module.remove(here, RemoveWorktree(path=made.path, for_good=True))
 
     assert Worktrees(here.base).is_clean()
 
@@ -651,7 +662,7 @@ async def test_a_diff_of_a_worktree(worktrees: Worktrees, repo: Path) -> None:
     """What has changed in it, against its own HEAD."""
     made = await worktrees.make()
     write_files(Path(made.path), {"a": "changed\n"})
-    diff = msgspec.json.decode(await worktrees.readers.ask(DiffRequest(path=made.path)) + b"}")
+    diff = await worktrees.ask(DiffRequest(path=made.path))
 
     assert (made.path, ["a"]) == (diff["repoPath"], [file["newPath"] for file in diff["files"]])
 
@@ -660,17 +671,63 @@ async def test_they_are_among_the_repositories(worktrees: Worktrees, repo: Path)
     """As worktrees of their repository; what lies in them is not searched."""
     made = await worktrees.make()
     make_repository(Path(made.path) / "inner", {"x": "x"})
-    answer = msgspec.json.decode(await worktrees.readers.ask(FindRepositories()) + b"}")
+    answer = await worktrees.ask(FindRepositories())
 
     assert [("repo", False, str(repo)), (".worktrees/repo/s", True, str(repo))] == [
         (item["relativePath"], item["isWorktree"], item["root"]) for item in answer["repositories"]
     ]
 
 
+async def test_what_was_removed_is_in_the_trash_for_some_days(worktrees: Worktrees, repo: Path) -> None:
+    """Files and commits, also when it was forced; after a week the next removal takes them away for good."""
+    made = await worktrees.make()
+    write_files(Path(made.path), {"new": "work of hours"})
+    commit = run_git(Path(made.path), "rev-parse", "HEAD")
+    await worktrees.remove(made.path, force=True)
+    [kept] = worktrees.trash()
+    [reference] = run_git(repo, "for-each-ref", "--format=%(refname)", "refs/agentsrv").decode().split()
+
+    assert (kept / "new").read_text() == "work of hours"
+    assert run_git(repo, "rev-parse", reference) == commit
+
+    kept.rename(kept.with_name(".trash-1000000000-s"))
+    run_git(repo, "update-ref", "refs/agentsrv/removed/1000000000-s", reference)
+    await worktrees.remove((await worktrees.make(session_id="t")).path)
+    names = run_git(repo, "for-each-ref", "--format=%(refname)", "refs/agentsrv").decode()
+    assert [path.name.partition("-")[2].partition("-")[2] for path in worktrees.trash()] == ["t"]
+    assert "1000000000" not in names
+
+
+async def test_a_forged_owner_file_takes_no_branch_of_others(worktrees: Worktrees, repo: Path) -> None:
+    """What an agent writes there is believed as far as the worktree's own name says the same."""
+    one, other = await worktrees.make(), await worktrees.make(session_id="other")
+    forged = msgspec.json.encode({"session": "s", "branch": other.branch})
+    (repo / ".git/worktrees/s/agentsrv").write_bytes(forged)
+    run_git(repo, "worktree", "remove", "--force", other.path)
+    await worktrees.remove(one.path, force=True)
+
+    assert other.branch in worktrees.branches()
+
+
+async def test_a_deep_tree_is_no_hindrance(
+    worktrees: Worktrees, repo: Path, deepen: Callable[[Path, int], None]
+) -> None:
+    """Twelve hundred levels: it goes as a whole, and out of the trash too."""
+    made = await worktrees.make()
+    deepen(Path(made.path), 1200)
+    await worktrees.remove(made.path)
+    assert worktrees.is_clean()
+
+    [kept] = worktrees.trash()
+    old = kept.rename(kept.with_name(".trash-1000000000-s"))
+    await worktrees.remove((await worktrees.make(session_id="t")).path)
+    assert not old.exists()
+
+
 async def test_what_a_killed_removal_left_goes_with_the_next(worktrees: Worktrees, repo: Path) -> None:
     """Its files had been put aside already; nobody sees them, and they do not stay."""
     made = await worktrees.make()
-    aside = worktrees.base / ".worktrees/repo/.removed-0123"
+    aside = worktrees.base / ".worktrees/repo/.agentsrv-removed-0123"
     write_files(aside, {"deep/file": "x"})
 
     assert [made.path] == [item.path for item in await worktrees.listed()]
@@ -734,8 +791,8 @@ async def test_a_pipe_in_a_repository_hides_that_one_alone(
     make_repository(worktrees.base / "other", {"a": "a\n"})
     (repo / name).unlink(missing_ok=True)
     os.mkfifo(repo / name)
-    answer = await worktrees.readers.ask(FindRepositories()) + b"}"
-    problems = {found["name"]: found["problem"] for found in msgspec.json.decode(answer)["repositories"]}
+    answer = await worktrees.ask(FindRepositories())
+    problems = {found["name"]: found["problem"] for found in answer["repositories"]}
 
     assert problems["other"] is None
     assert "damaged" in problems["repo"]

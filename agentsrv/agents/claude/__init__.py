@@ -1,0 +1,1 @@
+"""Claude Code: `claude -p` with lines of JSON on stdin and stdout."""

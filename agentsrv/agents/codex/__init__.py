@@ -1,0 +1,1 @@
+"""Codex: `codex app-server`, JSON-RPC on stdin and stdout."""

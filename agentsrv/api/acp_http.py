@@ -1,0 +1,198 @@
+"""ACP over HTTP: a POST for each message of the client, and event streams with ours, one for the connection and one for
+each of its sessions (the transport that ACP's RFD of July 2026 describes, as @agentclientprotocol/sdk 2.4 speaks it).
+
+A connection is what a client holds open; sessions outlive it. It ends when its client says so, or when it has no stream
+and says nothing for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from agentsrv.access import Caller
+from agentsrv.errors import LimitReached, NotFound
+from agentsrv.faces.acp import AcpFace
+from agentsrv.faces.acp_turns import Means
+from agentsrv.faces.acp_words import MAX_ID_CHARACTERS
+from agentsrv.jsontext import as_object
+from agentsrv.tasks import Tasks
+
+MAX_CONNECTIONS = 256
+"""Of all clients. The one that has been idle for longest makes room."""
+
+MAX_STREAMS = 100
+"""Of one connection."""
+
+MAX_WAITING_BYTES = 1024 * 1024
+"""Of one stream, before what fills it has to wait."""
+
+IDLE_S = 60.0
+"""So long a connection lives without a stream."""
+
+CONNECTION = ""
+"""The stream that is no session's."""
+
+OF_CONNECTION = frozenset(f"session/{name}" for name in ("new", "load", "resume", "fork", "list"))
+"""What is answered on the connection's stream: before that, a client need not have opened the session's."""
+
+
+class _Stream:
+    """What a client has not read yet. It has one reader; a newer one takes the place of the one before."""
+
+    def __init__(self) -> None:
+        self.has_reader = False
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._reader = 0
+        self._changed = asyncio.Event()
+        self._is_closed = False
+
+    async def put(self, data: bytes) -> None:
+        """Waits for room."""
+        while self._bytes > MAX_WAITING_BYTES and not self._is_closed:
+            self._changed.clear()
+            await self._changed.wait()
+        self._waiting.append(data)
+        self._bytes += len(data)
+        self._changed.set()
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        self._reader += 1
+        me, self.has_reader = self._reader, True
+        self._changed.set()
+        try:
+            while me == self._reader and not self._is_closed:
+                if self._waiting:
+                    data = self._waiting.popleft()
+                    self._bytes -= len(data)
+                    self._changed.set()
+                    yield data
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+        finally:
+            if me == self._reader:
+                self.has_reader = False
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._changed.set()
+
+
+class HttpConnection:
+    """One client's. `face` works on its messages."""
+
+    def __init__(self, means: Means, caller: Caller) -> None:
+        self.id = str(uuid4())
+        self.caller = caller
+        # Each message is a request of its own, which the audit log has.
+        self.face = AcpFace(means, caller, self._send, lambda *_: None)
+        self._streams: dict[str, _Stream] = {}
+        self._answered_on: dict[Any, str] = {}
+        self._loop = asyncio.get_running_loop()
+        self._used_at = self._loop.time()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has said nothing; 0 while somebody reads a stream of it."""
+        if any(stream.has_reader for stream in self._streams.values()):
+            self._used_at = self._loop.time()
+        return self._loop.time() - self._used_at
+
+    async def take(self, message: dict[str, Any]) -> None:
+        """A message in which nothing is wrong. Its answer comes on a stream. Raises LimitReached."""
+        self._used_at = self._loop.time()
+        session_id = as_object(message.get("params")).get("sessionId")
+        on = (
+            session_id if isinstance(session_id, str) and len(session_id) <= MAX_ID_CHARACTERS else CONNECTION
+        )
+        self._stream(on)
+        if "method" in message and "id" in message:
+            self._answered_on[message["id"]] = CONNECTION if message["method"] in OF_CONNECTION else on
+        await self.face.receive(message)
+
+    def read(self, session_id: str) -> AsyncGenerator[bytes, None]:
+        """What there is to say in a session, or (CONNECTION) besides. Raises LimitReached."""
+        return self._stream(session_id).read()
+
+    async def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        await self.face.close()
+
+    def _stream(self, session_id: str) -> _Stream:
+        if session_id not in self._streams and len(self._streams) > MAX_STREAMS:
+            raise LimitReached(
+                f"a connection has at most {MAX_STREAMS} sessions; open another one", code="too_many_streams"
+            )
+        return self._streams.setdefault(session_id, _Stream())
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if "method" in message:
+            on = str(as_object(message.get("params")).get("sessionId", CONNECTION))
+        else:
+            on = self._answered_on.pop(message["id"], CONNECTION)
+        await self._stream(on).put(msgspec.json.encode(message))
+
+
+class HttpConnections:
+    """All that are open."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._open: dict[str, HttpConnection] = {}
+        self._tasks = Tasks("acp-http")
+        self._is_sweeping = False
+
+    def make(self, caller: Caller) -> HttpConnection:
+        """One that is not open yet."""
+        return HttpConnection(self._means, caller)
+
+    async def open(self, connection: HttpConnection) -> None:
+        """Raises LimitReached (`too_many_acp_connections`) where all have streams."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            idlest = max(self._open.values(), key=lambda each: each.idle_s)
+            if idlest.idle_s == 0:
+                raise LimitReached(
+                    f"{MAX_CONNECTIONS} connections are in use; close one", code="too_many_acp_connections"
+                )
+            await self._end(idlest)
+        self._open[connection.id] = connection
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self._tasks.spawn(self._sweep(), name="sweep")
+
+    def get(self, id_: str, caller: Caller) -> HttpConnection:
+        """One that this caller has opened. Raises NotFound (`unknown_connection`)."""
+        found = self._open.get(id_)
+        if found is None or found.caller.hash != caller.hash:
+            raise NotFound("there is no such connection; send `initialize` again", code="unknown_connection")
+        return found
+
+    async def end(self, id_: str, caller: Caller) -> None:
+        """What runs in its sessions goes on. Raises NotFound."""
+        await self._end(self.get(id_, caller))
+
+    async def close(self) -> None:
+        """Closing twice is fine."""
+        await self._tasks.close()
+        for connection in list(self._open.values()):
+            await self._end(connection)
+
+    async def _end(self, connection: HttpConnection) -> None:
+        self._open.pop(connection.id, None)
+        await connection.close()
+
+    async def _sweep(self) -> None:
+        while self._open:
+            await asyncio.sleep(IDLE_S / 4)
+            for connection in list(self._open.values()):
+                if connection.idle_s > IDLE_S:
+                    await self._end(connection)
+        self._is_sweeping = False

@@ -1,0 +1,128 @@
+"""OpenAI's chat completions over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agentsrv.api.bodies import held_body
+from agentsrv.api.encode import json_response
+from agentsrv.api.generate import cancel
+from agentsrv.api.keys import CHAT, TURNS
+from agentsrv.api.openai import error_of, message_of, note_prompt, refusing, session_of
+from agentsrv.api.operations import Operation
+from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, ModelList
+from agentsrv.api.sse import frame_of, stream_frames
+from agentsrv.errors import invalid_field
+from agentsrv.faces.chat import (
+    Wanted,
+    chunk_of,
+    completion_of,
+    finish_reason,
+    model_view,
+    usage_chunk,
+)
+from agentsrv.model import Outcome, Turn, TurnStatus
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """The agents as models, and each of their models as `agent/model`."""
+    models = [model_view(name) for name in await request.app[CHAT].models()]
+    return json_response({"object": "list", "data": models})
+
+
+@refusing
+async def create_completion(request: web.Request) -> web.StreamResponse:
+    """Give an agent the last message of a conversation, and stream what it says (OpenAI's chat completions)."""
+    async with held_body(request, CreateCompletion) as body:
+        wanted = _wanted(request, body)
+        turn = await request.app[CHAT].begin(wanted)
+    headers = note_prompt(request, turn, wanted.messages[-1].text)
+    model, wants_usage = body.model, bool(body.stream_options and body.stream_options.include_usage)
+    on_lost = partial(cancel, request.app[TURNS], turn) if body.on_disconnect == "cancel" else None
+    if not body.stream:
+        del body, wanted
+        return await _whole(request, turn, model, headers)
+    del body, wanted  # The stream may last for hours.
+    frames = _frames(request, turn, model, wants_usage=wants_usage)
+    return await stream_frames(request, frames, bytes, headers=headers, on_lost=on_lost)
+
+
+async def _whole(request: web.Request, turn: Turn, model: str, headers: dict[str, str]) -> web.Response:
+    parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
+    async for field, text in request.app[CHAT].deltas(turn):
+        parts[field].append(text)
+    ended = await request.app[TURNS].get(turn.id)
+    if (failed := _failure(ended)) is not None:
+        return json_response(failed, status=502, headers=headers)
+    message = {name: "".join(found) for name, found in parts.items() if found or name == "content"}
+    return json_response(completion_of(ended, model, message), headers=headers)
+
+
+async def _frames(
+    request: web.Request, turn: Turn, model: str, *, wants_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    yield _frame(chunk_of(turn, model, {"role": "assistant", "content": ""}))
+    async for field, text in request.app[CHAT].deltas(turn):
+        yield _frame(chunk_of(turn, model, {field: text}))
+    ended = await request.app[TURNS].get(turn.id)
+    if (failed := _failure(ended)) is not None:
+        yield _frame(failed)
+    else:
+        yield _frame(chunk_of(ended, model, {}, finish_reason(ended)))
+    if wants_usage:
+        yield _frame(usage_chunk(ended, model))
+    yield DONE
+
+
+def _frame(value: dict[str, Any]) -> bytes:
+    return frame_of(msgspec.json.encode(value))
+
+
+def _failure(turn: Turn) -> dict[str, Any] | None:
+    if turn.status not in (TurnStatus.FAILED, TurnStatus.INTERRUPTED) or finish_reason(turn) is not None:
+        return None
+    outcome = turn.outcome or Outcome(turn.status)
+    return error_of(outcome.error or f"the job is {turn.status}", outcome.error_code or turn.status)
+
+
+def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
+    return Wanted(
+        model=body.model,
+        messages=[
+            message_of(message.role, message.content, f"messages.{number}")
+            for number, message in enumerate(body.messages)
+        ],
+        session_id=session_of(request, body.session_id, body.metadata, body.user),
+        cwd=body.cwd,
+        effort=body.reasoning_effort,
+        permission_mode=body.permission_mode,
+        output_schema=_schema_of(body.response_format),
+        message_id=request.headers.get("Idempotency-Key"),
+    )
+
+
+def _schema_of(format: dict[str, Any] | None) -> dict[str, Any] | None:
+    if format is None or format.get("type") == "text":
+        return None
+    described = format.get("json_schema")
+    schema = described.get("schema") if isinstance(described, dict) else None
+    if format.get("type") != "json_schema" or not isinstance(schema, dict):
+        raise invalid_field("response_format", 'must be {"type": "json_schema", "json_schema": {"schema"}}')
+    return schema
+
+
+# fmt: off
+ROUTES = (
+    Operation("GET", "/openai/v1/models", list_models, {200: ModelList}),
+    Operation("POST", "/openai/v1/chat/completions", create_completion, {200: Completion},
+              (404, 409, 422, 429, 502, 503, 507), body=CreateCompletion, headers=("Idempotency-Key",),
+              refusal=CompletionRefused),
+)
+# fmt: on

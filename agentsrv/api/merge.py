@@ -1,0 +1,111 @@
+"""Lists of what all servers of a fleet have, as if it were one: each gives its page, and the pages are merged.
+
+All pages have one order, and a cursor is a place in it, not in anybody's list: it means the same on every server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from agentsrv.access import EVERYTHING, Caller
+from agentsrv.api.credentials import CALLER
+from agentsrv.api.encode import json_response
+from agentsrv.api.forward import Forwarder, Reply
+from agentsrv.api.schemas.jobs import ListJobs
+from agentsrv.api.schemas.sessions import ListSessions
+from agentsrv.fleet.registry import Peer
+from agentsrv.turns.cursor import encode_cursor
+
+FLEET = Caller("fleet", EVERYTHING, b"")
+"""Who asks when a server has to know something itself."""
+LIST_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A list in an answer: the field that it is in, the field that names what is in it, how many are told at most.
+
+    Those without a limit are told whole, the oldest first.
+    """
+
+    field: str
+    id: str
+    limit: int | None = None
+
+
+LISTS = {
+    "list_sessions": Merged("sessions", "id", limit=ListSessions().limit),
+    "list_jobs": Merged("jobs", "taskId", limit=ListJobs().limit),
+    "list_permissions": Merged("permissions", "requestId"),
+    "list_terminals": Merged("terminals", "terminalId"),
+}
+
+
+async def answer(
+    request: web.Request, handler: Handler, others: Sequence[Peer], forwarder: Forwarder
+) -> web.StreamResponse:
+    """This server's list, and those of the others in it. `unreachable` names who has not answered."""
+    own = await handler(request)
+    if (
+        request.method == hdrs.METH_HEAD
+        or not isinstance(own, web.Response)
+        or not isinstance(own.body, bytes)
+    ):
+        return own
+    kind = LISTS[request.match_info.handler.__name__]
+    asked = [forwarder.ask(peer, request.raw_path, request[CALLER], LIST_S) for peer in others]
+    pages = [_page(reply, kind) for reply in await asyncio.gather(*asked)]
+    silent = [peer.name for peer, page in zip(others, pages, strict=True) if page is None]
+    whole = _merged(msgspec.json.decode(own.body), [page for page in pages if page is not None], kind)
+    if kind.limit is not None:
+        whole = _cut(whole, kind, int(request.query.get("limit", kind.limit)))
+    return json_response({**whole, "count": len(whole[kind.field]), "unreachable": silent})
+
+
+async def has(forwarder: Forwarder, peer: Peer, key: str) -> bool | None:
+    """Is a session, terminal or job at home on another server? None: it does not answer."""
+    kind, id_ = key[:2], quote(key[2:], safe="")
+    path = {"s:": f"/sessions/{id_}", "j:": f"/generate/v2/jobs/{id_}", "t:": "/terminals"}[kind]
+    reply = await forwarder.ask(peer, path, FLEET)
+    if reply is None or reply.status not in (200, 404):
+        return None
+    if kind == "t:":
+        page = _page(reply, LISTS["list_terminals"])
+        return page is not None and any(one["terminalId"] == key[2:] for one in page["terminals"])
+    return reply.status == 200
+
+
+def _page(reply: Reply | None, kind: Merged) -> dict[str, Any] | None:
+    if reply is None or reply.status != 200:
+        return None
+    page = msgspec.json.decode(reply.body)
+    return page if isinstance(page, dict) and kind.field in page else None
+
+
+def _merged(own: dict[str, Any], pages: list[dict[str, Any]], kind: Merged) -> dict[str, Any]:
+    found = [one for page in (own, *pages) for one in page[kind.field]]
+    # As text: all times on the wire have one form.
+    found.sort(key=lambda one: (one["createdAt"], one[kind.id]), reverse=kind.limit is not None)
+    has_more = any(page.get("nextCursor") for page in (own, *pages))
+    return {**own, kind.field: found, "nextCursor": has_more} if kind.limit else {**own, kind.field: found}
+
+
+def _cut(whole: dict[str, Any], kind: Merged, limit: int) -> dict[str, Any]:
+    """The first `limit`, and the place behind them."""
+    page = whole[kind.field][:limit]
+    has_more = page and (whole["nextCursor"] or len(whole[kind.field]) > limit)
+    cursor = encode_cursor(_millis(page[-1]["createdAt"]), page[-1][kind.id]) if has_more else None
+    return {**whole, kind.field: page, "nextCursor": cursor}
+
+
+def _millis(timestamp: str) -> int:
+    return round(datetime.fromisoformat(timestamp).timestamp() * 1000)

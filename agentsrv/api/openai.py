@@ -1,0 +1,89 @@
+"""What the routes that speak OpenAI's protocols have in common: conversations by header, and errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agentsrv.api.audit import note
+from agentsrv.api.refusals import error_response
+from agentsrv.errors import AgentsrvError, invalid_field
+from agentsrv.faces.chat import Message
+from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
+
+SESSION_HEADERS = ("X-Session-Id", "X-OpenWebUI-Chat-Id", "X-Conversation-Id")
+"""How chat programs tell which conversation a request is of."""
+
+Handling = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def refusing(handler: Handling) -> Handling:
+    """A handler whose refusals have the status that they have everywhere, and OpenAI's body."""
+
+    @wraps(handler)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except AgentsrvError as exc:
+            return _refusal(exc)
+
+    return handle
+
+
+def _refusal(exc: AgentsrvError) -> web.Response:
+    response = error_response(exc)
+    param = exc.problems[0].path if exc.problems else None
+    response.body = msgspec.json.encode(error_of(exc.message, exc.code, param))
+    return response
+
+
+def error_of(message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "agentsrv_error", "code": code, "param": param}}
+
+
+def session_of(
+    request: web.Request, session_id: str | None, metadata: Mapping[str, Any] | None, user: str | None
+) -> SessionId | None:
+    """The conversation, by the first of the ways in which clients name it."""
+    named: dict[str, object] = {
+        "session_id": session_id,
+        **{name: request.headers.get(name) for name in SESSION_HEADERS},
+    }
+    named["metadata.session_id"] = (metadata or {}).get("session_id")
+    for field, value in named.items():
+        if value:
+            if not isinstance(value, str) or not re.match(SESSION_ID_PATTERN, value):
+                raise invalid_field(field, "names no session: letters, digits, dots, dashes and underscores")
+            return SessionId(value)
+    # Any text, an address perhaps: who has no other name for a conversation has one for each user.
+    return SessionId(f"user-{sha256(user.encode()).hexdigest()[:32]}") if user else None
+
+
+def message_of(role: str, parts: str | list[dict[str, Any]] | None, field: str) -> Message:
+    """One of a conversation: text, or parts that are texts and pictures."""
+    if parts is None or isinstance(parts, str):
+        return Message(role, parts or "")
+    texts, images = [], []
+    for place, part in enumerate(parts):
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
+        if isinstance(text := part.get("text"), str):
+            texts.append(text)
+        elif isinstance(url, str) and url.startswith("data:"):
+            images.append(url)
+        else:
+            raise invalid_field(f"{field}.content.{place}", "must be text, or an image as a data: URL")
+    return Message(role, "\n".join(texts), tuple(images))
+
+
+def note_prompt(request: web.Request, turn: Turn, text: str) -> dict[str, str]:
+    """For the audit log; the headers that tell which job and session it has become."""
+    data = text.encode(errors="replace")
+    note(request, session=turn.session_id, bytes=len(data), sha256=sha256(data).hexdigest())
+    return {"X-Task-Id": turn.id, "X-Session-Id": turn.session_id}

@@ -1,0 +1,449 @@
+"""Which server of a fleet answers a request: the home of what it is about, whichever server got it.
+
+Nothing is passed on twice. What is decided here only saves the home a refusal: that no id has two homes is held where
+sessions are made (`turns` claims each).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from agentsrv.api import everywhere, hop, merge
+from agentsrv.api.bodies import FIELDS, parse_fields, peek_body, require_valid
+from agentsrv.api.forward import Forwarder, NotThere
+from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
+from agentsrv.api.operations import Group
+from agentsrv.api.splice import splice
+from agentsrv.api.terminals.handshake import token_of
+from agentsrv.errors import AgentsrvError, Conflict, InvalidInput, NotFound, Unavailable, invalid_field
+from agentsrv.faces.responses_words import CONVERSATION, RESPONSE
+from agentsrv.fleet.homes import RedisHomes, session_key, terminal_key
+from agentsrv.fleet.names import number_in
+from agentsrv.fleet.registry import Registry
+from agentsrv.model import NAME, SESSION_ID, SessionId, TerminalId, TurnId
+
+SESSION_HEADER = "X-Session-Id"
+Body = bytes | bytearray | None
+"""What has been read of a request already."""
+
+JOB = "j:"
+"""Before the id of a job of an earlier form, of which only its home knows where it is."""
+
+
+class Rule(Enum):
+    """How the home of a request is found. A route without a rule is answered where it arrives."""
+
+    SESSION = auto()
+    PLACED = auto()
+    TASK = auto()
+    TERMINAL = auto()
+    TOKEN = auto()
+    SOCKET = auto()
+    WORKSPACE = auto()
+    LIST = auto()
+    CONTINUED = auto()
+    RESPONSE = auto()
+    CONVERSATION = auto()
+    ACTIVITY = auto()
+    FACE = auto()
+    """Another protocol, whose bodies nobody reads on the way: only the header says which session it is about."""
+
+
+BY_NAME = {
+    "create_session": Rule.PLACED,
+    "generate": Rule.PLACED,
+    "create_response": Rule.CONTINUED,
+    "create_terminal_token": Rule.TOKEN,
+    "open_terminal": Rule.SOCKET,
+    "watch_activity": Rule.ACTIVITY,
+    **dict.fromkeys(merge.LISTS, Rule.LIST),
+}
+BY_PARAMETER = {
+    "{session_id}": Rule.SESSION,
+    "{task_id}": Rule.TASK,
+    "{terminal_id}": Rule.TERMINAL,
+    "{response_id}": Rule.RESPONSE,
+    "{conversation_id}": Rule.CONVERSATION,
+}
+BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.FACE, "openai": Rule.FACE}
+
+
+def rules(groups: tuple[Group, ...]) -> dict[Handler, Rule]:
+    """By handler."""
+    found = {}
+    for group in groups:
+        for operation in group.operations:
+            named = (rule for part, rule in BY_PARAMETER.items() if part in operation.path)
+            rule = BY_NAME.get(operation.name) or next(named, None) or BY_TAG.get(group.tag)
+            if rule is not None:
+                found[operation.handler] = rule
+    return found
+
+
+class Peek(msgspec.Struct):
+    """What a body says of where it belongs."""
+
+    session: Any = msgspec.field(name="session_id", default=None)
+    camel_session: Any = msgspec.field(name="sessionId", default=None)
+    previous_response_id: Any = None
+    conversation: Any = None
+    terminal: Any = msgspec.field(name="terminalId", default=None)
+    server: Any = None
+
+    @property
+    def session_id(self) -> str | None:
+        found = self.session if self.camel_session is None else self.camel_session
+        return found if isinstance(found, str) and SESSION_ID.match(found) else None
+
+
+RULES: web.AppKey[dict[Handler, Rule]] = web.AppKey("rules")
+ROUTER: web.AppKey[Router] = web.AppKey("router")
+
+
+@web.middleware
+async def to_its_home(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The innermost: the caller is known, and what may be asked of anybody has been."""
+    rule = request.app[RULES].get(request.match_info.handler)
+    if rule is None:
+        return await handler(request)
+    return await request.app[ROUTER].route(request, handler, rule)
+
+
+class Router:
+    """Of one server of a fleet. `has_session`: is it in our database, or about to be?"""
+
+    def __init__(
+        self,
+        homes: RedisHomes,
+        registry: Registry,
+        forwarder: Forwarder,
+        has_session: Callable[[SessionId], Awaitable[bool]],
+    ) -> None:
+        self._homes = homes
+        self._me = homes.name
+        self._registry = registry
+        self._forwarder = forwarder
+        self._has_session = has_session
+
+    async def route(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:
+        if hop.is_hop(request):
+            return await self._at_home(request, handler, rule)
+        match rule:
+            case Rule.SESSION:
+                return await self._to_session(request, handler, request.match_info["session_id"])
+            case Rule.PLACED:
+                return await self._to_place(request, handler)
+            case Rule.TASK:
+                return await self._to_task(request, handler, request.match_info["task_id"])
+            case Rule.RESPONSE:
+                task_id = request.match_info["response_id"].removeprefix(RESPONSE)
+                return await self._to_task(request, handler, task_id)
+            case Rule.CONVERSATION:
+                session_id = request.match_info["conversation_id"].removeprefix(CONVERSATION)
+                return await self._to_session(request, handler, session_id)
+            case Rule.CONTINUED:
+                return await self._to_continued(request, handler)
+            case Rule.TERMINAL:
+                key = terminal_key(request.match_info["terminal_id"])
+                return await self._go(request, handler, key, await self._locate(request, key))
+            case Rule.TOKEN:
+                return await self._to_new_terminal(request, handler)
+            case Rule.SOCKET:
+                return await self._to_socket(request, handler)
+            case Rule.WORKSPACE:
+                return await self._to_workspace(request, handler)
+            case Rule.LIST:
+                return await self._to_all(request, handler)
+            case Rule.ACTIVITY:
+                return await everywhere.watch(request, self._registry, self._forwarder)
+            case Rule.FACE if SESSION_HEADER in request.headers:
+                return await self._to_place(request, handler)
+            case Rule.FACE:
+                return await handler(request)
+
+    # By what the request says
+
+    async def _to_session(
+        self, request: web.Request, handler: Handler, session_id: str, body: Body = None
+    ) -> web.StreamResponse:
+        if not SESSION_ID.match(session_id):
+            return await handler(request)
+        key = session_key(session_id)
+        return await self._go(request, handler, key, await self._locate(request, key), body)
+
+    async def _to_continued(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A response: where the one before it is at home, or its conversation; else as a new prompt."""
+        body = await peek_body(request)
+        peek = _peek(request, body)
+        if isinstance(before := peek.previous_response_id, str):
+            return await self._to_task(request, handler, before.removeprefix(RESPONSE), body)
+        named = peek.conversation.get("id") if isinstance(peek.conversation, dict) else peek.conversation
+        if isinstance(named, str):
+            return await self._to_session(request, handler, named.removeprefix(CONVERSATION), body)
+        return await self._to_place(request, handler)
+
+    async def _to_place(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A prompt, or a new session: where it is at home, or where there is room."""
+        body = None
+        if (session_id := _session_in_header(request)) is None:
+            body = await peek_body(request)
+            peek = _peek(request, body)
+            session_id, server = peek.session_id, self._named(peek.server)
+        else:
+            server = ""
+        key = session_key(session_id) if session_id else ""
+        home = await self._locate(request, key) if key else None
+        if home is None:
+            if "Last-Event-ID" in request.headers:
+                return await handler(request)  # Whoever comes back begins nothing.
+            if body is not None:
+                await require_valid(request, body, request.app[BODIES][request.match_info.handler])
+            home = await self._placed(key, server)
+        if server and home != server:
+            raise Conflict(
+                f"session {session_id} is at home on server {home}, not {server}; leave out server",
+                code="server_mismatch",
+                extra={"server": home},
+            )
+        if home == self._me:
+            return await self._begin(request, handler, session_id)
+        return await self._go(request, handler, key, home, body)
+
+    async def _to_task(
+        self, request: web.Request, handler: Handler, task_id: str, body: Body = None
+    ) -> web.StreamResponse:
+        number = number_in(task_id)
+        key = f"{JOB}{task_id}"
+        home = self._registry.named_by(number) if number else None
+        if home is None:
+            home = self._homes.known(key) or await self._find_job(request, key)
+        return await self._go(request, handler, key, home, body)
+
+    async def _to_new_terminal(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        body = await peek_body(request)
+        peek = _peek(request, body)
+        if isinstance(peek.terminal, str) and NAME.match(peek.terminal):
+            key = terminal_key(peek.terminal)
+            if (home := await self._locate(request, key)) is not None:
+                return await self._go(request, handler, key, home, body)
+        return await self._go(request, handler, "", await self._workplace(request, peek), body)
+
+    async def _to_socket(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        home = _server_of_token(request)
+        if home in (None, self._me) or self._registry.peer(home or "") is None:
+            return await handler(request)
+        return await splice(request, self._forwarder, home or "")
+
+    async def _to_workspace(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        body = None
+        peek = Peek()
+        if request.app[BODIES].get(request.match_info.handler) is not None:
+            body = await peek_body(request)
+            peek = _peek(request, body)
+        return await self._go(request, handler, "", await self._workplace(request, peek), body)
+
+    async def _to_all(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if session_id := request.query.get("session_id"):
+            return await self._to_session(request, handler, session_id)
+        return await merge.answer(request, handler, self._registry.others(), self._forwarder)
+
+    # Where that is
+
+    async def _go(
+        self,
+        request: web.Request,
+        handler: Handler,
+        key: str,
+        home: str | None,
+        body: Body = None,
+    ) -> web.StreamResponse:
+        """Answer here, or pass it on."""
+        for _ in range(2):
+            if home in (None, self._me):
+                request[ABOUT_SESSION] = home is not None and key[:2] in (session_key(""), JOB)
+                return await handler(request)
+            try:
+                return await self._forwarder.pass_on(request, home or "", body, lambda: self._has_moved(key))
+            except NotThere:
+                # It was deleted there, and made anew elsewhere.
+                home = await self._locate(request, key)
+        raise Unavailable("this changes its home all the time; try again", code="owner_unreachable")
+
+    async def _has_moved(self, key: str) -> bool:
+        """Is its home another one than we thought? For sessions and terminals; jobs are where they are."""
+        before = self._homes.known(key)
+        if before is None or key.startswith(JOB):
+            return False
+        self._homes.disremember(key)
+        try:
+            return await self._homes.find(key) != before
+        except Unavailable:
+            return False
+
+    async def _locate(self, request: web.Request, key: str) -> str | None:
+        """The home of a session or a terminal; None: nobody has it. Raises Unavailable when that is not known."""
+        if (known := self._homes.known(key)) is not None:
+            return known
+        if await self._is_here(request, key):
+            self._homes.remember(key, self._me)
+            return self._me
+        try:
+            return await self._looked_up(key)
+        except Unavailable as exc:
+            return await self._ask_all(request, key, exc)
+
+    async def _looked_up(self, key: str) -> str | None:
+        """What the book says; one that is incomplete may be whole in a moment."""
+        try:
+            return await self._homes.find(key)
+        except Unavailable as exc:
+            if exc.code != "directory_incomplete":
+                raise
+            await self._registry.look()
+            return await self._homes.find(key)
+
+    async def _is_here(self, request: web.Request, key: str) -> bool:
+        kind, id_ = key[:2], key[2:]
+        if kind == JOB:
+            return await _has_job(request, TurnId(id_))
+        if kind == terminal_key(""):
+            return request.app[TERMINALS].has(TerminalId(id_))
+        return await self._has_session(SessionId(id_))
+
+    async def _ask_all(self, request: web.Request, key: str, why: Unavailable) -> str | None:
+        """The home, when the book does not tell: somebody says that it has this, or all say that they do not."""
+        others = self._registry.others()
+        found = await asyncio.gather(*(merge.has(self._forwarder, peer, key) for peer in others))
+        for peer, has in zip(others, found, strict=True):
+            if has:
+                self._homes.remember(key, peer.name)
+                return peer.name
+        silent = [peer.name for peer, has in zip(others, found, strict=True) if has is None]
+        known = {self._me, *(peer.name for peer in others)}
+        if silent or not known.issuperset(self._registry.view.missing):
+            raise why
+        return None
+
+    async def _find_job(self, request: web.Request, key: str) -> str | None:
+        if await self._is_here(request, key):
+            return self._me
+        silent = Unavailable(
+            "not all servers of the fleet answer, and this job may be on one that does not; try again later",
+            code="directory_incomplete",
+        )
+        return await self._ask_all(request, key, silent)
+
+    async def _placed(self, key: str, server: str) -> str:
+        try:
+            return await self._homes.place(key, server)
+        except Unavailable as exc:
+            if exc.code == "directory_incomplete":
+                await self._registry.look()
+                return await self._homes.place(key, server)
+            # An id that the server makes is nobody else's.
+            accepting = self._registry.accepting()
+            if key or exc.code == "no_server" or not accepting:
+                raise
+            return server or accepting[0].name
+
+    async def _workplace(self, request: web.Request, peek: Peek) -> str | None:
+        """Whose files and directories are meant."""
+        if server := self._named(request.query.get("server", peek.server)):
+            return server
+        session_id = _session_in_header(request) or request.query.get("session_id", peek.session_id)
+        if session_id is not None:
+            is_id = SESSION_ID.match(session_id) is not None
+            home = await self._locate(request, session_key(session_id)) if is_id else None
+            if home is not None:
+                return home
+            raise NotFound(f"there is no session {session_id}", code="session_not_found")
+        if request.app[CONFIG].workspace_shared:
+            return self._me
+        accepting = self._registry.accepting()
+        if len(accepting) == 1:
+            return accepting[0].name
+        if not self._registry.others():
+            return self._me
+        raise InvalidInput(
+            "this fleet's servers have files of their own: say whose with session_id or server",
+            code="server_required",
+        )
+
+    def _named(self, server: Any) -> str:
+        """A server of the fleet that the client has named; empty when it has not. Raises InvalidInput."""
+        if server is None:
+            return ""
+        if server != self._me and (not isinstance(server, str) or self._registry.peer(server) is None):
+            raise invalid_field("server", "is none of this fleet's servers; GET /servers lists them")
+        return str(server)
+
+    # At home
+
+    async def _at_home(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:
+        is_list_of_one = rule is Rule.LIST and "session_id" in request.query
+        request[ABOUT_SESSION] = rule in (Rule.SESSION, Rule.TASK) or is_list_of_one
+        if rule is not Rule.PLACED:
+            return await handler(request)
+        session_id = _session_in_header(request)
+        if session_id is None:
+            session_id = _peek(request, await peek_body(request)).session_id
+        return await self._begin(request, handler, session_id)
+
+    async def _begin(
+        self, request: web.Request, handler: Handler, session_id: str | None
+    ) -> web.StreamResponse:
+        """What may make a session. An id that was placed here and is not taken is free again."""
+        request[ABOUT_SESSION] = True
+        try:
+            return await handler(request)
+        except AgentsrvError:
+            if session_id is not None and not await self._has_session(SessionId(session_id)):
+                await self._homes.abandon(SessionId(session_id))
+            raise
+
+
+def _session_in_header(request: web.Request) -> str | None:
+    given = request.headers.getall(SESSION_HEADER, [])
+    if not given:
+        return None
+    if len(given) > 1 or not SESSION_ID.match(given[0]):
+        raise invalid_field(SESSION_HEADER, "must be the id of one session")
+    return given[0]
+
+
+def _peek(request: web.Request, body: bytes | bytearray) -> Peek:
+    """Whatever is wrong with the body is told by its handler."""
+    try:
+        if request.content_type == FIELDS:
+            return msgspec.convert(parse_fields(body), Peek)
+        return msgspec.json.decode(body, type=Peek)
+    except (msgspec.DecodeError, InvalidInput, ValueError, RecursionError):
+        return Peek()
+
+
+def _server_of_token(request: web.Request) -> str | None:
+    """Where the token says that its terminal is. That it is a good one is for that server to see."""
+    try:
+        payload = token_of(request).split(".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        server = claims.get("srv")
+    except (AgentsrvError, IndexError, AttributeError, msgspec.DecodeError, binascii.Error, ValueError):
+        return None
+    return server if isinstance(server, str) else None
+
+
+async def _has_job(request: web.Request, turn_id: TurnId) -> bool:
+    try:
+        await request.app[TURNS].get(turn_id)
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,47 @@
+"""`agentsrv stop`: end turns, and wait until their agents are gone."""
+
+from __future__ import annotations
+
+from agentsrv.cli import exits
+from agentsrv.cli.exits import UsageError
+from agentsrv.cli.find import find
+from agentsrv.cli.start import Cli
+from agentsrv.client import AsyncJob, JobInfo
+
+ACTIVE = ("running", "waiting_for_approval")
+
+
+async def main(cli: Cli) -> int:
+    if bool(cli.arguments.ids) == cli.arguments.all:
+        raise UsageError("say which sessions or jobs to stop, or --all")
+    jobs = (
+        await every_job(cli) if cli.arguments.all else [await job_of(cli, each) for each in cli.arguments.ids]
+    )
+    for job in jobs:
+        if job is not None:
+            info = await job.stop()
+            tell(cli, info)
+    return exits.OK
+
+
+def tell(cli: Cli, job: JobInfo) -> None:
+    """A job and how it is."""
+    if cli.output.format == "text":
+        cli.output.print(f"{job.session_id} {job.task_id} {job.status}")
+    else:
+        cli.output.object({"sessionId": job.session_id, "taskId": job.task_id, "status": job.status})
+
+
+async def every_job(cli: Cli) -> list[AsyncJob]:
+    return [job for status in ACTIVE async for job in cli.client.jobs.list(status=status)]
+
+
+async def job_of(cli: Cli, text: str) -> AsyncJob | None:
+    """The job that is meant: of a session the one that runs."""
+    found = await find(cli.client, text)
+    if isinstance(found, AsyncJob):
+        return found
+    if found.active_task_id is None:
+        cli.output.say(f"{found.id}: nothing runs")
+        return None
+    return await cli.client.jobs.get(found.active_task_id)

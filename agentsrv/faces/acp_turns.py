@@ -1,0 +1,150 @@
+"""What happens in the sessions that an ACP connection has opened, and what is asked there, told to its client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from agentsrv.agents import AgentRegistry
+from agentsrv.errors import AgentsrvError
+from agentsrv.faces.acp_words import INTERNAL, RpcError, as_dict, end_of, form_of
+from agentsrv.jsontext import as_object
+from agentsrv.model import PermissionMode, Seq, Session, SessionId, Turn, TurnId
+from agentsrv.tasks import Tasks
+from agentsrv.turns.history import History
+from agentsrv.turns.prompts import Prompts
+from agentsrv.turns.service import TurnService
+from agentsrv.turns.sessions import SessionService
+
+ASK = "ask-"
+"""How the ids of our requests begin."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """The services that all connections share."""
+
+    version: str
+    prompts: Prompts
+    turns: TurnService
+    sessions: SessionService
+    history: History
+    agents: AgentRegistry
+    default_mode: PermissionMode
+
+
+@dataclass(slots=True)
+class Opened:
+    """A session that a connection has opened. `following`: the turns whose news it gets."""
+
+    mcp_servers: dict[str, Any] | None = None
+    following: set[TurnId] = field(default_factory=set)
+
+
+class Telling:
+    """Of one connection. `can_be_asked`: its client shows forms."""
+
+    def __init__(self, means: Means, send: Send, tasks: Tasks) -> None:
+        self.can_be_asked = False
+        self.opened: dict[SessionId, Opened] = {}
+        self._means = means
+        self._send = send
+        self._tasks = tasks
+
+    async def replay(self, session: Session, last: Seq) -> None:
+        """Tell all that was said up to an event."""
+        if last == 0:
+            return
+        follow = partial(self._means.turns.follow_session, session.id)
+        async with aclosing(self._means.history.updates(session, follow, 0)) as updates:
+            async for seen, told in updates:
+                for seq, values in told:
+                    for value in values:
+                        await self._tell_update(session.id, seq, value)
+                if seen >= last:
+                    return
+
+    async def follow(self, session: Session, turn: Turn, after: Seq) -> dict[str, Any]:
+        """Tell what the turn does after an event; how it ended. Raises RpcError for a turn that has failed."""
+        following = self.opened.setdefault(session.id, Opened()).following
+        following.add(turn.id)
+        await self._ask_again(session, turn, after)
+        error: Mapping[str, Any] = {}
+        async with aclosing(self._updates(session, turn, after)) as updates:
+            async for _, told in updates:
+                for seq, value in told:
+                    if value.get("type") == "error":
+                        error = value
+                    if value.get("done"):
+                        following.discard(turn.id)
+                        return end_of(value, error)
+                    await self._tell(session.id, turn, seq, value)
+        raise RpcError(INTERNAL, "the server stops; the turn goes on", {"code": "draining"})
+
+    def follow_running(self, session: Session, after: Seq) -> None:
+        """What runs in the session is followed, and what it asks is asked here as well."""
+        opened = self.opened[session.id]
+        if (turn_id := session.active_turn_id) is not None and turn_id not in opened.following:
+            opened.following.add(turn_id)
+            self._tasks.spawn(self._follow_found(session, turn_id, after), name=f"follow:{turn_id}")
+
+    async def notify(self, session_id: SessionId, update: dict[str, Any], seq: Seq | None = None) -> None:
+        meta = {} if seq is None else {"_meta": {"agentsrv": {"eventId": seq}}}
+        params = {"sessionId": session_id, "update": update, **meta}
+        await self._send({"jsonrpc": "2.0", "method": "session/update", "params": params})
+
+    async def _follow_found(self, session: Session, turn_id: TurnId, after: Seq) -> None:
+        with suppress(AgentsrvError, RpcError):
+            turn = await self._means.turns.get(turn_id)
+            await self.follow(session, turn, after)
+
+    async def _ask_again(self, session: Session, turn: Turn, last: Seq) -> None:
+        """Ask what was asked up to an event and still waits, by reading the turn from its beginning."""
+        ids = {asked.question.id for asked in self._means.turns.questions() if asked.turn.id == turn.id}
+        if not ids or last < turn.first_seq:
+            return
+        async with aclosing(self._updates(session, turn, turn.first_seq - 1)) as updates:
+            async for seen, told in updates:
+                for seq, value in told:
+                    if seq <= last and value.get("requestId") in ids:
+                        await self._ask(session.id, turn, value)
+                if seen >= last:
+                    return
+
+    async def _updates(
+        self, session: Session, turn: Turn, after: Seq
+    ) -> AsyncGenerator[tuple[Seq, list[tuple[Seq, dict[str, Any]]]], None]:
+        """What the turn tells after an event, by the chunk: its last event, and each value with its own."""
+        follow = partial(self._means.turns.follow_turn, turn)
+        found = self._means.history.updates(session, follow, after, first=turn.first_seq or None)
+        async with aclosing(found) as chunks:
+            async for seen, told in chunks:
+                yield seen, [(seq, as_dict(value)) for seq, values in told for value in values]
+
+    async def _tell(self, session_id: SessionId, turn: Turn, seq: Seq, value: dict[str, Any]) -> None:
+        if value.get("type") == "permission_request":
+            await self._ask(session_id, turn, value)
+        elif as_object(value.get("update")).get("messageId") != turn.id:  # Else the client's own words.
+            await self._tell_update(session_id, seq, value)
+
+    async def _tell_update(self, session_id: SessionId, seq: Seq, value: Any) -> None:
+        if update := as_object(as_dict(value).get("update")):
+            await self.notify(session_id, update, seq)
+
+    async def _ask(self, session_id: SessionId, turn: Turn, event: dict[str, Any]) -> None:
+        """Ask the client, if it is one that can be asked; somebody else may answer first."""
+        request = event.get("request")
+        if isinstance(request, dict):
+            method, params = "session/request_permission", request
+        elif self.can_be_asked and event.get("kind") == "question":
+            method, params = "elicitation/create", form_of(session_id, event)
+        else:
+            return
+        # It says by itself what it is about: an answer may come over a later connection.
+        id_ = f"{ASK}{turn.id}/{event.get('requestId')}"
+        await self._send({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})

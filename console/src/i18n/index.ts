@@ -1,0 +1,56 @@
+import { en, type Key } from "./en.ts";
+
+type Plural = { [K in Key]: K extends `${infer Base}#other` ? Base : never }[Key];
+
+export function t(key: Key, values: Record<string, string | number> = {}): string {
+  return en[key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+}
+
+/** The form of `key` that fits `count`. */
+export function plural(key: Plural, count: number): string {
+  const form = new Intl.PluralRules("en").select(count) === "one" ? "one" : "other";
+  return t(`${key}#${form}` as Key, { count });
+}
+
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
+const UNITS = { second: "s", minute: "m", hour: "h", day: "d" };
+
+/** "2 min. ago", "in 8 min."; narrow: "2m". */
+export function ago(iso: string, style: "short" | "narrow" = "short", now = Date.now()): string {
+  const seconds = Math.round((Date.parse(iso) - now) / 1000);
+  const [amount, unit] = inUnits(seconds);
+  return style === "short" ? relative.format(amount, unit) : `${Math.abs(amount)}${UNITS[unit]}`;
+}
+
+const times = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hour12: false });
+const dates = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short", hour12: false });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const money = new Intl.NumberFormat("en", { style: "currency", currency: "USD" });
+const sizes = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+export const clock = (iso: string) => times.format(new Date(iso));
+export const date = (iso: string) => dates.format(new Date(iso));
+export const tokens = (count: number) => compact.format(count);
+export const dollars = (amount: number) => (amount < 0.01 ? "<$0.01" : money.format(amount));
+
+/** "820 ms", "4.2 s", "3 min 10 s", "2 h 5 min". */
+export function duration(ms: number): string {
+  const seconds = ms / 1000;
+  if (seconds < 1) return `${Math.round(ms)} ms`;
+  if (seconds < 60) return `${sizes.format(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+export function bytes(size: number): string {
+  if (size < 1024) return `${size} B`;
+  return size < 1024 ** 2 ? `${sizes.format(size / 1024)} KiB` : `${sizes.format(size / 1024 ** 2)} MiB`;
+}
+
+function inUnits(seconds: number): [number, keyof typeof UNITS] {
+  const size = Math.abs(seconds);
+  if (size < 60) return [seconds, "second"];
+  if (size < 3600) return [Math.round(seconds / 60), "minute"];
+  if (size < 86_400) return [Math.round(seconds / 3600), "hour"];
+  return [Math.round(seconds / 86_400), "day"];
+}

@@ -1,0 +1,24 @@
+/** Words in rows. Pure. */
+
+import type { Row } from "./transcript.ts";
+
+/** The rows that have the words, in any case; none for no words. */
+export function matching(rows: readonly Row[], words: string): Row[] {
+  const wanted = words.trim().toLowerCase();
+  return wanted === "" ? [] : rows.filter((row) => textOf(row).toLowerCase().includes(wanted));
+}
+
+function textOf(row: Row): string {
+  switch (row.kind) {
+    case "call":
+      return [row.title, row.output, ...row.content.map((item) => (item.type === "text" ? item.text : ""))].join("\n");
+    case "plan":
+      return row.entries.map((entry) => entry.content).join("\n");
+    case "question":
+      return row.question.title;
+    case "done":
+      return row.error ?? "";
+    default:
+      return row.text;
+  }
+}

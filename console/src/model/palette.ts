@@ -1,0 +1,44 @@
+/** What can be reached by its name. */
+
+import { t } from "../i18n/index.ts";
+import type { Console } from "./console.ts";
+import { sessionHash } from "./route.ts";
+
+export interface Choice {
+  key: string;
+  name: string;
+  about: string;
+  icon: string;
+  run(): void;
+}
+
+const MAX_SESSIONS = 50;
+
+/** Those whose words are all there: screens and commands first while little is written, then sessions, the newest first. */
+export function choices(page: Console, words: string): Choice[] {
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (choice: Choice) => wanted.every((word) => `${choice.name} ${choice.about}`.toLowerCase().includes(word));
+  const sessions = [...page.sessions.value]
+    .sort((a, b) => b.updatedAt.localeCompare(a.updatedAt))
+    .map((session) => go(session.name || session.preview || session.id, "list", sessionHash(session.id), session.cwd))
+    .filter(fits)
+    .slice(0, MAX_SESSIONS);
+  return [...commands(page).filter(fits), ...sessions];
+}
+
+function commands(page: Console): Choice[] {
+  const theme = page.preferences.value.theme === "dark" ? "light" : "dark";
+  return [
+    go(t("nav.new"), "plus", "#/new", "N"),
+    go(t("nav.inbox"), "inbox", "#/inbox", "G I"),
+    go(t("nav.terminals"), "terminal", "#/terminals", "G T"),
+    go(t("nav.usage"), "usage", "#/usage", "G U"),
+    go(t("nav.settings"), "settings", "#/settings"),
+    { key: "theme", name: t(`palette.theme.${theme}`), about: "", icon: "settings", run: () => page.prefer({ theme }) },
+    { key: "keys", name: t("keys.title"), about: "?", icon: "more", run: () => (page.overlay.value = "keys") },
+  ];
+}
+
+function go(name: string, icon: string, hash: string, about = ""): Choice {
+  return { key: hash, name, about, icon, run: () => (location.hash = hash) };
+}

@@ -1,0 +1,154 @@
+import { useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
+import type { Api } from "../api/http.ts";
+import type { DiffFile, DiffHunk, DiffSummary, Session } from "../api/types.ts";
+import { Attempt } from "../model/attempt.ts";
+import { asPrompt, type Comment } from "../model/comments.ts";
+import type { Console } from "../model/console.ts";
+import type { Conversation } from "../model/conversation.ts";
+import { newId } from "../model/ids.ts";
+import { clock, plural, t } from "../i18n/index.ts";
+import { visible } from "../text/visible.ts";
+import styles from "./Changes.module.css";
+import { Choice } from "./Composer.tsx";
+import { Hunk } from "./Hunk.tsx";
+import { Icon } from "./Icon.tsx";
+import { useLoaded } from "./load.ts";
+import { Attempted, Problem } from "./Problem.tsx";
+import { Skeleton } from "./Skeleton.tsx";
+
+/** With what is compared: a revision, where the session or a turn began, or what one turn has done. */
+type Base = { base: string; head?: string };
+const MAX_TURNS = 20;
+
+/** What has changed in a session's directory: names and counts first, the lines of a file when somebody looks. */
+export function Changes({ page, session, conversation }: { page: Console; session: Session; conversation: Conversation }) {
+  const base = useSignal("HEAD");
+  const version = conversation.turnsEnded.value;
+  const found = useLoaded(
+    () => page.api.get<DiffSummary>("git/diff", { path: session.cwd, summary: true, ...asBase(base.value) }),
+    // Looked at again when a turn has ended, and when asked to.
+    [session.cwd, version, base.value],
+  );
+  const files = found.value?.files ?? [];
+  const { diff, wraps } = page.preferences.value;
+  return (
+    <div class={styles["changes"]}>
+      <div class={styles["bar"]}>
+        <p class="quiet">{found.value === null ? "" : plural("changes.count", files.length)}</p>
+        <button type="button" class="icon-button" aria-label={t("changes.refresh")} title={t("changes.refresh")} onClick={found.reload}>
+          <Icon name="again" />
+        </button>
+        <Choice label="changes.base" value={base.value} onChange={(value) => (base.value = value)}
+          options={basesOf(session, conversation)} />
+        <Choice label="changes.view" value={diff} onChange={(value) => page.prefer({ diff: value as "unified" | "split" })}
+          options={[["unified", t("changes.unified")], ["split", t("changes.split")]]} />
+        <label class={styles["check"]}>
+          <input type="checkbox" checked={wraps} onChange={(event) => page.prefer({ wraps: event.currentTarget.checked })} />
+          {t("changes.wrap")}
+        </label>
+      </div>
+      <Problem reason={found.problem} onRetry={found.reload} />
+      {found.value === null && found.problem === null && <Skeleton />}
+      {found.value !== null && files.length === 0 && found.problem === null && <p class="empty">{t("changes.empty")}</p>}
+      {found.value?.truncated && <p class={styles["note"]}>{t("changes.truncated")}</p>}
+      {files.map((file) => (
+        <FileView key={`${nameOf(file)} ${version} ${base.value}`} page={page} session={session} file={file} base={asBase(base.value)} />
+      ))}
+      <Review page={page} session={session} />
+    </div>
+  );
+}
+
+function basesOf(session: Session, conversation: Conversation): [string, string][] {
+  const turns = [...conversation.jobs.value.values()].filter((job) => job.firstEventId > 0).slice(0, MAX_TURNS);
+  return [
+    ["HEAD", t("changes.base.head")],
+    [`session:${session.id}`, t("changes.base.session")],
+    ["HEAD^", t("changes.base.previous")],
+    ...turns.map((job): [string, string] => [`turn:${job.taskId}`, t("changes.base.turn", { when: clock(job.createdAt) })]),
+  ];
+}
+
+function asBase(chosen: string): Base {
+  return chosen.startsWith("turn:") ? { base: chosen, head: chosen } : { base: chosen };
+}
+
+function FileView({ page, session, file, base }: { page: Console; session: Session; file: DiffFile; base: Base }) {
+  const isOpen = useSignal(false);
+  const name = nameOf(file);
+  return (
+    <details class={styles["file"]} onToggle={(event) => (isOpen.value = event.currentTarget.open)}>
+      <summary>
+        <code class={styles["name"]}>{visible(name)}</code>
+        <span class="quiet">{t(`changes.${file.status}`)}</span>
+        <span class={styles["added"]}>+{file.additions}</span>
+        <span class={styles["deleted"]}>−{file.deletions}</span>
+      </summary>
+      <Notes file={file} />
+      {isOpen.value && <Hunks page={page} session={session} name={name} base={base} />}
+    </details>
+  );
+}
+
+function Hunks({ page, session, name, base }: { page: Console; session: Session; name: string; base: Base }) {
+  const found = useLoaded(() => hunksOf(page.api, session.cwd, name, base), [name]);
+  const comments = page.comments.of(session.id).value.filter((one) => one.path === name);
+  return (
+    <>
+      <Problem reason={found.problem} onRetry={found.reload} />
+      {found.value === null && found.problem === null && <Skeleton />}
+      {found.value?.map((hunk) => (
+        <Hunk hunk={hunk} path={name} isSplit={page.preferences.value.diff === "split"} wraps={page.preferences.value.wraps}
+          comments={comments} onComment={(comment) => page.comments.put(session.id, comment)} />
+      ))}
+    </>
+  );
+}
+
+async function hunksOf(api: Api, cwd: string, name: string, base: Base): Promise<DiffHunk[]> {
+  const answer = await api.get<DiffSummary>("git/diff", { path: cwd, paths: name, ...base });
+  return answer.files.flatMap((one) => one.hunks);
+}
+
+/** Comments on lines, as drafts, until they are sent together as one prompt. */
+function Review({ page, session }: { page: Console; session: Session }) {
+  const attempt = useMemo(() => new Attempt(), [session.id]);
+  const comments = page.comments.of(session.id).value;
+  if (comments.length === 0) return null;
+  const send = async () => {
+    const prompt = { prompt: asPrompt(comments), agent: session.agent, if_busy: "queue" as const, message_id: reviewId(comments) };
+    if (await attempt.run(() => page.conversation(session.id).send(prompt))) page.comments.clear(session.id);
+  };
+  return (
+    <div class={styles["review"]}>
+      <h2>{plural("review.count", comments.length)}</h2>
+      <ul>
+        {comments.map((comment) => (
+          <li key={comment.id}>
+            <code>{visible(`${comment.path}:${comment.line}`)}</code> {comment.text}
+            <button type="button" class="icon-button" aria-label={t("review.remove")}
+              onClick={() => page.comments.remove(session.id, comment.id)}>×</button>
+          </li>
+        ))}
+      </ul>
+      <Attempted attempt={attempt} onRetry={() => void send()} />
+      <button type="button" class="primary" disabled={attempt.isBusy.value} onClick={() => void send()}>{t("review.send")}</button>
+    </div>
+  );
+}
+
+/** The same comments sent again are the same prompt. */
+function reviewId(comments: readonly Comment[]): string {
+  return comments[0]?.id ?? newId();
+}
+
+/** Why a file's lines are not all there. */
+function Notes({ file }: { file: DiffFile }) {
+  const notes = (["binary", "conflicted", "truncated", "unreadable"] as const).filter((note) => file[note]);
+  return <>{notes.map((note) => <p class={styles["note"]}>{t(`changes.is.${note}`)}</p>)}</>;
+}
+
+function nameOf(file: DiffFile): string {
+  return file.newPath ?? file.oldPath ?? "";
+}

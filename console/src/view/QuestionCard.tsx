@@ -1,0 +1,150 @@
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { type Api, ApiError, segment } from "../api/http.ts";
+import type { Asked, QuestionRow } from "../model/transcript.ts";
+import { type Key } from "../i18n/en.ts";
+import { ago, t } from "../i18n/index.ts";
+import { hasHidden, visible } from "../text/visible.ts";
+import { AskedInput } from "./AskedInput.tsx";
+import styles from "./QuestionCard.module.css";
+import { explain as inWords } from "./Problem.tsx";
+import { QuestionForm } from "./QuestionForm.tsx";
+
+/** Who is about to tap something else must not answer a card that has just come under the finger. */
+const INERT_MS = 500;
+
+type Decision = { decision: "allow" | "deny"; remember?: "session"; message?: string; updatedInput?: object };
+
+interface Props {
+  api: Api;
+  asked: Asked;
+  answer: QuestionRow["answer"];
+  since?: string | null;
+  expires?: string | null;
+  /** Where it stands among others: when that changes, a finger may be on its way to another card. */
+  place?: number;
+}
+
+/** What an agent asks, whole, and the ways to answer. The same in a conversation and in the inbox. */
+export function QuestionCard({ api, asked, answer, since, expires, place = 0 }: Props) {
+  const error = useSignal("");
+  const isInert = useSignal(true);
+  const isDenying = useSignal(false);
+  const card = useRef<HTMLElement>(null);
+  useEffect(() => {
+    isInert.value = true;
+    const timer = setTimeout(() => (isInert.value = false), INERT_MS);
+    return () => clearTimeout(timer);
+  }, [place]);
+  if (answer !== null) return <Answered asked={asked} answer={answer} />;
+
+  const give = async (decision: Decision) => {
+    if (isInert.value) return;
+    isInert.value = true;
+    try {
+      await api.post(`generate/v2/jobs/${segment(asked.taskId)}/permissions/${segment(asked.requestId)}`, decision);
+    } catch (reason) {
+      error.value = explain(reason);
+      isInert.value = false;
+    }
+  };
+  const allow = () => void give({ decision: "allow" });
+  const always = () => void give({ decision: "allow", remember: "session" });
+  const onKey = (event: KeyboardEvent) => {
+    if (event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = asked.kind === "permission" ? { y: allow, a: always, d: () => (isDenying.value = true) } : {};
+    const chosen = action[event.key.toLowerCase() as keyof typeof action];
+    if (chosen === undefined || (chosen === always && !asked.canRemember)) return;
+    event.preventDefault();
+    chosen();
+  };
+  const title = t(titleOf(asked));
+  const form = `answer ${asked.taskId} ${asked.requestId}`;
+  return (
+    <section class={styles["card"]} ref={card} tabIndex={0} onKeyDown={onKey} aria-label={`${title} ${visible(asked.title)}`}>
+      <h2>{title}</h2>
+      {asked.kind === "permission" ? (
+        <>
+          <AskedInput tool={asked.tool} input={asked.input} />
+          {hasHidden(JSON.stringify(asked.input)) && <p class="error">{t("question.hidden")}</p>}
+        </>
+      ) : (
+        <QuestionForm id={form} asked={asked}
+          onAnswer={(answers) => void give({ decision: "allow", updatedInput: { answers } })} />
+      )}
+      <Times since={since} expires={expires} />
+      <p class="error" role="alert">{error.value}</p>
+      {isDenying.value ? (
+        <DenyForm onDeny={(message) => void give({ decision: "deny", ...(message ? { message } : {}) })}
+          onBack={() => (isDenying.value = false)} />
+      ) : (
+        <div class={styles["buttons"]} aria-disabled={isInert.value}>
+          {asked.kind === "permission"
+            ? <Button label="question.allow" hint="Y" isMain onPress={allow} />
+            : <button type="submit" form={form} class="primary" disabled={isInert.value}>{t("question.answer")}</button>}
+          {asked.kind === "permission" && asked.canRemember && (
+            <Button label="question.always" hint="A" onPress={always} />
+          )}
+          <Button label="question.deny" hint="D" onPress={() => (isDenying.value = true)} />
+        </div>
+      )}
+    </section>
+  );
+}
+
+function titleOf({ kind, input }: Asked): Key {
+  if (kind === "question") return "question.question";
+  if (input["command"] !== undefined) return "question.run";
+  return input["new_string"] !== undefined || input["content"] !== undefined ? "question.edit" : "question.permission";
+}
+
+function Button(props: { label: "question.allow" | "question.always" | "question.deny"; hint: string; isMain?: boolean; onPress(): void }) {
+  return (
+    <button type="button" class={props.isMain ? "primary" : ""} onClick={props.onPress}>
+      {t(props.label)} <kbd aria-hidden="true">{props.hint}</kbd>
+    </button>
+  );
+}
+
+function DenyForm({ onDeny, onBack }: { onDeny(message: string): void; onBack(): void }) {
+  const submit = (event: SubmitEvent) => {
+    event.preventDefault();
+    onDeny(String(new FormData(event.currentTarget as HTMLFormElement).get("why")).trim());
+  };
+  const focus = (field: HTMLTextAreaElement | null) => field?.focus();
+  return (
+    <form onSubmit={submit}>
+      <label>{t("question.denyWhy")}<textarea name="why" rows={2} ref={focus} /></label>
+      <div class={styles["buttons"]}>
+        <button type="submit" class="danger">{t("question.denyNow")}</button>
+        <button type="button" onClick={onBack}>{t("question.back")}</button>
+      </div>
+    </form>
+  );
+}
+
+function Times({ since, expires }: { since: string | null | undefined; expires: string | null | undefined }) {
+  if (!since) return null;
+  return (
+    <p class="quiet">
+      {t("question.since", { when: ago(since) })}
+      {expires && <> · {t("question.expires", { when: ago(expires) })}</>}
+    </p>
+  );
+}
+
+function Answered({ asked, answer }: { asked: Asked; answer: NonNullable<QuestionRow["answer"]> }) {
+  const known = ["allow", "deny", "timed_out", "cancelled"] as const;
+  const word = known.find((decision) => decision === answer.decision);
+  return (
+    <section class={styles["answered"]}>
+      <strong>{word === undefined ? answer.decision : t(`question.answered.${word}`)}</strong> {visible(asked.title)}
+      {answer.message && <p class="quiet">{visible(answer.message)}</p>}
+    </section>
+  );
+}
+
+function explain(reason: unknown): string {
+  const isLate = reason instanceof ApiError && reason.code === "permission_answered";
+  return isLate ? t("question.elsewhere") : inWords(reason);
+}

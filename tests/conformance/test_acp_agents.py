@@ -1,0 +1,235 @@
+"""What agents that speak ACP do behind this server: the real programs, each with a scripted model.
+
+It is the suite of `test_agents.py` as far as ACP goes, in fewer and longer steps: these programs take seconds to
+start. goose always runs; the others at night.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.acp import DIALECTS, AcpDialect
+from tests.fakes.chat_api import NEW_PROMPT
+from tests.fakes.scripted import ScriptedApi, serve_in_thread
+from tests.kit import Answer, Server, cwd_of, is_alive, script, wait_until
+from tests.pictures import PNG
+
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
+
+AT_NIGHT = ("gemini", "opencode")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A user of one session."""
+
+    id: str
+    server: Server
+    dialect: AcpDialect
+    api: ScriptedApi[Any]
+
+    @property
+    def directory(self) -> Path:
+        return self.server.workspace / self.id
+
+    def send(self, *steps: str, **options: Any) -> Answer:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        place = {"agent": self.dialect.name, "cwd": str(self.directory)}
+        # goose puts a prompt that nobody has answered before the next one, in one text.
+        return self.server.generate(f"{NEW_PROMPT}{script(*steps)}", self.id, **place, **options)
+
+    def turn(self, *steps: str, **options: Any) -> dict[str, Any]:
+        """A prompt, to its end; its job."""
+        return self.ended(self.send(*steps, **options))
+
+    def ended(self, stream: Answer) -> dict[str, Any]:
+        return self.server.job(stream.rest()[-1].json["taskId"])
+
+    def asked(self, stream: Answer) -> dict[str, Any]:
+        question: dict[str, Any] = stream.until(lambda event: event.type == "permission_request").json
+        return question
+
+    def answer(self, question: dict[str, Any], decision: str, **fields: Any) -> None:
+        path = f"/generate/v2/jobs/{question['taskId']}/permissions/{question['requestId']}"
+        answer = self.server.ask("POST", path, {"decision": decision, **fields})
+        assert answer.status == 200, answer.body()
+
+    @property
+    def processes(self) -> list[int]:
+        """The agent's, the first one first."""
+        return sorted(pid for pid in self.server.agents() if cwd_of(pid) == str(self.directory))
+
+    def written(self, name: str) -> str:
+        path = self.directory / name
+        wait_until(lambda: path.exists() and path.read_text().strip(), what=name)
+        return path.read_text()
+
+    @property
+    def known(self) -> str:
+        """What the model was told with its last call."""
+        return str(self.api.requests[-1].conversation)
+
+
+def at_night(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.nightly) if name in AT_NIGHT else name
+
+
+@pytest.fixture(scope="module", params=[at_night(name) for name in DIALECTS])
+def dialect(request: pytest.FixtureRequest) -> AcpDialect:
+    found = DIALECTS[request.param]
+    assert found.path.exists(), f"STATE_DIR=.venv/acp agentsrv agents install {found.name}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def api(dialect: AcpDialect) -> Iterator[ScriptedApi[Any]]:
+    with serve_in_thread(dialect.api()) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def server(
+    dialect: AcpDialect,
+    api: ScriptedApi[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    server_type: type[Server],
+) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("server")
+    server = server_type(directory, Path("/bin/true"), dialect.settings(directory, api.url))
+    yield server.start()
+    server.close()
+
+
+@pytest.fixture
+def session(
+    request: pytest.FixtureRequest, server: Server, dialect: AcpDialect, api: ScriptedApi[Any]
+) -> Iterator[Session]:
+    if not is_alive(server.pid):
+        server.start()
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
+    yield Session(name, server, dialect, api)
+    server.ask("DELETE", f"/sessions/{name}?force=true").close()
+
+
+def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
+    """Text, a command and a file, in one process; what it said is the job's result, and messages are whole."""
+    first = session.turn("deltas 5 0.01")
+    process = session.processes[0]
+    second = session.turn("bash echo from-the-shell > shell.txt", "write notes.txt one", "text done")
+    listed = session.server.ask("GET", f"/sessions/{session.id}/messages").json["messages"]
+
+    said = "".join(f"delta {number} " for number in range(5))
+    assert (first["status"], first["result"], second["result"]) == ("completed", said, "done")
+    assert (session.written("shell.txt"), session.written("notes.txt").strip()) == ("from-the-shell\n", "one")
+    assert session.processes[0] == process
+    assert said in json.dumps(listed)
+    assert first["usage"]["inputTokens"] > 0
+
+
+def test_it_asks_and_takes_both_answers(session: Session) -> None:
+    """In `ask` a command waits for me: allowed it runs, denied it does not; what I allow for the session stays."""
+    for decision in ("allow", "deny"):
+        stream = session.send(f"bash touch {decision}.txt", "text done", permission_mode="ask")
+        question = session.asked(stream)
+        assert f"touch {decision}.txt" in question["title"]
+        session.answer(question, decision)
+        assert session.ended(stream)["status"] == "completed"
+
+    assert [path.name for path in session.directory.glob("*.txt")] == ["allow.txt"]
+
+
+def test_question_outlives_server(session: Session) -> None:
+    """The server is killed while I think: the next one has the question, and the agent its answer."""
+    stream = session.send("bash touch allowed.txt", "text done", permission_mode="ask")
+    question = session.asked(stream)
+    session.server.kill9()
+    session.server.start()
+    session.answer(question, "allow")
+
+    assert session.server.ended_job(question["taskId"])["result"] == "done"
+    assert (session.directory / "allowed.txt").exists()
+
+
+def test_stop_ends_the_command(session: Session) -> None:
+    """The command that it runs is gone when my stop is answered, and the session goes on."""
+    stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
+    command = int(session.written("pid"))
+    session.server.stop(session.id).close()
+
+    assert session.ended(stream)["status"] == "cancelled"
+    assert not is_alive(command)
+
+
+def test_it_remembers_after_its_death(session: Session) -> None:
+    """The agent is killed in the middle of a turn: that fails, all is gone, and the next one knows what was said."""
+    session.turn("text first-answer")
+    stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
+    command = int(session.written("pid"))
+    os.kill(session.processes[0], signal.SIGKILL)
+    killed = session.ended(stream)
+    again = session.turn("text here-again")
+
+    assert (killed["status"], is_alive(command)) == ("failed", False)
+    assert (again["result"], "first-answer" in session.known) == ("here-again", True)
+
+
+@pytest.mark.parametrize("error", ["401", "429", "500"])
+def test_failing_model_fails_the_turn(session: Session, error: str) -> None:
+    """Whatever the agent makes of it: tries without end, says `end_turn`, or nothing at all."""
+    job = session.turn(f"error {error}")
+
+    codes = {
+        "401": ("agent_not_authenticated",),
+        "429": ("agent_rate_limited", "agent_stalled"),
+        "500": ("agent_api_error", "agent_stalled"),
+    }
+    assert job["status"] == "failed"
+    assert job["code"] in codes[error]
+
+
+def test_options(session: Session) -> None:
+    """A model is taken by its name; what is not there is refused by name."""
+    model = session.dialect.models[1]
+    other = session.turn("text ok", model=model)
+    used = session.api.requests[-1].model
+    missing = session.turn("text ok", model="no-such-model")
+    refused = session.send("text ok", system_prompt="Rhyme.").json
+
+    assert (other["result"], model.endswith(used)) == ("ok", True)
+    assert (missing["status"], missing["code"], missing["error"][:6]) == (
+        "failed",
+        "unsupported_option",
+        "model:",
+    )
+    assert (refused["code"], "system_prompt" in json.dumps(refused)) == ("unsupported_option", True)
+
+
+def test_images(session: Session) -> None:
+    """The model sees a picture, or the prompt is refused: it is never left out."""
+    images = ["data:image/png;base64," + b64encode(PNG).decode()]
+    answer = session.send("text seen", images=images)
+    if answer.status == 400:
+        assert answer.json["code"] == "unsupported_option"
+        return
+
+    assert session.ended(answer)["result"] == "seen"
+    assert [media_type for media_type, _ in session.api.requests[-1].images] == ["image/png"]
+
+
+def test_agent_is_listed(server: Server, dialect: AcpDialect) -> None:
+    """`GET /agents` has it, with the names of its credentials and what it can do."""
+    agents = {agent["name"]: agent for agent in server.ask("GET", "/agents").json["agents"]}
+
+    agent = agents[dialect.name]
+    assert (agent["available"], agent["usable"] or not agent["credentials"]) == (True, True)
+    assert "bypass" in agent["permissionModes"]

@@ -1,0 +1,84 @@
+"""The console's sources: their types, their own tests, and that what is committed was built from them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "console"
+BUILT = ROOT / "agentsrv" / "console"
+
+pytestmark = pytest.mark.tools
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Compressed files are left out: other versions of zlib compress otherwise."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".gz"}
+
+
+def test_types() -> None:
+    """TypeScript, at its strictest, finds nothing."""
+    run("node_modules/.bin/tsc")
+
+
+def test_units() -> None:
+    """The folds, the frames, the text: what needs no browser."""
+    run("node", "test.mjs")
+
+
+def test_what_is_committed_was_built_from_these_sources(tmp_path: Path) -> None:
+    """`python3 dev.py console` has been run after the last change."""
+    run("node", "build.mjs", str(tmp_path / "built"))
+
+    assert contents(tmp_path / "built") == contents(BUILT)
+
+
+KB = 1000
+LIMITS = {"main-*.css": 12 * KB, "screen-*.js": 95 * KB, "highlight-*.js": 35 * KB}
+"""Compressed: what the first load, a terminal and a file's colours cost."""
+
+
+def test_it_weighs_little() -> None:
+    """What is loaded first has 80 kB of JavaScript, what is loaded later its own limit, all of it 1 MB."""
+    for pattern, limit in LIMITS.items():
+        (path,) = BUILT.glob(pattern)
+        assert packed(path) <= limit, path.name
+    assert sum(packed(path) for path in first_scripts()) <= 80 * KB
+    assert sum(len(content) for content in contents(BUILT).values()) <= 1000 * KB
+
+
+def packed(path: Path) -> int:
+    return path.with_name(f"{path.name}.gz").stat().st_size
+
+
+def first_scripts() -> list[Path]:
+    """The script that the page names, and what that one cannot run without."""
+    (main,) = BUILT.glob("main-*.js")
+    needed = set(re.findall(r'(?:from|import)"\./([\w-]+\.js)"', main.read_text()))
+    return [main, *(BUILT / name for name in needed)]
+
+
+def test_it_begins_at_once() -> None:
+    """Something is shown before any script runs, and no script waits for the name of another."""
+    page = (BUILT / "index.html").read_text()
+
+    assert re.search(r'<div id="app"><p class="starting">\w+', page)
+    assert {path.name for path in first_scripts()} == set(re.findall(r'"([\w-]+\.js)"', page))
+
+
+def test_it_says_whose_work_is_in_it() -> None:
+    """Each bundled package has its licence in licenses.txt."""
+    licences = (BUILT / "licenses.txt").read_text()
+
+    for package in ("preact ", "marked ", "@xterm/xterm ", "highlight.js "):
+        assert package in licences
+    assert "Permission is hereby granted" in licences

@@ -1,0 +1,293 @@
+"""Editors drive agents: the official ACP client through `agentsrv acp`, and raw messages on `/acp`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import acp
+import pytest
+from acp.schema import AllowedOutcome, PermissionOption, RequestPermissionResponse, ToolCallUpdate
+from aiohttp import ClientSession
+
+from tests.conftest import ServerMaker
+from tests.kit import KEY, ROOT, Server, script
+
+ASK = 'ask 1 Bash {"command": "touch x"}'
+TIMEOUT_S = 60
+
+
+@dataclass(slots=True)
+class Editor:
+    """What an editor is to its agent: it notes what it is told, and chooses `option` when it is asked."""
+
+    option: str = "allow"
+    updates: list[Any] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    has_heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        self.updates.append(update)
+        self.has_heard.set()
+
+    async def request_permission(
+        self, options: list[PermissionOption], session_id: str, tool_call: ToolCallUpdate, **_: Any
+    ) -> RequestPermissionResponse:
+        self.asked.append(tool_call.title or "")
+        chosen = AllowedOutcome(outcome="selected", option_id=self.option)
+        return RequestPermissionResponse(outcome=chosen)
+
+    @property
+    def said(self) -> str:
+        chunks = [update for update in self.updates if update.session_update == "agent_message_chunk"]
+        return "".join(chunk.content.text for chunk in chunks)
+
+    async def hears(self, words: str) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while words not in self.said:
+                self.has_heard.clear()
+                await self.has_heard.wait()
+
+
+@asynccontextmanager
+async def editor_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
+    """The editor's connection to `agentsrv acp`, which it has started."""
+    environment = {"AGENTSRV_API_KEY": KEY, "PYTHONPATH": str(ROOT), "HOME": str(server.home)}
+    command = (sys.executable, "-m", "agentsrv", "acp", "--url", f"http://127.0.0.1:{server.port}")
+    async with acp.spawn_agent_process(
+        cast("acp.Client", editor), *command, env=environment, cwd=str(ROOT)
+    ) as (agent, _):
+        await agent.initialize(protocol_version=1)
+        yield agent
+
+
+def blocks(*steps: str) -> list[Any]:
+    return [acp.text_block(script(*steps))]
+
+
+async def test_editor_prompts_and_lists(server: Server) -> None:
+    """A new session answers, is listed with its directory, and tells all again when it is loaded."""
+    editor, again = Editor(), Editor()
+    async with editor_of(server, editor) as agent:
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+        answer = await agent.prompt(session_id=session.session_id, prompt=blocks("say Hello there"))
+        listed = await agent.list_sessions(cwd=str(server.workspace))
+    async with editor_of(server, again) as agent:
+        await agent.load_session(session_id=session.session_id, cwd=str(server.workspace), mcp_servers=[])
+        replayed = again.said
+
+    assert (answer.stop_reason, "Hello there" in editor.said) == ("end_turn", True)
+    assert [found.session_id for found in listed.sessions] == [session.session_id]
+    assert replayed == editor.said
+    kinds = [update.session_update for update in editor.updates]
+    assert "user_message_chunk" not in kinds
+    assert again.updates[0].session_update == "user_message_chunk"
+
+
+@pytest.mark.parametrize(("option", "answer"), [("allow", "allow"), ("deny", "deny")])
+async def test_editor_is_asked(server: Server, option: str, answer: str) -> None:
+    """What its user chooses is what the agent gets."""
+    editor = Editor(option)
+    async with editor_of(server, editor) as agent:
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+        await agent.set_session_mode(session_id=session.session_id, mode_id="ask")
+        await agent.prompt(session_id=session.session_id, prompt=blocks(ASK))
+
+    assert len(editor.asked) == 1
+    assert answer in editor.said
+
+
+async def test_model_and_effort_are_options_of_a_session(server: Server) -> None:
+    """What is chosen is that of the prompts that come, `default` takes it back, and what is not offered is refused."""
+    async with raw(server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        made = await connection.ask("session/new", cwd=str(server.workspace), mcpServers=[])
+        chosen = made
+        changes = [("model", "opus"), ("effort", "high"), ("mode", "plan"), ("effort", "default")]
+        for option, value in changes:
+            chosen = await connection.ask(
+                "session/set_config_option", sessionId=made["sessionId"], configId=option, value=value
+            )
+        wrong = {"sessionId": made["sessionId"], "configId": "effort", "value": "endless"}
+        await connection.send({"id": 9, "method": "session/set_config_option", "params": wrong})
+        refused = await connection.until(lambda message: message.get("id") == 9)
+    session = server.ask("GET", f"/sessions/{made['sessionId']}").json
+
+    assert [option["id"] for option in made["configOptions"]] == ["mode", "model", "effort"]
+    assert [option["currentValue"] for option in chosen["configOptions"]] == ["plan", "opus", "default"]
+    assert refused["error"]["data"]["code"] == "unsupported_option"
+    assert (session["model"], session.get("effort")) == ("opus", None)
+
+
+async def test_cancel_is_no_error(server: Server) -> None:
+    """The editor's stop button: the prompt's answer says `cancelled`."""
+    editor = Editor()
+    async with editor_of(server, editor) as agent:
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+        prompt = agent.prompt(session_id=session.session_id, prompt=blocks("say begun", "hang"))
+        prompting = asyncio.ensure_future(prompt)  # noqa: TID251  # the editor's own
+        await editor.hears("begun")
+        await agent.cancel(session_id=session.session_id)
+        answer = await asyncio.wait_for(prompting, TIMEOUT_S)
+
+    assert answer.stop_reason == "cancelled"
+
+
+async def test_editor_does_not_notice_that_the_server_dies(server: Server) -> None:
+    """`kill -9` in the middle of an answer: the bridge comes back, and each piece comes once, in order."""
+    editor = Editor()
+    steps = [step for number in range(60) for step in (f"say <{number}>", "sleep 0.1")]
+    async with editor_of(server, editor) as agent:
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+        prompt = agent.prompt(session_id=session.session_id, prompt=blocks(*steps))
+        prompting = asyncio.ensure_future(prompt)  # noqa: TID251  # the editor's own
+        await editor.hears("<5>")
+        server.kill9()
+        await asyncio.get_running_loop().run_in_executor(None, server.start)
+        answer = await asyncio.wait_for(prompting, TIMEOUT_S)
+
+    assert answer.stop_reason == "end_turn"
+    assert editor.said == "".join(f"<{number}>" for number in range(60))
+
+
+async def test_question_is_asked_again_of_who_comes_back(server: Server) -> None:
+    """An editor is closed while its agent waits: the next one that loads the session is asked, and answers."""
+    async with raw(server) as first:
+        await first.ask("initialize", protocolVersion=1)
+        session = (await first.ask("session/new", cwd=str(server.workspace), mcpServers=[]))["sessionId"]
+        await first.ask("session/set_mode", sessionId=session, modeId="ask")
+        prompt = [{"type": "text", "text": script(ASK)}]
+        await first.send(
+            {"id": 9, "method": "session/prompt", "params": {"sessionId": session, "prompt": prompt}}
+        )
+        await first.until(lambda message: message.get("method") == "session/request_permission")
+    async with raw(server) as second:
+        await second.ask("initialize", protocolVersion=1)
+        await second.send({"id": 8, "method": "session/load", "params": {"sessionId": session}})
+        asked = await second.until(lambda message: message.get("method") == "session/request_permission")
+        chosen = {"outcome": {"outcome": "selected", "optionId": "allow"}}
+        await second.send({"id": asked["id"], "result": chosen})
+        await second.until(lambda message: "allow" in json.dumps(message.get("params", {}).get("update", {})))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("not json", -32700),
+        ("[]", -32600),
+        ('[{"jsonrpc":"2.0","id":1,"method":"initialize"}]', -32600),
+        ('{"jsonrpc":"2.0","id":1,"method":7}', -32600),
+        ('{"jsonrpc":"2.0","id":1,"method":"session/list","params":[]}', -32600),
+        ('{"jsonrpc":"2.0","id":{"a":1},"method":"initialize"}', -32600),
+        ('{"jsonrpc":"2.0","id":"%s","method":"initialize"}' % ("x" * 1000), -32600),
+        ('{"jsonrpc":"2.0","id":1e30,"method":"initialize"}', -32600),
+        ('{"jsonrpc":"2.0","id":1,"method":"session/list"}', -32600),
+        ('{"jsonrpc":"2.0","id":1,"method":"no/such"}', -32601),
+        ("[" * 10_000, -32700),
+    ],
+)
+async def test_hostile_message_gets_an_error(server: Server, text: str, code: int) -> None:
+    """And the connection goes on."""
+    async with raw(server) as connection:
+        await connection.ws.send_str(text)
+        refused = await connection.until(lambda message: "error" in message)
+        hello = await connection.ask("initialize", protocolVersion=1)
+
+    assert (refused["error"]["code"], hello["protocolVersion"]) == (code, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("session/prompt", {"sessionId": "missing", "prompt": [{"type": "text", "text": "x"}]}),
+        ("session/load", {"sessionId": "missing"}),
+        ("session/new", {"cwd": "/nowhere/at/all"}),
+        ("session/new", {"cwd": 7}),
+        ("session/prompt", {"sessionId": "missing", "prompt": [{"type": "video"}]}),
+        ("session/prompt", {"sessionId": "../x", "prompt": []}),
+        ("session/set_mode", {"sessionId": "missing", "modeId": "root"}),
+        ("session/list", {"cursor": "nonsense"}),
+        ("session/new", {"mcpServers": [{"nothing": 1}]}),
+    ],
+)
+async def test_bad_request_is_refused_by_name(server: Server, method: str, params: dict[str, Any]) -> None:
+    """Nothing is begun, and the answer says why."""
+    async with raw(server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        await connection.send({"id": 5, "method": method, "params": params})
+        refused = await connection.until(lambda message: message.get("id") == 5)
+
+    assert refused["error"]["code"] in (-32602, -32002, -32603)
+    assert refused["error"]["message"]
+
+
+async def test_deleting_what_is_not_there_is_fine(server: Server) -> None:
+    async with raw(server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        assert await connection.ask("session/delete", sessionId="missing") == {}
+
+
+async def test_key_may_do_no_more_than_its_scopes(server: Server) -> None:
+    """One that may only read lists sessions, and starts nothing."""
+    command = (sys.executable, "-m", "agentsrv", "keys", "add", "reader", "--scope", "read")
+    made = subprocess.run(
+        command, env=server.environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    async with raw(server, made.stdout.strip()) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        listed = await connection.ask("session/list")
+        await connection.send({"id": 5, "method": "session/new", "params": {"cwd": str(server.workspace)}})
+        refused = await connection.until(lambda message: message.get("id") == 5)
+
+    assert (listed["sessions"], refused["error"]["data"]["code"]) == ([], "scope_missing")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+async def test_no_key_no_socket(server: Server, headers: dict[str, str]) -> None:
+    """The upgrade is refused before anything is said."""
+    url = f"http://127.0.0.1:{server.port}/acp"
+    async with ClientSession() as http, http.get(url, headers=headers) as answer:
+        assert answer.status == 401
+
+
+@dataclass(slots=True)
+class Raw:
+    """A WebSocket on `/acp`."""
+
+    ws: Any
+    count: int = 0
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.ws.send_json({"jsonrpc": "2.0", **message})
+
+    async def until(self, found: Any) -> dict[str, Any]:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not found(message := await self.ws.receive_json()):
+                pass
+        heard: dict[str, Any] = message
+        return heard
+
+    async def ask(self, method: str, **params: Any) -> Any:
+        self.count += 1
+        id_ = f"r{self.count}"
+        await self.send({"id": id_, "method": method, "params": params})
+        return (await self.until(lambda message: message.get("id") == id_))["result"]
+
+
+@asynccontextmanager
+async def raw(server: Server, key: str = KEY) -> AsyncIterator[Raw]:
+    url = f"http://127.0.0.1:{server.port}/acp"
+    headers = {"Authorization": f"Bearer {key}"}
+    async with ClientSession() as http, http.ws_connect(url, headers=headers) as ws:
+        yield Raw(ws)
+
+
+@pytest.fixture
+def server(make_server: ServerMaker) -> Server:
+    return make_server()

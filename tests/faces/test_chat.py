@@ -1,0 +1,191 @@
+"""Agents as models: the official client of OpenAI, against scripted and real agents."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import ServerMaker
+from tests.kit import KEY, Server, script, wait_until
+from tests.pictures import PNG
+
+PIXEL = "data:image/png;base64," + b64encode(PNG).decode()
+
+
+def client_of(server: Server, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key=KEY, max_retries=0, **options
+    )
+
+
+def said(text: str, role: str = "user") -> Any:
+    return {"role": role, "content": text}
+
+
+def test_models_are_the_agents_that_can_be_used(claude_server: Server) -> None:
+    names = [model.id for model in client_of(claude_server).models.list()]
+
+    assert names[0] == "claude-code"
+    assert any(name.startswith("claude-code/") for name in names)
+
+
+def test_completion_is_what_the_agent_says(claude_server: Server) -> None:
+    """Whole and streamed; the same conversation goes on, and only its last message is said again."""
+    client = client_of(claude_server)
+    first = client.chat.completions.create(
+        model="claude-code",
+        messages=[said("Be brief.", "system"), said(script("usage 100 10", "text hello there"))],
+        extra_headers={"X-OpenWebUI-Chat-Id": "a-chat"},
+    )
+    assert (first.choices[0].message.content, first.choices[0].finish_reason) == ("hello there", "stop")
+    assert first.usage is not None
+    assert first.usage.completion_tokens == 10
+
+    chunks = list(
+        client.chat.completions.create(
+            model="claude-code",
+            messages=[
+                said("old"),
+                said("hello there", "assistant"),
+                said(script("bash echo hi", "text again")),
+            ],
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_headers={"X-OpenWebUI-Chat-Id": "a-chat"},
+        )
+    )
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    assert "".join(delta.content or "" for delta in deltas) == "again"
+    assert "echo hi" in thoughts
+    assert chunks[-1].usage is not None
+    prompts = [event.json for event in claude_server.history("a-chat") if event.json.get("type") == "user"]
+    assert not any("The conversation so far" in json.dumps(prompt) for prompt in prompts)
+
+
+def test_agent_that_was_not_there_is_told_what_was_said(server: Server) -> None:
+    messages = [said("My name is Ada."), said("Hello Ada.", "assistant"), said(script("say hello"))]
+    with client_of(server).chat.completions.with_streaming_response.create(
+        model="claude-code", messages=messages
+    ) as response:
+        session = response.headers["X-Session-Id"]
+        response.read()
+    prompt = server.history(session)[0].json["message"]["content"][0]["text"]
+
+    assert prompt.startswith("The conversation so far:\n\nuser: My name is Ada.\n\nassistant: Hello Ada.")
+    assert prompt.endswith("SCRIPT: say hello")
+
+
+def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server) -> None:
+    client = client_of(server)
+    server.start_job(script("hang"), "busy")
+
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(model="gpt-4", messages=[said("hello")])
+    with pytest.raises(openai.BadRequestError) as nothing:
+        client.chat.completions.create(model="claude-code", messages=[said("hello", "assistant")])
+    with pytest.raises(openai.ConflictError) as busy:
+        client.chat.completions.create(
+            model="claude-code", messages=[said("hello")], extra_body={"session_id": "busy"}
+        )
+    with pytest.raises(openai.BadRequestError) as headers:
+        client.chat.completions.create(
+            model="claude-code", messages=[said("hello")], extra_headers={"X-Session-Id": "../x"}
+        )
+    parts: Any = [{"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}]
+    with pytest.raises(openai.BadRequestError) as picture:
+        client.chat.completions.create(model="claude-code", messages=[{"role": "user", "content": parts}])
+
+    assert [error.value.code for error in (unknown, nothing, busy)] == [
+        "unsupported_option",
+        "invalid_input",
+        "session_busy",
+    ]
+    assert (headers.value.param, picture.value.param) == ("X-Session-Id", "messages.0.content.0")
+
+
+def test_failed_turn_is_an_error_streamed_or_not(server: Server) -> None:
+    client = client_of(server)
+    with pytest.raises(openai.APIStatusError) as whole:
+        client.chat.completions.create(model="claude-code", messages=[said(script("die"))])
+    with pytest.raises(openai.APIError) as streamed:
+        list(client.chat.completions.create(model="claude-code", messages=[said(script("die"))], stream=True))
+
+    assert whole.value.status_code == 502
+    assert "agent" in whole.value.message
+    assert "agent" in streamed.value.message
+
+
+@pytest.mark.parametrize("choice", ["cancel", "continue"])
+def test_client_that_leaves_ends_its_turn_unless_it_says_otherwise(server: Server, choice: str) -> None:
+    stream = client_of(server).chat.completions.create(
+        model="claude-code",
+        messages=[said(script("say hello", "sleep 3"))],
+        stream=True,
+        extra_body={"session_id": "s", "on_disconnect": choice},
+    )
+    next(iter(stream))
+    stream.close()
+    (job,) = server.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"]
+
+    expected = {"cancel": "cancelled", "continue": "completed"}[choice]
+    wait_until(lambda: server.job(job["taskId"])["status"] == expected)
+
+
+def test_same_key_again_starts_nothing_twice(server: Server) -> None:
+    client = client_of(server)
+    answers = [
+        client.chat.completions.create(
+            model="claude-code",
+            messages=[said(script("say hello"))],
+            user="ada@example.com",
+            extra_headers={"Idempotency-Key": "one"},
+        )
+        for _ in range(2)
+    ]
+
+    assert answers[0].id == answers[1].id
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content == "hello"
+
+
+def test_pictures_and_schemas_reach_the_agent(claude_server: Server) -> None:
+    parts: Any = [
+        {"type": "text", "text": script('structured {"a": 1}', "text done")},
+        {"type": "image_url", "image_url": {"url": PIXEL}},
+    ]
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    shape: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    response = client_of(claude_server).chat.completions.create(
+        model="claude-code",
+        messages=[{"role": "user", "content": parts}],
+        response_format=shape,
+        extra_body={"session_id": "s"},
+    )
+    (job,) = claude_server.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"]
+    prompt = claude_server.history("s")[0].json["message"]["content"]
+
+    assert claude_server.job(job["taskId"])["structuredOutput"] == {"a": 1}
+    assert {block["type"] for block in prompt} == {"text", "image"}
+    assert json.loads(response.choices[0].message.content or "") == {"a": 1}
+
+
+def test_a_cut_client_finds_its_conversation_again(make_server: ServerMaker) -> None:
+    """kill -9 of the server: the turn goes on, and the same key again gives the whole answer."""
+    server = make_server()
+    request: dict[str, Any] = {
+        "model": "claude-code",
+        "messages": [said(script("say before", "sleep 2", "say after"))],
+        "extra_headers": {"Idempotency-Key": "one"},
+        "extra_body": {"session_id": "s", "on_disconnect": "continue"},
+    }
+    stream = client_of(server).chat.completions.create(stream=True, **request)
+    next(iter(stream))
+    server.kill9()
+    server.start()
+    again = client_of(server).chat.completions.create(**request)
+
+    assert again.choices[0].message.content == "beforeafter"

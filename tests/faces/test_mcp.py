@@ -1,0 +1,211 @@
+"""Agents drive agents: the official MCP client, and a real Claude Code that hands work to Codex."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import mcp
+import pytest
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+from agentsrv.api.keys import KEYRING
+from agentsrv.app import make_app
+from agentsrv.model import Scope
+from tests.api.kit import make_config, serve
+from tests.conftest import OPENAI_KEY, ServerMaker
+from tests.fakes.model_api import ModelApi
+from tests.fakes.responses_api import ResponsesApi
+from tests.kit import KEY, Server, script
+from tests.workspace.git_kit import make_repository
+
+ASK = 'ask 1 Bash {"command": "touch x"}'
+
+
+@asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[mcp.Client]:
+    async with create_mcp_http_client(headers={"Authorization": f"Bearer {KEY}"}) as http:
+        transport = streamable_http_client(f"http://127.0.0.1:{server.port}/mcp", http_client=http)
+        async with mcp.Client(transport) as client:
+            yield client
+
+
+async def call(client: mcp.Client, tool: str, **arguments: Any) -> Any:
+    return told(await client.call_tool(tool, arguments))
+
+
+def told(result: Any) -> Any:
+    """What a tool has found."""
+    return json.loads(result.content[0].text)
+
+
+def post(server: Server, message: Any, **headers: str) -> tuple[int, Any]:
+    answer = server.ask("POST", "/mcp", message, **headers)
+    body = answer.body()
+    return answer.status, json.loads(body) if body else None
+
+
+async def test_prompt_is_sent_waited_for_and_listed(server: Server) -> None:
+    async with client_of(server) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        job = await call(client, "send_prompt", prompt=script("say hello"), session_id="s", message_id="one")
+        again = await call(
+            client, "send_prompt", prompt=script("say hello"), session_id="s", message_id="one"
+        )
+        ended = await call(client, "wait", task_id=job["task_id"])
+        listed = await call(client, "list_sessions", limit=5)
+
+    assert set(tools) == {"send_prompt", "wait", "answer", "stop", "list_sessions", "diff"}
+    assert tools["send_prompt"].input_schema["required"] == ["prompt"]
+    assert again["task_id"] == job["task_id"]
+    assert (ended["status"], ended["session_id"]) == ("completed", "s")
+    assert [session["session_id"] for session in listed["sessions"]] == ["s"]
+
+
+async def test_question_is_waited_for_and_answered(server: Server) -> None:
+    async with client_of(server) as client:
+        job = await call(client, "send_prompt", prompt=script(ASK), permission_mode="ask")
+        waiting = await call(client, "wait", task_id=job["task_id"])
+        (question,) = waiting["questions"]
+        name = {"task_id": job["task_id"], "request_id": question["request_id"]}
+        await call(client, "answer", **name, decision="allow")
+        ended = await call(client, "wait", task_id=job["task_id"])
+        late = await client.call_tool("answer", {**name, "decision": "deny"})
+
+    assert (waiting["status"], question["input"]) == ("waiting_for_approval", {"command": "touch x"})
+    assert (ended["status"], late.is_error) == ("completed", True)
+
+
+async def test_job_is_stopped(server: Server) -> None:
+    async with client_of(server) as client:
+        job = await call(client, "send_prompt", prompt=script("hang"))
+        running = await call(client, "wait", task_id=job["task_id"], timeout_s=0)
+        stopped = await call(client, "stop", task_id=job["task_id"])
+
+    assert (running["status"], stopped["status"]) == ("running", "cancelled")
+
+
+async def test_diff_of_a_session_is_told_and_a_large_one_in_short(server: Server) -> None:
+    repo = make_repository(server.workspace / "repo", {"a": "a\n"})
+    server.generate("hello", "s", cwd=str(repo)).rest()
+    (repo / "a").write_text("b\n")
+    async with client_of(server) as client:
+        small = await call(client, "diff", session_id="s")
+        (repo / "new").write_text("line\n" * 100_000)
+        large = await call(client, "diff", session_id="s")
+
+    assert [file["newPath"] for file in small["files"]] == ["a"]
+    assert {file["newPath"] for file in large["summary"]["files"]} == {"a", "new"}
+
+
+async def test_progress_is_told_to_who_asks_for_it(make_server: ServerMaker) -> None:
+    told_of: list[str | None] = []
+    server = make_server()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told_of.append(message)
+
+    async with client_of(server) as client:
+        job = await call(
+            client, "send_prompt", prompt=script("say a", "sleep 1.2", "say b", "sleep 1.2", "say c")
+        )
+        result = await client.call_tool("wait", {"task_id": job["task_id"]}, progress_callback=note)
+
+    assert told(result)["status"] == "completed"
+    assert told_of
+
+
+def test_what_is_wrong_is_told_in_the_words_of_the_protocol(server: Server) -> None:
+    rpc = {"jsonrpc": "2.0", "id": 1}
+    assert post(server, rpc | {"method": "server/discover"})[1]["error"]["code"] == -32601
+    assert post(server, rpc | {"method": 7})[1]["error"]["code"] == -32600
+    assert post(server, rpc | {"method": "ping", "params": []})[1]["error"]["code"] == -32602
+    assert post(server, {**rpc, "id": {}, "method": "ping"})[1] == {
+        "jsonrpc": "2.0",
+        "id": None,
+        "error": {
+            "code": -32600,
+            "message": "`method` must be a string, and `id` a string or a whole number",
+        },
+    }
+    assert (
+        post(server, rpc | {"method": "tools/call", "params": {"name": "rm"}})[1]["error"]["code"] == -32602
+    )
+    assert post(server, {"jsonrpc": "2.0", "method": "notifications/initialized"}) == (202, None)
+    assert post(server, [rpc | {"method": "ping"}])[0] == 400
+    assert server.ask("GET", "/mcp").status == 405
+    assert post(server, rpc | {"method": "ping"}, Authorization="Bearer wrong")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "code"),
+    [
+        ("send_prompt", {}, "invalid_input"),
+        ("send_prompt", {"prompt": "x", "session_id": "../x"}, "invalid_input"),
+        ("send_prompt", {"prompt": "x", "cwd": "/etc"}, "outside_workspace"),
+        ("send_prompt", {"prompt": "x", "agent": "nobody"}, "unsupported_option"),
+        ("wait", {"task_id": "none"}, "job_not_found"),
+        ("wait", {"task_id": "none", "timeout_s": 1e9}, "invalid_input"),
+        ("stop", {"task_id": "none"}, "job_not_found"),
+        ("diff", {"session_id": "none"}, "session_not_found"),
+        ("list_sessions", {"cursor": "x"}, "invalid_input"),
+        ("answer", {"task_id": "none", "request_id": "x", "decision": "maybe"}, "invalid_input"),
+    ],
+)
+def test_tool_says_what_is_wrong(server: Server, tool: str, arguments: dict[str, Any], code: str) -> None:
+    """To the model, which may do better: the call has a result."""
+    params = {"name": tool, "arguments": arguments}
+    status, answer = post(server, {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": params})
+
+    assert (status, answer["result"]["isError"]) == (200, True)
+    assert json.loads(answer["result"]["content"][0]["text"])["code"] == code
+
+
+async def test_key_may_do_what_its_scopes_say(tmp_path: Path) -> None:
+    async with serve(make_app(make_config(tmp_path))) as server:
+        _, key = await server.app[KEYRING].add("reader", {Scope.READ})
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+        listing = await server.ask(
+            "POST", "/mcp", key=key, json={**message, "params": {"name": "list_sessions"}}
+        )
+        wanted = {"name": "send_prompt", "arguments": {"prompt": "x"}}
+        prompting = await server.ask("POST", "/mcp", key=key, json={**message, "params": wanted})
+
+    assert listing.json["result"]["isError"] is False
+    assert "scope_missing" in prompting.json["result"]["content"][0]["text"]
+
+
+def test_real_claude_hands_work_to_codex(
+    model: ModelApi,
+    responses: ResponsesApi,
+    make_server: ServerMaker,
+    real_claude: Path,
+    real_codex: Path,
+) -> None:
+    """It gives the server that runs it a prompt for Codex, and waits for what that has said."""
+    server = make_server(
+        CLAUDE_PATH=str(real_claude),
+        CODEX_PATH=str(real_codex),
+        ANTHROPIC_BASE_URL=model.url,
+        ANTHROPIC_API_KEY="fake-model-key",
+        OPENAI_BASE_URL=f"{responses.url}/v1",
+        OPENAI_API_KEY=OPENAI_KEY,
+    )
+    given = {"prompt": script("text the child is done"), "agent": "codex", "session_id": "child"}
+    tools = {
+        "agents": {
+            "type": "http",
+            "url": f"http://127.0.0.1:{server.port}/mcp",
+            "headers": {"Authorization": f"Bearer {KEY}"},
+        }
+    }
+    prompt = script(f"tool mcp__agents__send_prompt {json.dumps(given)}", "text handed over")
+    ended = server.generate(prompt, "parent", mcp_servers=tools).rest()
+    (child,) = server.ask("GET", "/generate/v2/jobs?session_id=child").json["jobs"]
+
+    assert ended[-1].json["status"] == "completed"
+    assert server.ended_job(child["taskId"])["result"] == "the child is done"

@@ -1,0 +1,96 @@
+"""Several servers and their Redis, as one fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.kit import Server, wait_until
+from tests.redis_server import RedisServer, real_redis
+
+
+@dataclass(slots=True)
+class FleetOfServers:
+    """Servers by name, each on a port that it keeps."""
+
+    directory: Path
+    claude: Path
+    redis: RedisServer
+    servers: dict[str, Server] = field(default_factory=dict)
+
+    def start(self, name: str, **settings: str) -> Server:
+        """One more server. Returns when it answers."""
+        return self.add(name, **settings).start()
+
+    def start_all(self, *names: str, **others: dict[str, str]) -> list[Server]:
+        """The same for several at once; `others` have settings of their own."""
+        settings = {**{name: {} for name in names}, **others}
+        servers = [self.add(name, **its_own) for name, its_own in settings.items()]
+        with ThreadPoolExecutor(len(servers)) as pool:
+            return list(pool.map(Server.start, servers))
+
+    def add(self, name: str, **settings: str) -> Server:
+        """One that is not started yet, on a port of its own."""
+        port = free_port()
+        own = {"SERVER_NAME": name, "REDIS_URL": self.redis.url, "SERVER_URL": f"http://127.0.0.1:{port}"}
+        server = Server(self.directory / name, self.claude, {**own, **settings}, port=port)
+        server.directory.mkdir(exist_ok=True)
+        self.servers[name] = server
+        return server
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            with contextlib.suppress(ProcessLookupError, AssertionError):
+                os.kill(server.pid, signal.SIGCONT)
+            server.close()
+
+
+@contextmanager
+def fleet_of(directory: Path, claude: Path) -> Iterator[FleetOfServers]:
+    """A fleet without servers yet, with a Redis of its own."""
+    with real_redis(directory) as redis:
+        fleet = FleetOfServers(directory, claude, redis)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def servers_of(server: Server) -> dict[str, dict[str, Any]]:
+    """What a server knows of the fleet, by name."""
+    return {one["name"]: one for one in server.ask("GET", "/servers").json["servers"]}
+
+
+def wait_for_peers(*servers: Server) -> None:
+    """Until each knows that all are there, and has said what it has."""
+    names = {server.settings["SERVER_NAME"] for server in servers}
+    for server in servers:
+        wait_until(lambda server=server: is_complete(server, names), what=f"{names} know each other")  # type: ignore[misc]
+
+
+def is_complete(server: Server, names: set[str]) -> bool:
+    known = servers_of(server)
+    alive = {name for name, one in known.items() if one["alive"]}
+    health = server.ask("GET", "/health").json
+    return names <= alive and health["redis"]["connected"] and not health["fleet"]["missing"]
+
+
+def home_of(server: Server, session: str) -> str:
+    """The home of a session, as an answer about it says."""
+    with server.ask("GET", f"/sessions/{session}") as answer:
+        assert answer.status == 200, answer.json
+        return str(answer.headers["X-Agentsrv-Server"])

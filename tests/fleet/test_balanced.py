@@ -1,0 +1,132 @@
+"""Three servers behind HAProxy, which gives each connection to the next one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.fleet.kit import FleetOfServers, fleet_of, free_port, wait_for_peers
+from tests.kit import TIMEOUT_S, Server, script, wait_until, write_fake_agent
+
+pytestmark = pytest.mark.tools
+
+CONFIGURATION = """
+global
+    maxconn 1000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+frontend agents
+    bind 127.0.0.1:{port}
+    default_backend servers
+backend servers
+    balance roundrobin
+{servers}
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOfServers]:
+    directory = tmp_path_factory.mktemp("balanced")
+    with fleet_of(directory, write_fake_agent(directory / "claude")) as fleet:
+        wait_for_peers(*fleet.start_all("a", "b", "c"))
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def balanced(fleet: FleetOfServers) -> Iterator[Server]:
+    """The address behind which they are."""
+    program = shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
+    if program is None:
+        pytest.fail("haproxy is not installed; `python3 dev.py tools` does it")
+    port = free_port()
+    lines = [f"    server {name} 127.0.0.1:{one.port}" for name, one in fleet.servers.items()]
+    settings = fleet.directory / "haproxy.cfg"
+    settings.write_text(CONFIGURATION.format(port=port, servers="\n".join(lines)))
+    proxy = subprocess.Popen([program, "-f", str(settings)])
+    try:
+        server = replace(fleet.servers["a"], port=port)
+        wait_until(lambda: is_up(server), what="haproxy is ready")
+        yield server
+    finally:
+        proxy.terminate()
+        proxy.wait(TIMEOUT_S)
+
+
+def is_up(server: Server) -> bool:
+    try:
+        return server.ask("GET", "/health").status == 200
+    except OSError:
+        return False
+
+
+def test_sessions_live_on_all_and_are_found_from_all(fleet: FleetOfServers, balanced: Server) -> None:
+    """I make sessions, prompt, follow and stop; every request may arrive anywhere."""
+    for n in range(6):
+        assert 201 == balanced.ask("POST", "/sessions", {"sessionId": f"s{n}"}).status
+    for n in range(6):
+        assert "completed" == balanced.generate(script("say hello"), f"s{n}").rest()[-1].json["status"]
+    homes = {balanced.ask("GET", f"/sessions/s{n}").headers["X-Agentsrv-Server"] for n in range(6)}
+
+    assert {"a", "b", "c"} == homes
+    task = balanced.start_job(script("say one", "hang"), "s0")
+    seen = balanced.follow(task).take(2)
+    assert 200 == balanced.stop("s0").status
+    seen += balanced.follow(task, after=seen[-1].id).rest()
+    first = seen[0].id
+    assert [event.id for event in seen] == list(range(first, first + len(seen)))
+
+
+def test_lists_are_those_of_all(fleet: FleetOfServers, balanced: Server) -> None:
+    """Page by page, each from another server: everything once, newest first."""
+    made = [f"page-{n}" for n in range(7)]
+    for name in made:
+        assert 201 == balanced.ask("POST", "/sessions", {"sessionId": name, "name": "page"}).status
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = balanced.ask("GET", f"/sessions?limit=2{cursor}").json
+        assert [] == page["unreachable"]
+        found += [one["id"] for one in page["sessions"]]
+        if page["nextCursor"] is None:
+            break
+        cursor = f"&cursor={page['nextCursor']}"
+
+    assert made[::-1] == [name for name in found if name in made]
+    assert len(set(found)) == len(found)
+
+
+def test_page_names_who_is_missing(fleet: FleetOfServers, balanced: Server) -> None:
+    """A server is away: its sessions are not in the list, which says so."""
+    fleet.servers["c"].kill9()
+    try:
+        answer = fleet.servers["a"].ask("GET", "/sessions").json
+        assert ["c"] == answer["unreachable"]
+    finally:
+        fleet.servers["c"].start()
+        wait_for_peers(*fleet.servers.values())
+    assert [] == fleet.servers["a"].ask("GET", "/sessions").json["unreachable"]
+
+
+def test_files_are_somebodys(fleet: FleetOfServers, balanced: Server) -> None:
+    """Three servers, three workspaces: a request about files says whose, by a server or a session."""
+    assert "server_required" == balanced.ask("GET", "/filesystem/files").json["code"]
+    assert 201 == balanced.ask("POST", "/filesystem/directory", {"path": "b-only", "server": "b"}).status
+    assert 201 == balanced.ask("POST", "/sessions", {"sessionId": "on-b", "server": "b"}).status
+    assert (
+        "server_mismatch"
+        == balanced.ask("POST", "/sessions", {"sessionId": "on-b", "server": "a"}).json["code"]
+    )
+
+    statuses = {
+        where: balanced.ask("GET", f"/filesystem/files?path=b-only&{where}").status
+        for where in ("server=b", "session_id=on-b", "server=a", "server=nobody")
+    }
+    assert {"server=b": 200, "session_id=on-b": 200, "server=a": 404, "server=nobody": 400} == statuses
+    assert 200 == balanced.ask("GET", "/filesystem/files?path=b-only", X_Session_Id="on-b").status

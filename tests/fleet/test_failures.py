@@ -1,0 +1,250 @@
+"""What clients see when a server of a fleet, or its Redis, is away: each row of docs/fleet.md."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from agentsrv.fleet.registry import TTL_S
+from tests.fleet.kit import FleetOfServers, home_of, servers_of, wait_for_peers
+from tests.kit import Server, script, wait_until
+
+pytestmark = pytest.mark.tools
+
+
+@pytest.fixture
+def pair(fleet: FleetOfServers) -> tuple[Server, Server]:
+    """A home, and a door in front of it, which the test may ruin."""
+    home, door = fleet.start_all("home", door={"ACCEPTS_SESSIONS": "false"})
+    wait_for_peers(home, door)
+    return home, door
+
+
+def test_home_that_is_killed_and_comes_back(pair: tuple[Server, Server]) -> None:
+    """While it is dead: 503, nothing done. Afterwards the stream resumes through the door, and nothing is lost."""
+    home, door = pair
+    task = door.start_job(script("rate 100 50 200", "hang"))
+    stream = door.follow(task)
+    seen = stream.take(10)
+    home.kill9()
+    seen = stream.rest()
+    refused = door.generate(script("say no"), message_id="m")
+
+    assert not stream.is_whole, "a stream that broke off does not look whole"
+    assert (503, "owner_unreachable") == (refused.status, refused.json["code"])
+    assert refused.headers["Retry-After"]
+    home.start()
+    with door.follow(task, after=seen[-1].id) as rest:
+        seen += rest.take(55 - len(seen))
+    assert [event.id for event in seen] == list(range(1, len(seen) + 1))
+    assert door.stop().status == 200
+
+
+def test_home_that_is_stopped(pair: tuple[Server, Server]) -> None:
+    """A machine that hangs: 503 after some seconds and streams are cut; when it wakes all goes on, nothing is lost."""
+    home, door = pair
+    task = door.start_job(script("say one", "hang"))
+    stream = door.follow(task)
+    first = stream.take(3)
+    os.kill(home.pid, signal.SIGSTOP)
+    try:
+        prompt = door.generate(script("say two"), "other", message_id="m")
+        read = door.ask("GET", "/sessions/s")
+        broken = stream.rest()
+    finally:
+        os.kill(home.pid, signal.SIGCONT)
+
+    assert (503, "outcome_unknown") == (prompt.status, prompt.json["code"])
+    assert (503, "owner_unreachable") == (read.status, read.json["code"])
+    assert not stream.is_whole
+    assert broken[: len(first)] == first
+    # It was sent, and the home may have got it: the same message_id makes sure that it is done once.
+    again = door.generate(script("say two"), "other", message_id="m").rest()
+    assert "completed" == again[-1].json["status"]
+    assert 1 == len(home.ask("GET", "/generate/v2/jobs?session_id=other").json["jobs"])
+    assert door.stop().status == 200
+    assert "cancelled" == door.follow(task, after=first[-1].id).rest()[-1].json["status"]
+
+
+@pytest.mark.nightly
+def test_home_that_hangs_for_long_loses_nothing(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """Three times as long as it takes to count as away, with Redis flushed: nobody works in its place, all goes on."""
+    home, door = pair
+    other = fleet.start("other")
+    wait_for_peers(home, door, other)
+    task = door.start_job(script("rate 50 200 50", "hang"), server="home")
+    os.kill(home.pid, signal.SIGSTOP)
+    end = time.monotonic() + 3 * TTL_S
+    fleet.redis.do("FLUSHALL")
+    while time.monotonic() < end:
+        refused = other.generate(script("say no"), message_id="m")
+        assert (503, "home") == (refused.status, refused.json.get("server", "home"))
+    os.kill(home.pid, signal.SIGCONT)
+
+    wait_for_peers(home, door, other)
+    assert "home" == home_of(other, "s")
+    assert list(range(1, 201)) == [event.id for event in door.follow(task).take(200)]
+    assert other.stop().status == 200
+
+
+def test_redis_that_is_away(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """Sessions that exist go on, on any server; a new id of the client's own is refused; the server's own is not."""
+    home, door = pair
+    task = door.start_job(script("say one", "hang"))
+    fleet.redis.stop()
+    wait_until(lambda: home.ask("GET", "/health").json["status"] == "degraded")
+    wait_until(lambda: door.ask("GET", "/health").json["status"] == "degraded")
+
+    refusals = [
+        door.generate("Hello", "new"),
+        home.generate("Hello", "new"),
+        home.ask("POST", "/sessions", {"sessionId": "n"}),
+    ]
+    assert [(503, "redis_unavailable")] * 3 == [(answer.status, answer.json["code"]) for answer in refusals]
+    assert (200, 404) == tuple(door.ask("GET", f"/sessions/{name}").status for name in ("s", "never"))
+    assert 201 == door.ask("POST", "/sessions", {}).status
+    assert "running" == door.job(task)["status"]
+    assert door.stop().status == 200
+    assert "completed" == door.generate("Hello").rest()[-1].json["status"]
+
+    fleet.redis.start()
+    wait_for_peers(home, door)
+    assert "healthy" == home.ask("GET", "/health").json["status"]
+    assert "completed" == door.generate("Hello", "new").rest()[-1].json["status"]
+
+
+def test_redis_that_hangs_or_is_full(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """A hole, and no memory: the same as being away, and no request waits for long."""
+    home, door = pair
+    assert "completed" == door.generate("Hello").rest()[-1].json["status"]
+    fleet.redis.freeze()
+    wait_until(lambda: door.ask("GET", "/health").json["status"] == "degraded")
+    assert "completed" == door.generate("Hello").rest()[-1].json["status"]
+    assert 503 == door.generate("Hello", "new").status
+    fleet.redis.thaw()
+    wait_for_peers(home, door)
+
+    fleet.redis.do("CONFIG", "SET", "maxmemory", "1")
+    wait_until(lambda: door.ask("GET", "/health").json["status"] == "degraded")
+    assert "completed" == door.generate("Hello").rest()[-1].json["status"]
+    assert "redis_unavailable" == door.generate("Hello", "new").json["code"]
+    fleet.redis.do("CONFIG", "SET", "maxmemory", "0")
+    wait_for_peers(home, door)
+    assert "completed" == door.generate("Hello", "new").rest()[-1].json["status"]
+
+
+def test_redis_that_forgets_all(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """FLUSHALL: every key is there again after a moment, and what exists works all the time."""
+    home, door = pair
+    for n in range(5):
+        assert 201 == door.ask("POST", "/sessions", {"sessionId": f"s{n}"}).status
+    keys = sorted(fleet.redis.do("KEYS", "*"))
+    fleet.redis.do("FLUSHALL")
+    assert [200] * 5 == [door.ask("GET", f"/sessions/s{n}").status for n in range(5)]
+    wait_until(lambda: fleet.redis.do("HLEN", "{agentsrv}:homes") == 5)
+    wait_for_peers(home, door)
+
+    assert keys == sorted(fleet.redis.do("KEYS", "*"))
+    assert {"home"} == set(fleet.redis.do("HVALS", "{agentsrv}:homes"))
+    assert 409 == door.ask("POST", "/sessions", {"sessionId": "s0"}).status
+    home.terminate()
+    fleet.redis.do("FLUSHALL")
+    wait_until(lambda: door.generate("Hello", "new").json.get("code") == "directory_incomplete")
+    wait_until(lambda: door.generate("Hello", "new").json["servers"] == ["home"])
+    home.start()
+    wait_for_peers(home, door)
+    assert "completed" == door.generate("Hello", "new").rest()[-1].json["status"]
+
+
+def test_name_that_is_taken(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """A second server of a name, on a volume of its own, does not start: exit code 78, and one line why."""
+    home, _ = pair
+    second = fleet.add("second", SERVER_NAME="home")
+    with pytest.raises(AssertionError, match="not ready"):
+        second.start()
+
+    assert 78 == second.ended()
+    assert "a server with the name home runs already" in second.log
+    assert "healthy" == home.ask("GET", "/health").json["status"]
+
+
+def test_volume_that_was_taken_away(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """The same volume on another machine: the old server ends its agents and itself (70) at its first beat."""
+    home, door = pair
+    task = door.start_job(script("say one", "hang"))
+    agents = home.agents()
+    os.kill(home.pid, signal.SIGSTOP)
+    moved = fleet.add("moved", SERVER_NAME="home")
+    shutil.copytree(
+        home.directory, moved.directory, ignore=shutil.ignore_patterns("sock", "log"), dirs_exist_ok=True
+    )
+    (moved.directory / "log").touch()
+    moved.start()
+    os.kill(home.pid, signal.SIGCONT)
+
+    assert 70 == home.ended()
+    wait_until(lambda: not set(agents) & set(home.processes()), what="its agents are gone")
+    wait_until(lambda: door.ask("GET", "/sessions/s").status == 200, what="the door has found the new one")
+    assert "interrupted" == door.ended_job(task)["status"]
+
+
+def test_listener_that_takes_nobody(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """A hole in the network, such as a full backlog: 503, and nothing was done."""
+    home, door = pair
+    assert 201 == door.ask("POST", "/sessions", {"sessionId": "s"}).status
+    home.kill9()
+    with socket.socket() as hole:
+        hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        hole.bind(("127.0.0.1", home.port))
+        hole.listen(0)
+        fillers = [socket.socket() for _ in range(8)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", home.port))
+        refused = door.generate("Hello")
+        for filler in fillers:
+            filler.close()
+
+    assert (503, "owner_unreachable") == (refused.status, refused.json["code"])
+
+
+def test_hundred_at_once_make_one(fleet: FleetOfServers) -> None:
+    """100 prompts under one id to three servers: one begins, 99 hear that it is busy, and one server has it."""
+    servers = fleet.start_all("a", "b", "c")
+    wait_for_peers(*servers)
+
+    def ask(n: int) -> int:
+        return servers[n % 3].generate(script("sleep 3"), "one", background=True).status
+
+    with ThreadPoolExecutor(32) as pool:
+        statuses = list(pool.map(ask, range(100)))
+    assert [202] + [409] * 99 == sorted(statuses)
+    home = home_of(servers[0], "one")
+    local = {one.settings["SERVER_NAME"]: one for one in servers}
+    assert 1 == fleet.redis.do("HLEN", "{agentsrv}:homes")
+    assert {home} == {home_of(server, "one") for server in servers}
+    assert 1 == len(local[home].ask("GET", "/generate/v2/jobs?session_id=one").json["jobs"])
+    assert sum((one.directory / "state" / "runners").exists() and bool(one.agents()) for one in servers) == 1
+
+
+def test_server_that_drains(fleet: FleetOfServers) -> None:
+    """SIGTERM with DRAIN_TIMEOUT: new turns go elsewhere or are refused, the one that runs ends in peace."""
+    home, other = fleet.start_all("other", home={"DRAIN_TIMEOUT": "60"})[::-1]
+    wait_for_peers(home, other)
+    go = fleet.directory / "go"
+    task = home.start_job(script(f"rate 50 {go} 100"), "s", server="home")
+    os.kill(home.pid, signal.SIGTERM)
+    wait_until(lambda: home.ask("GET", "/health/ready").status == 503)
+
+    assert "draining" == other.generate("Hello", "s", if_busy="queue").json["code"]
+    wait_until(lambda: not servers_of(other)["home"]["accepts"])
+    assert "other" == other.ask("POST", "/sessions", {}).headers["X-Agentsrv-Server"]
+    assert "running" == other.job(task)["status"]
+    go.touch()
+    assert 0 == home.ended()

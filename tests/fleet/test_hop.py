@@ -1,0 +1,84 @@
+"""A session is served by whichever server of a fleet is asked."""
+
+from __future__ import annotations
+
+import io
+import socket
+import tarfile
+
+import pytest
+
+from bench.files import upload
+from tests.fleet.kit import home_of
+from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
+
+pytestmark = pytest.mark.tools
+
+
+def test_prompt_through_another_server_streams(home: Server, door: Server) -> None:
+    """I prompt, follow and read a session through a server that is not its home."""
+    events = door.generate(script("say hello")).rest()
+
+    assert events[-1].json["status"] == "completed"
+    assert home_of(door, "s") == home_of(home, "s") == "home"
+    assert [event.data for event in home.history()] == [event.data for event in events]
+    assert [event.data for event in door.history()] == [event.data for event in events]
+
+
+def test_job_is_followed_and_stopped_through_another_server(home: Server, door: Server) -> None:
+    """I begin a job, follow it from the middle and stop it, all through the wrong server."""
+    task = door.start_job(script("say one", "hang"), "stopped")
+    first = door.follow(task).take(2)
+    assert door.stop("stopped").status == 200
+    rest = door.follow(task, after=first[-1].id).rest()
+
+    assert rest[-1].json["status"] == "cancelled"
+    assert [event.id for event in first + rest] == list(range(1, len(first + rest) + 1))
+    assert door.job(task)["status"] == home.job(task)["status"] == "cancelled"
+
+
+def test_files_go_through_another_server(home: Server, door: Server) -> None:
+    """I upload a file, get it back in an archive, and am told of a change, all through the wrong server."""
+    base, data = home.workspace.parent, bytes(3_000_000)
+    upload(door, base / "up", [("large.bin", data)])()
+    with tarfile.open(fileobj=io.BytesIO(door.ask("GET", "/filesystem/archive?path=up").body())) as archive:
+        assert [len(data)] == [member.size for member in archive if member.isfile()]
+
+    with door.ask("GET", "/filesystem/watch?path=up") as watch:
+        watch.take(1)
+        (base / "up" / "new").touch()
+        changes = watch.until(lambda event: event.type == "changes").json["changes"]
+        assert [{"path": "up/new", "change": "added"}] == changes
+
+
+def test_upload_is_refused_before_it_is_sent(home: Server, door: Server) -> None:
+    """A file that says that it is too large: whichever server I ask, I hear that before I have sent any of it."""
+    head = (
+        f"PUT /filesystem/content?path=x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        "Content-Length: 1000000000000000\r\n"
+    )
+    for expect in ("", "Expect: 100-continue\r\n"):
+        answers = []
+        for server in (home, door):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as client:
+                client.sendall(f"{head}{expect}\r\n".encode())
+                answers.append(client.recv(20))
+        assert [b"HTTP/1.1 413 Request"] * 2 == answers
+
+
+def test_large_prompt_goes_through_another_server(door: Server) -> None:
+    """Several MB of it."""
+    text = "x" * 3_000_000
+    assert "completed" == door.generate(text, "large").rest()[-1].json["status"]
+
+
+def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
+    """I go away from a stream: within a moment neither server holds anything for me."""
+    task = door.start_job(script("hang"), "left")
+    stream = door.follow(task)
+    stream.take(1)
+    stream.close()
+
+    # A line of the access log is written when an answer has ended.
+    wait_until(lambda: f"GET /generate/v2/jobs/{task}/stream" in home.log, what="the home's answer ends")
+    assert door.stop("left").status == 200

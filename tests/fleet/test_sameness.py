@@ -1,0 +1,111 @@
+"""Every route answers the same through another server."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.kit import Answer, Server, script
+
+pytestmark = pytest.mark.tools
+
+Request = tuple[str, str, Any, dict[str, str]]
+VOLATILE = {"date", "x-request-id"}
+
+
+def ask(method: str, path: str, body: Any = None, **headers: str) -> Request:
+    return method, path, body, headers
+
+
+@pytest.fixture(scope="module")
+def task(standing: Any) -> str:
+    """A job that has ended, in the session `s`, and a file beside it."""
+    home: Server = standing.servers["home"]
+    home.generate(script("say hello", "lines 5 100"), "s").rest()
+    (home.workspace / "file.txt").write_text("0123456789\n" * 1000)
+    return str(home.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"][0]["taskId"])
+
+
+SAME = (
+    ask("GET", "/sessions/s"),
+    ask("HEAD", "/sessions/s"),
+    ask("GET", "/sessions/s/"),
+    ask("GET", "/sessions/none"),
+    ask("GET", "/sessions/%00"),
+    ask("GET", "/sessions/s/messages?limit=2"),
+    ask("GET", "/sessions/s/messages?format=acp"),
+    ask("GET", "/sessions/s/messages?limit=many"),
+    ask("GET", "/sessions/s/allowances"),
+    ask("GET", "/sessions/s/queue"),
+    ask("GET", "/sessions/none/queue"),
+    ask("PUT", "/sessions/s", {"name": "named"}),
+    ask("PUT", "/sessions/s", {"name": 7}),
+    ask("PUT", "/sessions/s", [1]),
+    ask("PUT", "/sessions/s/queue", {"taskIds": ["x"]}),
+    ask("POST", "/sessions", {"sessionId": "s"}),
+    ask("POST", "/sessions", {"sessionId": "no/id"}),
+    ask("POST", "/sessions", {"sessionId": "new", "cwd": "/nowhere"}),
+    ask("POST", "/sessions/none/fork"),
+    ask("DELETE", "/sessions/none"),
+    ask("DELETE", "/generate/s/stop"),
+    ask("POST", "/generate/v2", {"session_id": "s"}),
+    ask("POST", "/generate/v2", {"session_id": "s", "prompt": "x", "agent": "codex"}),
+    ask("POST", "/generate/v2", {"session_id": "new", "prompt": "x", "agent": "none"}),
+    ask("POST", "/generate/v2", {"session_id": "s", "prompt": "x"}, Content_Type="text/plain"),
+    ask("POST", "/generate/v2", {"session_id": "s", "prompt": "x"}, Last_Event_ID="999999"),
+    ask("GET", "/generate/v2/jobs?session_id=s"),
+    ask("GET", "/generate/v2/jobs/{task}"),
+    ask("GET", "/generate/v2/jobs/{task}?wait=1"),
+    ask("GET", "/generate/v2/jobs/none"),
+    ask("GET", "/generate/v2/jobs/{task}/stream"),
+    ask("GET", "/generate/v2/jobs/{task}/stream", Last_Event_ID="3"),
+    ask("HEAD", "/generate/v2/jobs/{task}/stream"),
+    ask("GET", "/generate/v2/jobs/{task}/stream?format=acp"),
+    ask("GET", "/generate/v2/jobs/{task}/permissions"),
+    ask("POST", "/generate/v2/jobs/{task}/permissions/none", {"decision": "allow"}),
+    ask("GET", "/filesystem/files?path=workspaces"),
+    ask("GET", "/filesystem/content?path=workspaces/file.txt"),
+    ask("HEAD", "/filesystem/content?path=workspaces/file.txt"),
+    ask("GET", "/filesystem/content?path=workspaces/file.txt", Range="bytes=5-9"),
+    ask("GET", "/filesystem/content?path=workspaces/none"),
+    ask("GET", "/filesystem/content?path=%ff"),
+    ask("GET", "/filesystem/grep?path=workspaces&q=345"),
+    ask("DELETE", "/filesystem/entry?path=workspaces/none"),
+    ask("GET", "/git/diff?path=workspaces"),
+    ask("DELETE", "/terminals/none"),
+    ask("PUT", "/terminals/none/size", {"cols": 1, "rows": 1}),
+    ask("GET", "/ws/terminal?token=a.b.c"),
+    ask("GET", "/agents"),
+    ask("GET", "/no/such/route"),
+    ask("PATCH", "/sessions/s"),
+)
+
+
+@pytest.mark.parametrize("wanted", SAME, ids=lambda one: f"{one[0]} {one[1]}")
+def test_route_answers_the_same(home: Server, door: Server, task: str, wanted: Request) -> None:
+    """Status, headers and body, whichever server is asked."""
+    method, path, body, headers = wanted
+    path = path.replace("{task}", task)
+
+    assert told(home.ask(method, path, body, **headers)) == told(door.ask(method, path, body, **headers))
+
+
+def told(answer: Answer) -> tuple[int, dict[str, str], Any]:
+    """All that must be equal: without what names the moment or the request."""
+    body = answer.body().decode("utf-8", "replace")
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return answer.status, {name: headers[name] for name in headers.keys() - VOLATILE}, steady(body)
+
+
+def steady(body: str) -> Any:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return re.sub(r": keepalive\n", "", body)
+    if isinstance(found, dict):
+        found.pop("timestamp", None)
+        found.pop("updatedAt", None)
+    return found
