@@ -108,7 +108,7 @@ async def test_an_effort_is_chosen_for_a_prompt(server: Server, page: Page) -> N
     await pick(page, "form select[aria-label=Effort]", "high")
     await fill(page, "#composer", script("echo"))
     await page.type("\r")
-    await page.until(f"({ROWS}).filter(text => text.startsWith('done')).length", lambda ended: ended == 2)
+    await page.until(f"({ROWS}).filter(text => text.startsWith('done ·')).length", lambda ended: ended == 2)
     (argv,) = [event.json["argv"] for event in server.history() if event.type == "fake"]
 
     assert "--effort=high" in argv
