@@ -10,30 +10,25 @@ import openai
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.kit import KEY, Server, script, wait_until
+from tests.faces.conftest import ClientMaker
+from tests.kit import Server, script, wait_until
 from tests.pictures import PNG
 
 PIXEL = "data:image/png;base64," + b64encode(PNG).decode()
-
-
-def client_of(server: Server, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"http://127.0.0.1:{server.port}/openai/v1", api_key=KEY, max_retries=0, **options
-    )
 
 
 def said(text: str, role: str = "user") -> Any:
     return {"role": role, "content": text}
 
 
-def test_models_are_the_agents_that_can_be_used(claude_server: Server) -> None:
+def test_models_are_the_agents_that_can_be_used(claude_server: Server, client_of: ClientMaker) -> None:
     names = [model.id for model in client_of(claude_server).models.list()]
 
     assert names[0] == "claude-code"
     assert any(name.startswith("claude-code/") for name in names)
 
 
-def test_completion_is_what_the_agent_says(claude_server: Server) -> None:
+def test_completion_is_what_the_agent_says(claude_server: Server, client_of: ClientMaker) -> None:
     """Whole and streamed; the same conversation goes on, and only its last message is said again."""
     client = client_of(claude_server)
     first = client.chat.completions.create(
@@ -67,7 +62,7 @@ def test_completion_is_what_the_agent_says(claude_server: Server) -> None:
     assert not any("The conversation so far" in json.dumps(prompt) for prompt in prompts)
 
 
-def test_agent_that_was_not_there_is_told_what_was_said(server: Server) -> None:
+def test_agent_that_was_not_there_is_told_what_was_said(server: Server, client_of: ClientMaker) -> None:
     messages = [said("My name is Ada."), said("Hello Ada.", "assistant"), said(script("say hello"))]
     with client_of(server).chat.completions.with_streaming_response.create(
         model="claude-code", messages=messages
@@ -80,7 +75,7 @@ def test_agent_that_was_not_there_is_told_what_was_said(server: Server) -> None:
     assert prompt.endswith("SCRIPT: say hello")
 
 
-def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server) -> None:
+def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     server.start_job(script("hang"), "busy")
 
@@ -108,7 +103,7 @@ def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server) -> 
     assert (headers.value.param, picture.value.param) == ("X-Session-Id", "messages.0.content.0")
 
 
-def test_failed_turn_is_an_error_streamed_or_not(server: Server) -> None:
+def test_failed_turn_is_an_error_streamed_or_not(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     with pytest.raises(openai.APIStatusError) as whole:
         client.chat.completions.create(model="claude-code", messages=[said(script("die"))])
@@ -121,7 +116,9 @@ def test_failed_turn_is_an_error_streamed_or_not(server: Server) -> None:
 
 
 @pytest.mark.parametrize("choice", ["cancel", "continue"])
-def test_client_that_leaves_ends_its_turn_unless_it_says_otherwise(server: Server, choice: str) -> None:
+def test_client_that_leaves_ends_its_turn_unless_it_says_otherwise(
+    server: Server, choice: str, client_of: ClientMaker
+) -> None:
     stream = client_of(server).chat.completions.create(
         model="claude-code",
         messages=[said(script("say hello", "sleep 3"))],
@@ -136,7 +133,7 @@ def test_client_that_leaves_ends_its_turn_unless_it_says_otherwise(server: Serve
     wait_until(lambda: server.job(job["taskId"])["status"] == expected)
 
 
-def test_same_key_again_starts_nothing_twice(server: Server) -> None:
+def test_same_key_again_starts_nothing_twice(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     answers = [
         client.chat.completions.create(
@@ -152,7 +149,7 @@ def test_same_key_again_starts_nothing_twice(server: Server) -> None:
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content == "hello"
 
 
-def test_pictures_and_schemas_reach_the_agent(claude_server: Server) -> None:
+def test_pictures_and_schemas_reach_the_agent(claude_server: Server, client_of: ClientMaker) -> None:
     parts: Any = [
         {"type": "text", "text": script('structured {"a": 1}', "text done")},
         {"type": "image_url", "image_url": {"url": PIXEL}},
@@ -173,7 +170,7 @@ def test_pictures_and_schemas_reach_the_agent(claude_server: Server) -> None:
     assert json.loads(response.choices[0].message.content or "") == {"a": 1}
 
 
-def test_a_cut_client_finds_its_conversation_again(make_server: ServerMaker) -> None:
+def test_a_cut_client_finds_its_conversation_again(make_server: ServerMaker, client_of: ClientMaker) -> None:
     """kill -9 of the server: the turn goes on, and the same key again gives the whole answer."""
     server = make_server()
     request: dict[str, Any] = {

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from tests.conftest import ServerMaker
-from tests.faces.test_chat import PIXEL, client_of
+from tests.faces.conftest import ClientMaker
+from tests.faces.test_chat import PIXEL
 from tests.kit import Server, script, wait_until
 
 MODEL = "claude-code"
@@ -19,7 +20,7 @@ def kinds_of(events: list[Any]) -> list[str]:
     return [event.type for event in events]
 
 
-def test_response_is_what_the_agent_says_and_does(claude_server: Server) -> None:
+def test_response_is_what_the_agent_says_and_does(claude_server: Server, client_of: ClientMaker) -> None:
     """Streamed, whole, and fetched later, it is the same; the next one goes on where it was."""
     client = client_of(claude_server)
     prompt = script("usage 100 10", "think hm", "bash echo hi", "text hello there")
@@ -54,7 +55,7 @@ def test_response_is_what_the_agent_says_and_does(claude_server: Server) -> None
     assert texts == ["again", script("text again"), "hello there", prompt]
 
 
-def test_cut_stream_goes_on_at_the_next_number(make_server: ServerMaker) -> None:
+def test_cut_stream_goes_on_at_the_next_number(make_server: ServerMaker, client_of: ClientMaker) -> None:
     """kill -9 of the server in the middle: what comes after `starting_after` is what had not come, number by number."""
     server = make_server()
     client = client_of(server)
@@ -79,7 +80,7 @@ def test_cut_stream_goes_on_at_the_next_number(make_server: ServerMaker) -> None
     assert whole[-1].response.output_text == "".join(f"<{number}>" for number in range(6))
 
 
-def test_background_response_is_polled_and_cancelled(server: Server) -> None:
+def test_background_response_is_polled_and_cancelled(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     begun = client.responses.create(model=MODEL, input=script("say begun", "hang"), background=True)
     wait_until(lambda: client.responses.retrieve(begun.id).output_text == "begun")
@@ -93,7 +94,7 @@ def test_background_response_is_polled_and_cancelled(server: Server) -> None:
     assert (events[-1].type, events[-1].response.status) == ("response.incomplete", "cancelled")
 
 
-def test_failed_turn_is_a_failed_response(server: Server) -> None:
+def test_failed_turn_is_a_failed_response(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     failed = client.responses.create(model=MODEL, input=script("die"))
     events: list[Any] = list(client.responses.create(model=MODEL, input=script("die"), stream=True))
@@ -103,7 +104,7 @@ def test_failed_turn_is_a_failed_response(server: Server) -> None:
     assert events[-1].type == "response.failed"
 
 
-def test_same_key_again_is_the_same_response(server: Server) -> None:
+def test_same_key_again_is_the_same_response(server: Server, client_of: ClientMaker) -> None:
     """Also where the client has no name for the conversation."""
     client = client_of(server)
     answers = [
@@ -117,7 +118,7 @@ def test_same_key_again_is_the_same_response(server: Server) -> None:
     assert answers[0].output_text == "hello"
 
 
-def test_conversation_is_a_session(server: Server) -> None:
+def test_conversation_is_a_session(server: Server, client_of: ClientMaker) -> None:
     """It is made, noted on, used by responses and by others, read in both orders, and deleted with all that it has."""
     client = client_of(server)
     made = client.conversations.create(metadata={"topic": "demo"})
@@ -137,7 +138,7 @@ def test_conversation_is_a_session(server: Server) -> None:
         client.conversations.retrieve(made.id)
 
 
-def test_response_is_deleted_where_it_is_alone(server: Server) -> None:
+def test_response_is_deleted_where_it_is_alone(server: Server, client_of: ClientMaker) -> None:
     """One that others have followed goes with its conversation, and nobody can go on from it as if they had not."""
     client = client_of(server)
     alone = client.responses.create(model=MODEL, input=script("say a"))
@@ -154,7 +155,7 @@ def test_response_is_deleted_where_it_is_alone(server: Server) -> None:
     assert (part.value.code, superseded.value.code) == ("response_in_conversation", "response_superseded")
 
 
-def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server) -> None:
+def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server, client_of: ClientMaker) -> None:
     """And what was said before is told where the agent was not there."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     said: Any = [
