@@ -69,7 +69,7 @@ class Row:
 def serving(directory: Path, program: Path, **settings: str) -> Iterator[Server]:
     directory.mkdir(exist_ok=True)
     many = {"MAX_CONCURRENT_TURNS": "200", "MAX_WARM_AGENTS": "64"}
-    server = Server(directory, program, many | settings).start()
+    server = Server(directory, program, many | settings, command=(sys.executable,)).start()
     try:
         yield server
     finally:

@@ -24,7 +24,7 @@ from agentsrv.turns.output import are_plain, one_per_line, read
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
 GIVE_BACK_BYTES = 4 * 1024 * 1024
 
 FOLD_BYTES = 1024 * 1024
