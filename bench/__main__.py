@@ -35,6 +35,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "l": git.git,
     "n": files.files,
     "o": python_client.client,
+    "p": history.recovery,
     "q": history.history,
     "r": fleet.fleet,
     "s": frames.frames,

@@ -1,7 +1,7 @@
 /* The agent of the benchmarks: claude's stream-json protocol, as fast as a machine can.
  *
  * A prompt with `SCRIPT: lines N SIZE` gets N numbered messages of SIZE bytes at once, `SCRIPT: rate R N SIZE` gets them
- * at R a second; any other prompt one message. A turn is, as claude 2.1.330 has it: session_state_changed running,
+ * at R a second, `SCRIPT: open N SIZE` as `lines` does, but its turn never ends; any other prompt one message. A turn is, as claude 2.1.330 has it: session_state_changed running,
  * command_lifecycle queued and started, init, the messages, result, command_lifecycle completed, session_state_changed
  * idle. `"t"` in a message is CLOCK_MONOTONIC in ns just before it was written.
  *
@@ -105,7 +105,10 @@ static void turn(const char *line)
     double per_second = 0;
     if ((at = strstr(line, "SCRIPT: lines ")) && sscanf(at, "SCRIPT: lines %ld %zu", &count, &size) == 2)
         lines(count, size);
-    else if ((at = strstr(line, "SCRIPT: rate ")) && sscanf(at, "SCRIPT: rate %lf %ld %zu", &per_second, &count, &size) == 3)
+    else if ((at = strstr(line, "SCRIPT: open ")) && sscanf(at, "SCRIPT: open %ld %zu", &count, &size) == 2) {
+        lines(count, size), flush();
+        return;
+    } else if ((at = strstr(line, "SCRIPT: rate ")) && sscanf(at, "SCRIPT: rate %lf %ld %zu", &per_second, &count, &size) == 3)
         flush(), rate(per_second, count, size);
     else
         message(0, 0);

@@ -1,4 +1,4 @@
-"""What lists and prompts cost after a long history: a database of a million jobs beside one of a hundred."""
+"""What a long history costs: lists and prompts after a million jobs, and a start in the middle of a very long turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from pathlib import Path
 from agentsrv.store.migrate import migrate
 from bench.agent import compile_agent
 from bench.client import drain, post
-from bench.rows import Row, serving
-from tests.kit import Server, script
+from bench.rows import MIB, SIZE, Row, serving
+from tests.kit import Server, rss_bytes, script, wait_until
 
 FEW, MANY = 100, 1_000_000
 JOBS_PER_SESSION = 10
 ROUNDS = 30
+OPEN_EVENTS = 1_500_000
+"""Of a turn that has written 450 MB."""
 
 LISTS = {
     "jobs": "/generate/v2/jobs?limit=20",
@@ -34,6 +36,30 @@ def history(directory: Path) -> Iterator[Row]:
     few, many = measured(directory / "few", FEW), measured(directory / "many", MANY)
     for name, took_ms in many.items():
         yield Row(f"(q) {name}, a million jobs", took_ms, "ms", few[name], -2 * few[name])
+
+
+def recovery(directory: Path) -> Iterator[Row]:
+    """(p) From the start behind a `kill -9` to the first answer, while a long turn is open; the floor has none."""
+    with serving(directory / "p", compile_agent()) as server:
+        nothing_open_s = started_again_s(server)
+        begin_long_turn(server)
+        took_s = started_again_s(server)
+        peak = rss_bytes(server.pid, "VmHWM")
+    yield Row("(p) ready with a turn of 450 MB open", took_s, "s", nothing_open_s, -1)
+    yield Row("(p) the most memory of that start", peak / MIB, "MiB", None, -150)
+
+
+def begin_long_turn(server: Server) -> None:
+    job = server.start_job(script(f"open {OPEN_EVENTS} {SIZE}"), "long")
+    wait_until(lambda: server.ask("GET", f"/generate/v2/jobs/{job}").json["lastEventId"] > OPEN_EVENTS)
+
+
+def started_again_s(server: Server) -> float:
+    server.kill9()
+    began = time.perf_counter()
+    server.start()
+    assert server.ask("GET", "/health").status == 200
+    return time.perf_counter() - began
 
 
 def measured(directory: Path, jobs: int) -> dict[str, float]:

@@ -416,9 +416,10 @@ def is_alive(pid: int) -> bool:
     return stat_of(pid)[0] not in {"Z", "X"}
 
 
-def rss_bytes(pid: int) -> int:
+def rss_bytes(pid: int, field: str = "VmRSS") -> int:
+    """The memory that a process has, or with `VmHWM` the most that it has had."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024
+    return int(fields[field].split()[0]) * 1024
 
 
 def open_files(pid: int) -> list[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.rows import cpu_s
 from tests.conftest import ServerMaker
-from tests.kit import Server, script, wait_until
+from tests.kit import Server, rss_bytes, script, wait_until
 
 
 def is_stop_stored(server: Server) -> bool:
@@ -93,14 +92,9 @@ def test_server_is_ready_whatever_was_open(
 
     assert spent_s < bare_s + 0.5
     assert statuses == {"running"}
-    assert peak_bytes(server.pid) < 96 << 20
+    assert rss_bytes(server.pid, "VmHWM") < 96 << 20
 
 
 def stored_bytes(server: Server) -> int:
     with closing(sqlite3.connect(server.database)) as db:
         return int(db.execute("SELECT ifnull(sum(length(data)), 0) FROM events").fetchone()[0])
-
-
-def peak_bytes(pid: int) -> int:
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024
