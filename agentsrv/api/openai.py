@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from hashlib import sha256
@@ -16,6 +17,9 @@ from agentsrv.api.refusals import error_response
 from agentsrv.errors import AgentsrvError, invalid_field
 from agentsrv.faces.chat import Message
 from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
+
+MESSAGES = uuid.UUID("0f4c1a52-7c0e-5b7e-9b1f-5a9c2f6f3c77")
+"""The namespace of sessions that a message has begun."""
 
 SESSION_HEADERS = ("X-Session-Id", "X-OpenWebUI-Chat-Id", "X-Conversation-Id")
 """How chat programs tell which conversation a request is of."""
@@ -50,7 +54,7 @@ def error_of(message: str, code: str, param: str | None = None) -> dict[str, Any
 def session_of(
     request: web.Request, session_id: str | None, metadata: Mapping[str, Any] | None, user: str | None
 ) -> SessionId | None:
-    """The conversation, by the first of the ways in which clients name it."""
+    """The conversation, by the first of the ways in which clients name it; None: a new one that has no name."""
     named: dict[str, object] = {
         "session_id": session_id,
         **{name: request.headers.get(name) for name in SESSION_HEADERS},
@@ -61,8 +65,12 @@ def session_of(
             if not isinstance(value, str) or not re.match(SESSION_ID_PATTERN, value):
                 raise invalid_field(field, "names no session: letters, digits, dots, dashes and underscores")
             return SessionId(value)
-    # Any text, an address perhaps: who has no other name for a conversation has one for each user.
-    return SessionId(f"user-{sha256(user.encode()).hexdigest()[:32]}") if user else None
+    if user:
+        # Any text, an address perhaps: who has no other name for a conversation has one for each user.
+        return SessionId(f"user-{sha256(user.encode()).hexdigest()[:32]}")
+    # The same message again is of the same session, though its client has no name for that.
+    message_id = request.headers.get("Idempotency-Key")
+    return SessionId(f"chat-{uuid.uuid5(MESSAGES, message_id)}") if message_id else None
 
 
 def message_of(role: str, parts: str | list[dict[str, Any]] | None, field: str) -> Message:

@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from agentsrv.api import everywhere, hop, merge
 from agentsrv.api.bodies import FIELDS, parse_fields, peek_body, require_valid
 from agentsrv.api.forward import Forwarder, NotThere
 from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
+from agentsrv.api.openai import refusing, session_of
 from agentsrv.api.operations import Group
 from agentsrv.api.splice import splice
 from agentsrv.api.terminals.handshake import token_of
@@ -40,7 +42,10 @@ JOB = "j:"
 
 
 class Rule(Enum):
-    """How the home of a request is found. A route without a rule is answered where it arrives."""
+    """How the home of a request is found. A route without a rule is answered where it arrives.
+
+    CONTINUED, RESPONSE, CONVERSATION and OPENED are those of OpenAI's protocols.
+    """
 
     SESSION = auto()
     PLACED = auto()
@@ -53,6 +58,7 @@ class Rule(Enum):
     CONTINUED = auto()
     RESPONSE = auto()
     CONVERSATION = auto()
+    OPENED = auto()
     ACTIVITY = auto()
     FACE = auto()
     """Another protocol, whose bodies nobody reads on the way: only the header says which session it is about."""
@@ -62,6 +68,8 @@ BY_NAME = {
     "create_session": Rule.PLACED,
     "generate": Rule.PLACED,
     "create_response": Rule.CONTINUED,
+    "create_completion": Rule.CONTINUED,
+    "create_conversation": Rule.OPENED,
     "create_terminal_token": Rule.TOKEN,
     "open_terminal": Rule.SOCKET,
     "watch_activity": Rule.ACTIVITY,
@@ -74,7 +82,12 @@ BY_PARAMETER = {
     "{response_id}": Rule.RESPONSE,
     "{conversation_id}": Rule.CONVERSATION,
 }
-BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.FACE, "openai": Rule.FACE}
+BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.FACE}
+
+OF_OPENAI = frozenset({Rule.CONTINUED, Rule.RESPONSE, Rule.CONVERSATION, Rule.OPENED})
+ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION})
+BEGINS = frozenset({Rule.PLACED, Rule.CONTINUED, Rule.OPENED})
+"""What may make a session."""
 
 
 def rules(groups: tuple[Group, ...]) -> dict[Handler, Rule]:
@@ -96,6 +109,8 @@ class Peek(msgspec.Struct):
     camel_session: Any = msgspec.field(name="sessionId", default=None)
     previous_response_id: Any = None
     conversation: Any = None
+    metadata: Any = None
+    user: Any = None
     terminal: Any = msgspec.field(name="terminalId", default=None)
     server: Any = None
 
@@ -115,7 +130,8 @@ async def to_its_home(request: web.Request, handler: Handler) -> web.StreamRespo
     rule = request.app[RULES].get(request.match_info.handler)
     if rule is None:
         return await handler(request)
-    return await request.app[ROUTER].route(request, handler, rule)
+    route = partial(request.app[ROUTER].route, handler=handler, rule=rule)
+    return await (refusing(route) if rule in OF_OPENAI else route)(request)
 
 
 class Router:
@@ -140,7 +156,7 @@ class Router:
         match rule:
             case Rule.SESSION:
                 return await self._to_session(request, handler, request.match_info["session_id"])
-            case Rule.PLACED:
+            case Rule.PLACED | Rule.OPENED:
                 return await self._to_place(request, handler)
             case Rule.TASK:
                 return await self._to_task(request, handler, request.match_info["task_id"])
@@ -182,6 +198,8 @@ class Router:
 
     async def _to_continued(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A response: where the one before it is at home, or its conversation; else as a new prompt."""
+        if SESSION_HEADER in request.headers:
+            return await self._to_place(request, handler)
         body = await peek_body(request)
         peek = _peek(request, body)
         if isinstance(before := peek.previous_response_id, str):
@@ -189,15 +207,17 @@ class Router:
         named = peek.conversation.get("id") if isinstance(peek.conversation, dict) else peek.conversation
         if isinstance(named, str):
             return await self._to_session(request, handler, named.removeprefix(CONVERSATION), body)
-        return await self._to_place(request, handler)
+        return await self._to_place(request, handler, _conversation(request, peek))
 
-    async def _to_place(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A prompt, or a new session: where it is at home, or where there is room."""
+    async def _to_place(
+        self, request: web.Request, handler: Handler, named: str | None = None
+    ) -> web.StreamResponse:
+        """A prompt, or a new session: where it is at home, or where there is room. `named`: by more than its body."""
         body = None
         if (session_id := _session_in_header(request)) is None:
             body = await peek_body(request)
             peek = _peek(request, body)
-            session_id, server = peek.session_id, self._named(peek.server)
+            session_id, server = named or peek.session_id, self._named(peek.server)
         else:
             server = ""
         key = session_key(session_id) if session_id else ""
@@ -205,7 +225,7 @@ class Router:
         if home is None:
             if "Last-Event-ID" in request.headers:
                 return await handler(request)  # Whoever comes back begins nothing.
-            if body is not None:
+            if body:
                 await require_valid(request, body, request.app[BODIES][request.match_info.handler])
             home = await self._placed(key, server)
         if server and home != server:
@@ -390,12 +410,13 @@ class Router:
 
     async def _at_home(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:
         is_list_of_one = rule is Rule.LIST and "session_id" in request.query
-        request[ABOUT_SESSION] = rule in (Rule.SESSION, Rule.TASK) or is_list_of_one
-        if rule is not Rule.PLACED:
+        request[ABOUT_SESSION] = rule in ABOUT_ONE or is_list_of_one
+        if rule not in BEGINS:
             return await handler(request)
         session_id = _session_in_header(request)
         if session_id is None:
-            session_id = _peek(request, await peek_body(request)).session_id
+            peek = _peek(request, await peek_body(request))
+            session_id = _conversation(request, peek) if rule is Rule.CONTINUED else peek.session_id
         return await self._begin(request, handler, session_id)
 
     async def _begin(
@@ -404,11 +425,17 @@ class Router:
         """What may make a session. An id that was placed here and is not taken is free again."""
         request[ABOUT_SESSION] = True
         try:
-            return await handler(request)
+            response = await handler(request)
         except AgentsrvError:
-            if session_id is not None and not await self._has_session(SessionId(session_id)):
-                await self._homes.abandon(SessionId(session_id))
+            await self._abandon(session_id)
             raise
+        if response.status >= 400:
+            await self._abandon(session_id)
+        return response
+
+    async def _abandon(self, session_id: str | None) -> None:
+        if session_id is not None and not await self._has_session(SessionId(session_id)):
+            await self._homes.abandon(SessionId(session_id))
 
 
 def _session_in_header(request: web.Request) -> str | None:
@@ -428,6 +455,16 @@ def _peek(request: web.Request, body: bytes | bytearray) -> Peek:
         return msgspec.json.decode(body, type=Peek)
     except (msgspec.DecodeError, InvalidInput, ValueError, RecursionError):
         return Peek()
+
+
+def _conversation(request: web.Request, peek: Peek) -> str | None:
+    """The session that a request in OpenAI's words is of. Whatever is wrong with that is told by its handler."""
+    metadata = peek.metadata if isinstance(peek.metadata, dict) else None
+    user = peek.user if isinstance(peek.user, str) else None
+    try:
+        return session_of(request, peek.session_id, metadata, user)
+    except InvalidInput:
+        return None
 
 
 def _server_of_token(request: web.Request) -> str | None:

@@ -14,13 +14,15 @@ from agentsrv.fleet.registry import Load, Peer
 async def list_servers(request: web.Request) -> web.Response:
     """All servers of the fleet, by name; of a server without a fleet, itself."""
     registry = request.app[REGISTRY]
+    clashes: list[str] = []
     if registry is None:
         views = [_alone(request)]
     else:
+        clashes = sorted(key[2:] for key in registry.clashes)
         views = [_view(peer, peer.load, is_self=False) for peer in registry.others()]
         views.append(_view(registry.me, registry.own_load(), is_self=True))
         views.sort(key=lambda view: view.name or "")
-    return json_response(ServerList(servers=views, count=len(views), timestamp=timestamp()))
+    return json_response(ServerList(servers=views, count=len(views), clashes=clashes, timestamp=timestamp()))
 
 
 def _view(peer: Peer, load: Load, *, is_self: bool) -> ServerView:

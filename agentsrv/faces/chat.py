@@ -41,9 +41,6 @@ TOKENS_OUT = ("output_tokens", "outputTokens")
 TOKENS_CACHED = ("cache_read_input_tokens", "cachedInputTokens")
 """What agents call them in the usage of a turn. Codex's `inputTokens` are all, cached ones included."""
 
-MESSAGES = uuid.UUID("0f4c1a52-7c0e-5b7e-9b1f-5a9c2f6f3c77")
-"""The namespace of sessions that a message has begun."""
-
 Field = Literal["content", "reasoning_content"]
 
 
@@ -109,7 +106,7 @@ class Chat:
         """Give the prompt to the agent. Raises what `Prompts.send` does."""
         agent, _, model = wanted.model.partition("/")
         self._agents.get(agent)
-        session_id = wanted.session_id or _new_session(wanted.message_id)
+        session_id = wanted.session_id or SessionId(f"chat-{uuid.uuid4()}")
         is_new = not await self._sessions.has(session_id)
         said = [message for message in wanted.messages if message.role not in ("system", "developer")]
         if not said or said[-1].role != "user" or not said[-1].text.strip():
@@ -227,12 +224,6 @@ def usage_of(turn: Turn) -> dict[str, int]:
 
 def _head(turn: Turn, model: str, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{turn.id}", "object": kind, "created": turn.created_at // 1000, "model": model}
-
-
-def _new_session(message_id: str | None) -> SessionId:
-    """The same message again is of the same session, though its client has no name for that."""
-    unique = uuid.uuid5(MESSAGES, message_id) if message_id else uuid.uuid4()
-    return SessionId(f"chat-{unique}")
 
 
 def _text_of(update: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from bench.files import upload
-from tests.fleet.kit import home_of
+from tests.fleet.kit import FleetOfServers, home_of
 from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -82,3 +82,20 @@ def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
     # A line of the access log is written when an answer has ended.
     wait_until(lambda: f"GET /generate/v2/jobs/{task}/stream" in home.log, what="the home's answer ends")
     assert door.stop("left").status == 200
+
+
+def test_clashes_are_counted_for_all_and_named_with_a_key(
+    home: Server, door: Server, standing: FleetOfServers
+) -> None:
+    """An id that two servers have: `/health`, which anybody may ask, says how many, `GET /servers` says which."""
+    assert 201 == door.ask("POST", "/sessions", {"sessionId": "twice", "server": "home"}).status
+    try:
+        for owner, count in (("door", 1), ("home", 0)):
+            standing.redis.do("HSET", "{agentsrv}:homes", "s:twice", owner)
+            standing.redis.do("HDEL", "{agentsrv}:epoch", "p:home")  # So it says again what it has.
+            wait_until(
+                lambda: home.ask("GET", "/health", Authorization="").json["fleet"]["clashes"] == count  # noqa: B023
+            )
+            assert ["twice"] * count == home.ask("GET", "/servers").json["clashes"]
+    finally:
+        standing.redis.do("HSET", "{agentsrv}:homes", "s:twice", "home")

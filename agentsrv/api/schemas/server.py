@@ -23,13 +23,13 @@ class RedisHealth(Struct, kw_only=True):
 
 
 class FleetHealth(Struct, kw_only=True):
-    """`missing`: servers that have not said yet what they have; `clashes`: ids that two servers have."""
+    """`missing`: servers that have not said yet what they have; `clashes`: how many ids are here and elsewhere."""
 
     name: str
     servers: int
     alive: int
     missing: list[str]
-    clashes: list[str]
+    clashes: int
 
 
 class HealthView(Struct, kw_only=True):
@@ -65,8 +65,11 @@ class ServerView(Struct, kw_only=True):
 
 
 class ServerList(Struct, kw_only=True):
+    """`clashes`: ids of sessions and terminals that the asked one has, and that are at home on another one."""
+
     servers: list[ServerView]
     count: int
+    clashes: list[str]
     timestamp: str
 
 
