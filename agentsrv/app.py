@@ -11,6 +11,7 @@ from aiohttp import web
 from agentsrv.api import keys, routes
 from agentsrv.api.acp import close_sockets
 from agentsrv.api.acp_http import HttpConnections
+from agentsrv.api.crowd import Line
 from agentsrv.api.hop import HOP_SECRET, secret_of
 from agentsrv.api.middleware import middlewares
 from agentsrv.api.routing import ROUTER
@@ -59,6 +60,8 @@ def make_app(config: Config, vitals: Vitals | None = None) -> web.Application:
 def _hand_over(services: Services, app: web.Application) -> None:
     """What the handlers ask."""
     app[keys.CONFIG] = services.config
+    app[keys.REQUESTS] = Line()
+    app[keys.SLICES] = Line()
     app[keys.THREADS] = services.threads
     app[keys.AGENTS] = services.agents
     app[keys.TURNS] = services.turns

@@ -58,6 +58,9 @@ ACCEPT_AT_ONCE = 64
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S = 0.2
+FRESH_S = 0.05
+"""Who has just come has this long to ask something, before it makes room for others."""
+
 TELL_AGAIN_S = 60.0
 
 MIN_CLIENTS = 32
@@ -123,6 +126,8 @@ class Connections:
     def is_full(self) -> bool:
         """Is all of it in use, but for what is kept to say so? Nobody waits any more then who could make room."""
         self._make_room_within(self.limits.connections)
+        while len(self._open) > self.limits.connections and self._make_room(even_fresh=True):
+            pass
         return len(self._open) > self.limits.connections
 
     def add(self, connection: Connection) -> None:
@@ -152,9 +157,10 @@ class Connections:
         while len(self._open) > limit and self._make_room():
             pass
 
-    def _make_room(self, address: str | None = None) -> bool:
+    def _make_room(self, address: str | None = None, *, even_fresh: bool = False) -> bool:
         for connection in self._open:
-            if connection.is_waiting() and address in (None, connection.address):
+            may_leave = connection.is_waiting() and (even_fresh or not connection.is_fresh)
+            if may_leave and address in (None, connection.address):
                 self.remove(connection)
                 connection.cut()
                 return True
@@ -176,7 +182,8 @@ class Connection(web.RequestHandler):
     """One client. aiohttp reads and answers its requests; what is here is how long it may take."""
 
     __slots__ = (
-        "_connections", "_head_bytes", "_head_since", "_last_payload", "_progress", "_progress_at", "_wire", "address",
+        "_connections", "_head_bytes", "_head_since", "_last_payload", "_progress", "_progress_at", "_wire",
+        "address", "is_fresh",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, connections: Connections, address: str, **options: Any) -> None:
@@ -186,6 +193,7 @@ class Connection(web.RequestHandler):
         self._connections = connections
         self._wire: asyncio.Transport | None = None
         """aiohttp forgets its transport when it closes it, and then what was sent may still wait in there."""
+        self.is_fresh = True
         self._head_bytes = 0
         self._head_since: float | None = None
         self._last_payload: Any = None
@@ -198,6 +206,8 @@ class Connection(web.RequestHandler):
         self._wire.set_write_buffer_limits(high=WAITING_BYTES)
         self._wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._head_since = self._loop.time()
+        # A timer comes behind what can be read in the same pass of the loop, however long passes take.
+        self._loop.call_later(FRESH_S, self._grow_old)
         self._connections.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -240,6 +250,9 @@ class Connection(web.RequestHandler):
         if self._wire is not None:
             self._wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             self._wire.abort()
+
+    def _grow_old(self) -> None:
+        self.is_fresh = False
 
     def _take_few_ahead(self) -> None:
         """aiohttp would parse 32 requests ahead of their answers: of large heads that is a megabyte a client."""
@@ -321,22 +334,22 @@ class Acceptor:
             for listener in self.sockets:
                 self._loop.remove_reader(listener.fileno())
 
-    def _pause(self, reason: str) -> None:
+    def _pause(self, reason: str, pause_s: float) -> None:
         """Let those who come wait in the kernel for a moment."""
         self._ignore()
-        self._resume = self._loop.call_later(PAUSE_S, self.listen)
+        self._resume = self._loop.call_later(pause_s, self.listen)
         self._tell(reason)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPT_AT_ONCE):
             if not self._connections.make_room():
-                self._pause("all connections are in use; more wait until one ends")
+                self._pause("all connections are in use; more wait until one ends", FRESH_S)
                 return
             try:
                 client, peer = listener.accept()
             except OSError as exc:
                 if exc.errno in OUT_OF_DESCRIPTORS:
-                    self._pause("no descriptor is left for another connection")
+                    self._pause("no descriptor is left for another connection", PAUSE_S)
                 return
             self._take(client, address_of(peer))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from mimetypes import guess_type
 from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from agentsrv.api.documents import Document, give
 from agentsrv.api.operations import HTML, NO_BODY, Operation
 from agentsrv.errors import NotFound
 
@@ -46,11 +49,17 @@ ALWAYS_NEW = frozenset(
 async def console(request: web.Request) -> web.StreamResponse:
     """The console, and the files that it is made of."""
     name = request.match_info["name"] or "index.html"
-    path = FILES / name
-    if name.startswith(".") or not path.is_file():
+    if name.startswith(".") or not (FILES / name).is_file():
         raise NotFound(f"the console has no file {name}")
     cache = "no-cache" if name in ALWAYS_NEW else "public, max-age=31536000, immutable"
-    return web.FileResponse(path, headers={**HEADERS, hdrs.CACHE_CONTROL: cache})
+    return await give(request, _document(FILES / name), {**HEADERS, hdrs.CACHE_CONTROL: cache})
+
+
+@lru_cache(maxsize=64)
+def _document(path: Path) -> Document:
+    packed = path.with_name(f"{path.name}.gz")
+    content_type = guess_type(path)[0] or "application/octet-stream"
+    return Document.of(path.read_bytes(), content_type, packed.read_bytes() if packed.exists() else b"")
 
 
 async def enter_console(_request: web.Request) -> web.StreamResponse:

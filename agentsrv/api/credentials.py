@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler, Middleware
 from agentsrv.access import Caller
 from agentsrv.api.access_log import IS_KNOWN
 from agentsrv.api.hop import caller_of, is_hop
-from agentsrv.api.keys import KEYRING, PUBLIC, SCOPES
+from agentsrv.api.keys import KEYRING, PUBLIC, REQUESTS, SCOPES
 from agentsrv.api.proxies import client_address
 from agentsrv.config import Config
 from agentsrv.errors import AuthenticationFailed, Forbidden, LimitReached
@@ -39,6 +39,8 @@ def authenticate(config: Config) -> Middleware:
             request[IS_KNOWN] = True
             request[CALLER] = caller
             require_rate(of_keys.take(caller.hash.hex()))
+        else:
+            await request.app[REQUESTS].wait()
         if needs_key(request):
             if caller is None:
                 require_rate(failures.take(address), code="too_many_failures")

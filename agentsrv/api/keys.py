@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentsrv.access import Keyring
     from agentsrv.agents import AgentRegistry
     from agentsrv.api.acp_http import HttpConnections
+    from agentsrv.api.crowd import Line
     from agentsrv.audit import Audit
     from agentsrv.faces.acp_turns import Means as AcpMeans
     from agentsrv.faces.chat import Chat
@@ -55,6 +56,9 @@ GIT: web.AppKey[GitWorkers] = web.AppKey("git")
 WORKTREES: web.AppKey[SessionWorktrees] = web.AppKey("worktrees")
 FILES: web.AppKey[FileService] = web.AppKey("files")
 HEALTH: web.AppKey[HealthCheck] = web.AppKey("health")
+REQUESTS: web.AppKey[Line] = web.AppKey("requests")
+SLICES: web.AppKey[Line] = web.AppKey("slices")
+"""Where strangers wait to be heard, and for each piece of a large answer: who asks little is not behind the latter."""
 GROUPS: web.AppKey[tuple[Group, ...]] = web.AppKey("groups")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""
 SCOPES: web.AppKey[dict[Handler, Scope | None]] = web.AppKey("scopes")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from agentsrv.api.documents import Document, give
 from agentsrv.api.keys import CONFIG, GROUPS
 from agentsrv.api.operations import (
     BYTES,
@@ -28,9 +29,6 @@ from agentsrv.api.operations import (
 from agentsrv.api.parameters import PATH, QUERY
 from agentsrv.api.proxies import path_prefix
 from agentsrv.api.schemas.server import ErrorBody
-from agentsrv.api.transfer import send
-
-SLICE_BYTES = 8 * 1024
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -82,26 +80,23 @@ async def openapi(request: web.Request) -> web.StreamResponse:
     config = request.app[CONFIG]
     prefix = request.path.rstrip("/").removesuffix("/openapi.json")
     public = path_prefix(request) if config.public_url is None else config.public_url
-    body = _encoded_document(request.app[GROUPS], config.app_version, public + prefix)
-    # By the slice: anybody may ask for it, and who does not read it shall not make us hold it.
-    return await send(request, _slices(body), headers={hdrs.CONTENT_TYPE: JSON}, length=len(body))
+    return await give(request, _described(request.app[GROUPS], config.app_version, public + prefix))
 
 
-async def _slices(body: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(body), SLICE_BYTES):
-        yield body[start : start + SLICE_BYTES]
-
-
-async def docs(_request: web.Request) -> web.Response:
+async def docs(request: web.Request) -> web.StreamResponse:
     """A page that shows the OpenAPI document; it loads nothing from elsewhere."""
-    page = files("agentsrv.api").joinpath("docs.html").read_text("utf-8")
     policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    return web.Response(text=page, content_type=HTML, headers={"Content-Security-Policy": policy})
+    return await give(request, _page(), {"Content-Security-Policy": policy})
 
 
 @lru_cache(maxsize=4)
-def _encoded_document(groups: tuple[Group, ...], version: str, prefix: str) -> bytes:
-    return msgspec.json.encode(document(groups, version, prefix))
+def _described(groups: tuple[Group, ...], version: str, prefix: str) -> Document:
+    return Document.of(msgspec.json.encode(document(groups, version, prefix)), JSON)
+
+
+@lru_cache(maxsize=1)
+def _page() -> Document:
+    return Document.of(files("agentsrv.api").joinpath("docs.html").read_bytes(), f"{HTML}; charset=utf-8")
 
 
 def document(groups: Iterable[Group], version: str, prefix: str = "") -> dict[str, Any]:

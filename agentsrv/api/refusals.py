@@ -53,7 +53,8 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
     except AgentsrvError as exc:
         return error_response(exc)
     except web.HTTPException as exc:
-        return http_error_response(exc)
+        # aiohttp keeps it with the request: a ring of frames, of which strangers could make many before it is found.
+        return http_error_response(exc.with_traceback(None))
     except web.RequestPayloadError:
         return error_response(
             errors.InvalidInput("the body is cut off or not encoded as it says", code="invalid_body")

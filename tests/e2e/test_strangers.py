@@ -36,6 +36,19 @@ def strangers(port: int, crowd: ExitStack, *, first_byte: bytes) -> None:
         connection.sendall(first_byte)
 
 
+def test_strangers_who_read_nothing_hold_no_files_and_leave_health_alone(narrow_server: Server) -> None:
+    """More of them than there is room for, each with a file of the console on its way."""
+    server = narrow_server
+    [script_file] = (Path(__file__).parents[2] / "agentsrv" / "console").glob("screen-*.js")
+    request = f"GET /console/{script_file.name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as crowd:
+        strangers(server.port, crowd, first_byte=3 * request)
+        assert server.ask("GET", "/health").status == 200
+        assert not [path for path in open_files(server.pid) if path.endswith(script_file.name)]
+        strangers(server.port, crowd, first_byte=3 * request)
+        assert server.ask("GET", "/health").status == 200
+
+
 def test_a_flood_of_strangers_leaves_work_and_health_alone(narrow_server: Server) -> None:
     """More strangers than descriptors: a job that runs goes on, others begin, health answers, the log stays short."""
     server = narrow_server
