@@ -305,10 +305,15 @@ def _make_directory(name: str, directory: int) -> bool:
 
 
 def is_git_directory(path: str, with_new: str = "") -> bool:
-    """What git itself asks for: `HEAD`, `objects/` and `refs/`; would it be one with a new entry in it?"""
-    return (with_new == "HEAD" or os.path.lexists(f"{path}/HEAD")) and all(
-        name == with_new or os.path.isdir(f"{path}/{name}") for name in ("objects", "refs")
-    )
+    """What git itself asks for: `HEAD`, and `objects/` and `refs/` there or where a `commondir` says.
+
+    Would it be one with a new entry in it?
+    """
+
+    def has(name: str) -> bool:
+        return name == with_new or os.path.lexists(f"{path}/{name}")
+
+    return has("HEAD") and (has("commondir") or (has("objects") and has("refs")))
 
 
 def _places(path: Path) -> set[Path]:

@@ -242,11 +242,22 @@ def test_a_link_to_what_is_protected_is_protected(base: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("last", ["HEAD", "objects/x", "refs/x"])
-def test_what_would_complete_a_git_directory_is_not_written(base: Path, last: str) -> None:
-    """In whatever order: git would take its hooks and its settings."""
+@pytest.mark.parametrize(
+    ("last", "others"),
+    [
+        ("HEAD", ("objects/x", "refs/x")),
+        ("objects/x", ("HEAD", "refs/x")),
+        ("refs/x", ("HEAD", "objects/x")),
+        ("HEAD", ("commondir",)),
+        ("commondir", ("HEAD",)),
+    ],
+)
+def test_what_would_complete_a_git_directory_is_not_written(
+    base: Path, last: str, others: tuple[str, ...]
+) -> None:
+    """In whatever order: git would take its hooks and its settings, from elsewhere with a `commondir`."""
     (base / "bare").mkdir()
-    for name in {"HEAD", "objects/x", "refs/x"} - {last}:
+    for name in others:
         (base / "bare" / name).parent.mkdir(exist_ok=True)
         (base / "bare" / name).touch()
 
