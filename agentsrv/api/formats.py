@@ -13,7 +13,7 @@ from agentsrv.api.encode import timestamp
 from agentsrv.api.keys import HISTORY, SESSIONS, TURNS
 from agentsrv.api.schemas.kinds import Format
 from agentsrv.api.sse import Render, stream
-from agentsrv.model import Chunk, Seq, Session, Turn
+from agentsrv.model import Chunk, Millis, Seq, Session, Turn
 from agentsrv.projections import native
 from agentsrv.projections.acp import Acp
 from agentsrv.projections.encoding import frames
@@ -66,9 +66,14 @@ async def go_on(
     return await stream(request, *(followed.timed() if times else followed), headers=headers)
 
 
+def with_time(lines: bytes, at: Millis) -> bytes:
+    """JSON objects, or data of frames that are, with the time at which the server had them."""
+    received = b'\\1,"receivedAt":"%s"}' % timestamp(at).encode()
+    return re.sub(rb"^((?:data: )?\{.+)\}$", received, lines, flags=re.MULTILINE)
+
+
 def _timed(render: Render, chunk: Chunk) -> bytes:
-    received = b'\\1,"receivedAt":"%s"}' % timestamp(chunk.created_at).encode()
-    return re.sub(rb"^(data: \{.+)\}$", received, render(chunk), flags=re.MULTILINE)
+    return with_time(render(chunk), chunk.created_at)
 
 
 def _frames(acp: Acp, chunk: Chunk) -> bytes:

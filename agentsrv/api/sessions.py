@@ -13,7 +13,7 @@ from aiohttp import web
 from agentsrv.api.bodies import read_body, read_optional_body
 from agentsrv.api.encode import json_response, session_view, timestamp
 from agentsrv.api.fields import given
-from agentsrv.api.formats import GAP, followed_session
+from agentsrv.api.formats import GAP, followed_session, with_time
 from agentsrv.api.keys import HISTORY, SESSIONS, TURNS
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.events import JOB_EVENTS
@@ -148,20 +148,21 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
     after, before, limit = given(query.after), given(query.before), given(query.limit)
     if before is None:
         read = history.acp_messages if is_acp else history.messages
-        pieces = _message_list(session.id, read(session, after or 0), after or 0, limit or math.inf)
+        groups = read(session, after or 0)
+        pieces = _message_list(session.id, groups, after or 0, limit or math.inf, timed=query.times)
         return await send(request, pieces, headers={"Content-Type": "application/json; charset=utf-8"})
     if after is not None:
         raise invalid_field("before", "cannot be given together with after")
     found = await history.messages_before(session, before, limit or DEFAULT_PAGE, as_acp=is_acp)
-    values = [msgspec.Raw(value) for _, values in found for value in values]
+    values = [msgspec.Raw(value) for one in found for value in _values(one, timed=query.times)]
     return json_response(
         MessageList(
             session_id=session.id,
             messages=values,
             count=len(values),
-            first_event_id=found[0][0] if found else 0,
-            last_event_id=found[-1][0] if found else 0,
-            event_ids=[seq for seq, values in found for _ in values],
+            first_event_id=found[0].seq if found else 0,
+            last_event_id=found[-1].seq if found else 0,
+            event_ids=[one.seq for one in found for _ in one.values],
             timestamp=timestamp(),
         )
     )
@@ -182,7 +183,12 @@ async def follow_session(request: web.Request) -> web.StreamResponse:
 
 
 async def _message_list(
-    session_id: SessionId, groups: AsyncGenerator[list[Messages], None], after: Seq, limit: float
+    session_id: SessionId,
+    groups: AsyncGenerator[list[Messages], None],
+    after: Seq,
+    limit: float,
+    *,
+    timed: bool,
 ) -> AsyncGenerator[bytes, None]:
     """A `MessageList`, piece by piece: a long session is more than should be held. No event is cut in two."""
     before = b'{"sessionId":%b,"messages":[' % msgspec.json.encode(session_id)
@@ -190,10 +196,10 @@ async def _message_list(
     async with aclosing(groups):
         async for group in groups:
             page: list[bytes] = []
-            for seq, messages in group:
+            for one in group:
                 if count + len(page) < limit:
-                    page += messages
-                    after = seq
+                    page += _values(one, timed=timed)
+                    after = one.seq
             if page:
                 yield before + b",".join(page)
                 before = b","
@@ -203,6 +209,10 @@ async def _message_list(
     end = msgspec.json.encode(timestamp())
     last = b'],"count":%d,"lastEventId":%d,"timestamp":%b}' % (count, after, end)
     yield last if count else before + last
+
+
+def _values(messages: Messages, *, timed: bool) -> list[bytes]:
+    return [with_time(value, messages.at) if timed else value for value in messages.values]
 
 
 def _created(request: web.Request, session: Session) -> web.Response:

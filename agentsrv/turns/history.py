@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 from zlib import crc32
 
@@ -20,7 +21,7 @@ from agentsrv import __version__
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError
 from agentsrv.eventlog import EventLog, fold
-from agentsrv.model import Chunk, Seq, Session, SessionId
+from agentsrv.model import Chunk, Millis, Seq, Session, SessionId
 from agentsrv.projections.acp import Acp, Told
 from agentsrv.projections.encoding import encoded
 from agentsrv.store import marks, sessions, turns
@@ -42,8 +43,12 @@ BEHIND_S = 5.0
 """So long after a turn has grown it is folded: floods come first."""
 
 
-Messages = tuple[Seq, list[bytes]]
-"""What an event says, in JSON."""
+class Messages(NamedTuple):
+    """What an event says, in JSON, and when the server had it."""
+
+    seq: Seq
+    values: list[bytes]
+    at: Millis
 
 
 class History:
@@ -117,7 +122,7 @@ class History:
         async with aclosing(await self._written(session.id, after, last)) as chunks:
             async for chunk in chunks:
                 lines = enumerate(chunk.lines(), chunk.first_seq)
-                yield [(seq, [line]) for seq, line in lines if is_message(line)]
+                yield [Messages(seq, [line], chunk.created_at) for seq, line in lines if is_message(line)]
 
     async def acp_messages(
         self, session: Session, after: Seq, last: Seq | None = None
@@ -126,7 +131,7 @@ class History:
         acp, start = await self.acp(session, after, messages_only=True)
 
         def read(chunk: Chunk) -> list[Messages]:
-            return encoded(acp.read(chunk))
+            return [Messages(seq, values, chunk.created_at) for seq, values in encoded(acp.read(chunk))]
 
         async with aclosing(await self._written(session.id, start, last)) as chunks:
             async for chunk in chunks:
@@ -146,7 +151,7 @@ class History:
         while last > 0 and left > 0 and bytes_left > 0:
             first = max(last - SPAN, 0)
             part = await _last_of(read(session, first, last), last, left, bytes_left)
-            left -= sum(len(values) for _, values in part)
+            left -= sum(len(one.values) for one in part)
             bytes_left -= sum(map(_size, part))
             found = part + found
             last = first
@@ -224,15 +229,15 @@ async def _last_of(
     async with aclosing(groups):
         async for group in groups:
             for message in group:
-                if message[0] > last:
+                if message.seq > last:
                     continue
                 kept.append(message)
-                count, size = count + len(message[1]), size + _size(message)
-                while len(kept) > 1 and (count - len(kept[0][1]) >= limit or size > max_bytes):
+                count, size = count + len(message.values), size + _size(message)
+                while len(kept) > 1 and (count - len(kept[0].values) >= limit or size > max_bytes):
                     oldest = kept.popleft()
-                    count, size = count - len(oldest[1]), size - _size(oldest)
+                    count, size = count - len(oldest.values), size - _size(oldest)
     return list(kept)
 
 
 def _size(message: Messages) -> int:
-    return sum(map(len, message[1]))
+    return sum(map(len, message.values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +96,21 @@ async def test_messages_are_whole_and_in_order(server: Server) -> None:
     assert "assistant" in types
     assert "command_lifecycle" not in types
     assert (first["count"], first["messages"]) == (1, found["messages"][:1])
+
+
+@pytest.mark.parametrize("format", ["native", "acp"])
+@pytest.mark.parametrize("order", ["", "&before=1000000"])
+async def test_messages_say_when_they_came(server: Server, format: str, order: str) -> None:
+    """For who asks: a conversation is shown with its times, and is else the same."""
+    await server.generate("hello")
+    path = f"/sessions/s/messages?format={format}{order}"
+    plain = (await server.ask("GET", path)).json["messages"]
+    timed = (await server.ask("GET", f"{path}&times=true")).json["messages"]
+    times = [message.pop("receivedAt") for message in timed]
+
+    assert timed == plain
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"2\d{3}-\d\d-\d\dT.{12}Z", time) for time in times)
 
 
 @pytest.mark.parametrize("format", ["native", "acp"])

@@ -114,6 +114,7 @@ class ListMessages(Struct, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
     after: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     before: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    times: bool = False
 
 
 class ForkedFrom(Struct, kw_only=True, rename="camel"):
