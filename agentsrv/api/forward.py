@@ -51,8 +51,7 @@ BUSY_S = 15.0
 REPEATABLE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
-NOT_THERE = frozenset({404, 409})
-HasMoved = Callable[[], Awaitable[bool]]
+HasMoved = Callable[[aiohttp.ClientResponse], Awaitable[bool]]
 
 
 class NotThere(Exception):
@@ -101,7 +100,7 @@ class Forwarder:
     ) -> web.StreamResponse:
         """The home's answer. `body`: that of the request, where it has been read.
 
-        `has_moved` is asked when the home does not know what we thought it has. Then NotThere is raised, unless the
+        `has_moved` is asked whether the answer is that of a home; when it is not, NotThere is raised, unless the
         request is used up. Raises Unavailable (`owner_unreachable`: nothing was done; `outcome_unknown`).
         """
         peer = await self.reach(home)
@@ -193,7 +192,7 @@ class Forwarder:
         try:
             async with passage, self._sent(request, peer, body, upload) as answer:
                 passage.heard()
-                if answer.status in NOT_THERE and upload is None and await has_moved():
+                if upload is None and await has_moved(answer):
                     raise NotThere
                 response = _head_of(answer, request)
                 passage.is_stream = response.content_type == "text/event-stream"

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientResponse, web
 from aiohttp.typedefs import Handler
 
 from agentsrv.api import everywhere, hop, merge
@@ -85,7 +85,8 @@ BY_PARAMETER = {
 BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.FACE}
 
 OF_OPENAI = frozenset({Rule.CONTINUED, Rule.RESPONSE, Rule.CONVERSATION, Rule.OPENED})
-ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION})
+ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION, Rule.FACE})
+NOT_THERE = frozenset({404, 409})
 BEGINS = frozenset({Rule.PLACED, Rule.CONTINUED, Rule.OPENED})
 """What may make a session."""
 
@@ -222,13 +223,15 @@ class Router:
             server = ""
         key = session_key(session_id) if session_id else ""
         home = await self._locate(request, key) if key else None
+        if home is not None and server not in ("", home):
+            home = await self._known_now(key, home)
         if home is None:
             if "Last-Event-ID" in request.headers:
                 return await handler(request)  # Whoever comes back begins nothing.
             if body:
                 await require_valid(request, body, request.app[BODIES][request.match_info.handler])
             home = await self._placed(key, server)
-        if server and home != server:
+        if server not in ("", home):
             raise Conflict(
                 f"session {session_id} is at home on server {home}, not {server}; leave out server",
                 code="server_mismatch",
@@ -292,29 +295,37 @@ class Router:
                 request[ABOUT_SESSION] = home is not None and key[:2] in (session_key(""), JOB)
                 return await handler(request)
             try:
-                return await self._forwarder.pass_on(request, home or "", body, lambda: self._has_moved(key))
+                return await self._forwarder.pass_on(request, home or "", body, partial(self._has_moved, key))
             except NotThere:
                 # It was deleted there, and made anew elsewhere.
                 home = await self._locate(request, key)
         raise Unavailable("this changes its home all the time; try again", code="owner_unreachable")
 
-    async def _has_moved(self, key: str) -> bool:
-        """Is its home another one than we thought? For sessions and terminals; jobs are where they are."""
+    async def _has_moved(self, key: str, answer: ClientResponse) -> bool:
+        """Is its home another one than the one that we thought it is, and that has answered?
+
+        For sessions and terminals; jobs are where they are. Who has a session says so, also where it is not 404.
+        """
+        is_told = not key.startswith(session_key("")) or hop.SERVER in answer.headers
         before = self._homes.known(key)
-        if before is None or key.startswith(JOB):
+        if (answer.status not in NOT_THERE and is_told) or before is None or key.startswith(JOB):
             return False
+        return await self._known_now(key, before) != before
+
+    async def _known_now(self, key: str, before: str) -> str | None:
+        """The home, looked up although we know one; that one when it cannot be."""
         self._homes.disremember(key)
         try:
-            return await self._homes.find(key) != before
+            return await self._looked_up(key)
         except Unavailable:
-            return False
+            self._homes.remember(key, before)
+            return before
 
     async def _locate(self, request: web.Request, key: str) -> str | None:
         """The home of a session or a terminal; None: nobody has it. Raises Unavailable when that is not known."""
         if (known := self._homes.known(key)) is not None:
             return known
         if await self._is_here(request, key):
-            self._homes.remember(key, self._me)
             return self._me
         try:
             return await self._looked_up(key)
@@ -409,8 +420,9 @@ class Router:
     # At home
 
     async def _at_home(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:
-        is_list_of_one = rule is Rule.LIST and "session_id" in request.query
-        request[ABOUT_SESSION] = rule in ABOUT_ONE or is_list_of_one
+        # A list would be empty: only who has the session says that it is about one.
+        listed = SessionId(request.query.get("session_id", "")) if rule is Rule.LIST else None
+        request[ABOUT_SESSION] = rule in ABOUT_ONE or (listed is not None and await self._has_session(listed))
         if rule not in BEGINS:
             return await handler(request)
         session_id = _session_in_header(request)

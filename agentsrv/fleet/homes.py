@@ -172,7 +172,7 @@ class RedisHomes:
         return self._remembered(key, answer["home"]) if key else str(answer["home"])
 
     def known(self, key: str) -> str | None:
-        """The home, if it was looked up before. It may have been released since."""
+        """Another server that was its home when it was looked up. It may have been released since."""
         return self._known.get(key)
 
     async def abandon(self, session_id: SessionId) -> None:
@@ -220,7 +220,10 @@ class RedisHomes:
         return await script(*arguments)
 
     def _remembered(self, key: str, home: str) -> str:
-        self._known[key] = home
+        """What is here is looked up: it may be gone, or never have been made, and be at home elsewhere then."""
+        self._known.pop(key, None)
+        if home != self.name:
+            self._known[key] = home
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
         return home

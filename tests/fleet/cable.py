@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.fleet.kit import free_port
 from tests.kit import TIMEOUT_S
 
 AT_ONCE_BYTES = 64 * 1024
+SYN_SENT = "02"
+"""In /proc/net/tcp."""
 
 
 class Cable:
@@ -22,6 +26,7 @@ class Cable:
         self._loop = loop
         self._listener: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
+        self._carried: set[asyncio.Task[None]] = set()
 
     def mend(self) -> None:
         asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result(TIMEOUT_S)
@@ -63,6 +68,52 @@ class Cable:
             writer.write_eof()
         except OSError:
             writer.transport.abort()
+
+
+class Gate(Cable):
+    """A cable whose far end may be too busy to take connections; those that are there go on."""
+
+    async def _mend(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", self.port), backlog=0)
+        self._socket.setblocking(False)
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._taking = self._loop.create_task(self._take())
+
+    async def _cut(self) -> None:
+        self._taking.cancel()
+        self._socket.close()
+        await super()._cut()
+
+    async def _take(self) -> None:
+        while True:
+            client, _ = await self._loop.sock_accept(self._socket)
+            await self._is_open.wait()
+            ends = await asyncio.open_connection(sock=client)
+            self._carried.add(self._loop.create_task(self._carry(*ends)))
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Within, whoever connects is kept waiting."""
+        self._loop.call_soon_threadsafe(self._is_open.clear)
+        fillers: list[socket.socket] = []
+        while not connecting_to(self.port):
+            fillers.append(socket.socket())
+            fillers[-1].setblocking(False)
+            fillers[-1].connect_ex(("127.0.0.1", self.port))
+        fillers.pop().close()  # It would try again.
+        try:
+            yield
+        finally:
+            for filler in fillers:
+                filler.close()
+            self._loop.call_soon_threadsafe(self._is_open.set)
+
+
+def connecting_to(port: int) -> set[str]:
+    """The local ends of connections to `port` that nobody has answered."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[1] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == SYN_SENT}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fleet.kit import FleetOfServers, fleet_of, free_port, wait_for_peers
+from tests.fleet.kit import FleetOfServers, fleet_of, free_port, home_of, wait_for_peers
 from tests.kit import TIMEOUT_S, Server, script, wait_until, write_fake_agent
 
 pytestmark = pytest.mark.tools
@@ -112,6 +112,36 @@ def test_page_names_who_is_missing(fleet: FleetOfServers, balanced: Server) -> N
         fleet.servers["c"].start()
         wait_for_peers(*fleet.servers.values())
     assert [] == fleet.servers["a"].ask("GET", "/sessions").json["unreachable"]
+
+
+def test_session_that_is_made_anew_elsewhere_is_found(fleet: FleetOfServers) -> None:
+    """What a server remembers of an id is no longer so: it finds out, also for a list, which would only be empty."""
+    asked = fleet.servers["c"]
+    for name in ("a", "b"):
+        server = fleet.servers[name]
+        assert 201 == server.ask("POST", "/sessions", {"sessionId": "anew", "server": name}).status
+        assert "completed" == server.generate(script("say hello"), "anew").rest()[-1].json["status"]
+        jobs = asked.ask("GET", "/generate/v2/jobs?session_id=anew")
+        assert (1, name) == (len(jobs.json["jobs"]), jobs.headers["X-Agentsrv-Server"])
+        assert 200 == server.ask("DELETE", "/sessions/anew").status
+    assert [] == asked.ask("GET", "/generate/v2/jobs?session_id=anew").json["jobs"]
+
+
+def test_session_that_was_placed_and_never_made_is_found(fleet: FleetOfServers) -> None:
+    """It was to begin on one server, Redis has forgotten that, and it begins on another one: all know."""
+    for server in fleet.servers.values():
+        server.ask(
+            "POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"}, X_Session_Id="placed"
+        ).body()
+    placed = fleet.redis.do("HGET", "{agentsrv}:homes", "s:placed")
+    fleet.redis.do("FLUSHALL")
+    epoch, all_said = "{agentsrv}:epoch", [f"p:{name}" for name in fleet.servers]
+    wait_until(lambda: all(fleet.redis.do("HMGET", epoch, *all_said)), what="all have said what they have")
+    name = next(name for name in fleet.servers if name != placed)
+    made = fleet.servers[name].ask("POST", "/sessions", {"sessionId": "placed", "server": name})
+    assert 201 == made.status, (placed, name, made.json)
+
+    assert [name] * 3 == [home_of(server, "placed") for server in fleet.servers.values()]
 
 
 def test_files_are_somebodys(fleet: FleetOfServers, balanced: Server) -> None:

@@ -12,10 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentsrv.fleet.registry import TTL_S
+from tests.fleet.cable import Gate, connecting_to, loop_in_thread
 from tests.fleet.kit import FleetOfServers, home_of, servers_of, wait_for_peers
 from tests.kit import Server, script, wait_until
 
 pytestmark = pytest.mark.tools
+
+UPGRADE = {
+    "Authorization": "",
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    "Sec_WebSocket_Version": "13",
+}
 
 
 @pytest.fixture
@@ -212,6 +221,34 @@ def test_listener_that_takes_nobody(fleet: FleetOfServers, pair: tuple[Server, S
             filler.close()
 
     assert (503, "owner_unreachable") == (refused.status, refused.json["code"])
+
+
+def test_home_that_takes_connections_late(fleet: FleetOfServers) -> None:
+    """It is busy, not away: prompts and a terminal wait until it takes them, and are not refused."""
+    with loop_in_thread() as loop, ThreadPoolExecutor() as pool:
+        gate = Gate(0, loop)
+        home = fleet.add("home", SERVER_URL=f"http://127.0.0.1:{gate.port}")
+        gate.to_port = home.port
+        gate.mend()
+        fleet.add("door", ACCEPTS_SESSIONS="false")
+        home, door = pool.map(Server.start, fleet.servers.values())
+        wait_for_peers(home, door)
+        task = door.start_job(script("rate 20 2000 50", "hang"))
+        token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
+        stream = door.follow(task)
+        stream.take(1)  # From now on it shows that the home lives.
+
+        with gate.shut():
+            asked = [pool.submit(door.start_job, script("say hello"), f"late-{n}") for n in range(4)]
+            terminal = pool.submit(door.ask, "GET", f"/ws/terminal?token={token}", **UPGRADE)
+            # The terminal, and prompts for which there is no connection from before.
+            wait_until(lambda: len(connecting_to(gate.port)) >= 3)
+            first = connecting_to(gate.port)
+            wait_until(lambda: not first & connecting_to(gate.port), what="they were given up")
+        assert 101 == terminal.result().status
+        assert ["completed"] * 4 == [door.ended_job(job.result())["status"] for job in asked]
+        stream.close()
+        gate.cut()
 
 
 def test_hundred_at_once_make_one(fleet: FleetOfServers) -> None:
