@@ -8,7 +8,7 @@ import signal
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from agentsrv.fleet.scripts import Scripts
@@ -18,6 +18,7 @@ from bench.files import LARGE_BYTES, meanwhile, ms, upload
 from bench.rows import AROUND, FLOOD, MIB, SIZE, Row, cpu_s, flooded
 from bench.terminal import Terminal, cat, cat_text, echo_times, in_cat
 from tests.fleet.kit import FleetOfServers, fleet_of, wait_for_peers
+from tests.fleet.sentinels import Sentinels
 from tests.kit import Server, rss_bytes, script, wait_until
 from tests.redis_server import RedisServer, real_redis
 
@@ -38,6 +39,7 @@ def fleet(directory: Path) -> Iterator[Row]:
         yield from _idle(door)
         yield from _mended(fleet, home, door)
     yield from asyncio.run(_book(directory))
+    yield from _failed_over(directory / "sentinels")
 
 
 @contextmanager
@@ -144,6 +146,26 @@ def _mended(fleet: FleetOfServers, home: Server, door: Server) -> Iterator[Row]:
     fleet.redis.start()
     well_s = seconds_until(lambda: wait_for_peers(home, door))
     yield Row("(r) all is well after Redis came back empty", well_s, "s", None, -3)
+
+
+def _failed_over(directory: Path) -> Iterator[Row]:
+    """From the death of the master, which its sentinels notice after a second, until new ids are taken everywhere."""
+    directory.mkdir()
+    with ExitStack() as stack:
+        sentinels = Sentinels(directory, stack)
+        fleet = FleetOfServers(directory, compile_agent(), RedisServer(directory))
+        stack.callback(fleet.close)
+        url = {"REDIS_URL": sentinels.url}
+        servers = fleet.start_all(a=url, b=url)
+        wait_for_peers(*servers)
+        sentinels.master_process.kill()
+        well_s = seconds_until(lambda: all(_takes_an_id(server) for server in servers))
+    yield Row("(r) new ids are taken after the death of a Redis with sentinels", well_s, "s", None, -6)
+
+
+def _takes_an_id(server: Server) -> bool:
+    new = f"{server.port}-{time.monotonic_ns()}"
+    return server.ask("POST", "/sessions", {"sessionId": new}).status == 201
 
 
 def _known(redis: RedisServer) -> tuple[list[str], dict[str, str]]:
