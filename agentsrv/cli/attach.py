@@ -26,7 +26,7 @@ async def session(cli: Cli) -> int:
     """All that has happened and happens, its questions, and a line for prompts."""
     found = await find_session(cli.client, cli.arguments.id)
     watch = Watch(cli, Manners(answers="ask", prompts_to=found.id))
-    stream = cli.client.sessions.events(found.id, on_break=watch.told_of_break)
+    stream = cli.client.sessions.events(found.id, on_break=watch.told_of_break, times=True)
     return await watch.run(stream) or exits.OK
 
 

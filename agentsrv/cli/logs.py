@@ -18,12 +18,13 @@ async def main(cli: Cli) -> int:
     job = found if isinstance(found, AsyncJob) else None
     watch = Watch(cli, Manners(is_full=arguments.full, is_raw=arguments.raw, is_live=arguments.follow), job)
     kind: Format = "native" if arguments.raw else "acp"
+    times = not arguments.raw  # the agent's own lines are shown as they are
     if job is not None:
-        stream = job.events(arguments.since, on_break=watch.told_of_break, format=kind)
+        stream = job.events(arguments.since, on_break=watch.told_of_break, format=kind, times=times)
         last_id = job.info.last_event_id
     else:
         stream = cli.client.sessions.events(
-            found.id, arguments.since or 0, on_break=watch.told_of_break, format=kind
+            found.id, arguments.since or 0, on_break=watch.told_of_break, format=kind, times=times
         )
         last_id = await newest_event(cli, found.id)
     code = await watch.run(stream if arguments.follow else stream.until(last_id))

@@ -30,7 +30,7 @@ async def main(cli: Cli) -> int:
     if output.is_terminal and output.format == "text":
         output.console.print(await head(cli, job), soft_wrap=False, no_wrap=True, overflow="ellipsis")
     watch = Watch(cli, manners(cli), job)
-    code = await watch.run(job.events(on_break=watch.told_of_break))
+    code = await watch.run(job.events(on_break=watch.told_of_break, times=True))
     if code is not None:
         return code
     return finished(cli, await job.result(), watch)

@@ -9,6 +9,7 @@ import difflib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rich.text import Text
@@ -53,6 +54,8 @@ class Call:
     output: str = ""
     progress: str = ""
     began: float = field(default_factory=time.monotonic)
+    told_at: float | None = None
+    """When the server first heard of it, in seconds since 1970; None: it does not say."""
 
     def take(self, news: e.ToolCall) -> None:
         self.title = news.title or self.title
@@ -156,18 +159,24 @@ class Transcript:
         return ended
 
     def _called(self, news: e.ToolCall) -> list[Text]:
-        call = self._calls.setdefault(news.tool_call_id, Call(began=self._clock()))
+        told_at = time_of(news)
+        call = self._calls.setdefault(news.tool_call_id, Call(began=self._clock(), told_at=told_at))
         call.take(news)
         if not call.is_over:
             return []
         del self._calls[news.tool_call_id]
-        return self._call_lines(call) if call.title else []
+        if not call.title:
+            return []
+        took_s = self._clock() - call.began
+        if told_at is not None and call.told_at is not None:
+            took_s = told_at - call.told_at
+        return self._call_lines(call, took_s)
 
-    def _call_lines(self, call: Call) -> list[Text]:
+    def _call_lines(self, call: Call, took_s: float) -> list[Text]:
         failed = call.status == "failed"
         mark, style = (self._marks.failed, "red") if failed else (self._marks.done, "green")
         line = Text.assemble((mark, style), " ", (one_line(call.kind), "dim"), " ", one_line(call.title))
-        for detail in (self._result(call), duration(self._clock() - call.began)):
+        for detail in (self._result(call), duration(took_s)):
             if detail:
                 line.append(f"  {detail}", "dim")
         lines = [line, *self._diffs(call)]
@@ -286,6 +295,14 @@ class Transcript:
                 line.append(f"  {one_line(told, 60)} {duration(self._clock() - call.began)}", "dim")
                 lines.append(line)
         return lines
+
+
+def time_of(event: e.Event[Any]) -> float | None:
+    """When the server had it, as a stream with `times` says, in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(event.raw["receivedAt"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def duration(seconds: float) -> str:

@@ -58,9 +58,17 @@ class AsyncJob:
         return aiter(self.events())
 
     def events(
-        self, after: int | None = None, *, on_break: Told = lambda _: None, format: Format = "acp"
+        self,
+        after: int | None = None,
+        *,
+        on_break: Told = lambda _: None,
+        format: Format = "acp",
+        times: bool = False,
     ) -> AsyncStream:
-        """The events with higher ids than `after`, or all; to the job's end, over cuts and restarts."""
+        """The events with higher ids than `after`, or all; to the job's end, over cuts and restarts.
+
+        With `times` the `raw` of each has `receivedAt`.
+        """
         last_text = LastText()
 
         def is_last(event: AsyncEvent) -> bool:
@@ -80,7 +88,7 @@ class AsyncJob:
             after=after,
             is_last=is_last,
             on_break=on_break,
-            format=format,
+            query={"format": format, "times": times or None},
         )
 
     async def refresh(self) -> JobInfo:

@@ -204,8 +204,9 @@ class AsyncSessions(Resource):
         *,
         on_break: Told = lambda _: None,
         format: Format = "acp",
+        times: bool = False,
     ) -> AsyncStream:
-        """All that happens in it, over all turns, for ever."""
+        """All that happens in it, over all turns, for ever. With `times` the `raw` of each event has `receivedAt`."""
         path = f"{self._path(session_id)}/events"
         reply = replying(self._connection)
         return EventStream(
@@ -215,7 +216,7 @@ class AsyncSessions(Resource):
             reply=reply,
             after=after or None,
             on_break=on_break,
-            format=format,
+            query={"format": format, "times": times or None},
         )
 
     async def queue(self, session_id: str) -> Sequence[QueuedPrompt]:

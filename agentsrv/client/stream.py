@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import msgspec
 from aiohttp import ClientResponse
 
-from agentsrv.client.connection import NETWORK_ERRORS, Connection, pause_s
+from agentsrv.client.connection import NETWORK_ERRORS, Connection, Query, pause_s
 from agentsrv.client.errors import APIConnectionError, APIStatusError, BadRequestError
 from agentsrv.client.events import Event, Gap, Reply, Text, read
 from agentsrv.client.frames import FrameReader
@@ -70,7 +70,7 @@ class EventStream(Generic[R]):
         after: int | None = None,
         is_last: Callable[[Event[R]], bool] = lambda _: False,
         on_break: Callable[[str | None], None] = lambda _: None,
-        format: Format = "acp",
+        query: Query,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -79,7 +79,7 @@ class EventStream(Generic[R]):
         self._after = after
         self._is_last = is_last
         self._on_break = on_break
-        self._format = format
+        self._query = query
         self._response: ClientResponse | None = None
         self._frames = FrameReader()
         self._ready: deque[Event[R]] = deque()
@@ -171,7 +171,7 @@ class EventStream(Generic[R]):
             response = await self._connection.open(
                 "GET",
                 self._path,
-                query={"format": self._format},
+                query=self._query,
                 headers={"Accept": "text/event-stream", **headers},
             )
         if self._has_missed(response.headers.get(GAP, "")):

@@ -58,7 +58,7 @@ def test_jsonl_has_every_frame(server: Server, session: str) -> None:
     done = command(server, "run", "hello", "-s", session, "--jsonl")
     frames = [json.loads(line) for line in done.stdout.splitlines()]
     task_id = frames[-1]["taskId"]
-    sent = server.ask("GET", f"/generate/v2/jobs/{task_id}/stream?format=acp").rest()
+    sent = server.ask("GET", f"/generate/v2/jobs/{task_id}/stream?format=acp&times=true").rest()
 
     assert frames == [{"id": event.id, **event.json} for event in sent]
 

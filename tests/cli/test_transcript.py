@@ -138,3 +138,15 @@ def test_a_question_is_shown_with_all_of_its_input(input_: dict[str, Any]) -> No
 
     words = re.findall(r"\w+", json.dumps(input_).replace("command", ""))
     assert [word for word in words if word not in shown] == []
+
+
+def test_how_long_a_call_took_is_told_by_the_server() -> None:
+    """Whoever reads it later, all at once, is told the same."""
+
+    def call(status: str, at: str) -> e.AsyncEvent:
+        news = {"sessionUpdate": "tool_call", "toolCallId": "c", "title": "make", "status": status}
+        return read({"update": news, "receivedAt": at})
+
+    begun, ended = call("pending", "2026-11-30T08:34:15.858Z"), call("completed", "2026-11-30T08:35:18.000Z")
+
+    assert told(begun, ended) == ["\u2713  make  1 min 2 s"]

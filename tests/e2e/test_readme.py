@@ -62,7 +62,8 @@ def test_every_command_of_the_readme_works(server: Server) -> None:
         "127.0.0.1:3000": f"127.0.0.1:{server.port}",
         "python3 docs/examples/": f"echo y | {sys.executable} {ROOT}/docs/examples/",
     }
-    environment = {"PATH": os.environ["PATH"], "HOME": str(server.home), "URL": url, "AGENTSRV_URL": url}  # noqa: TID251
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # noqa: TID251
+    environment = {"PATH": path, "HOME": str(server.home), "URL": url, "AGENTSRV_URL": url}
 
     done = subprocess.run(
         ["bash", "-x", "-c", pasted(README, replaced)],
