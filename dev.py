@@ -46,8 +46,8 @@ TOOLS = {
 """Debian's packages, and the programs that will do."""
 
 ACP_AGENTS = ("goose",)
-ACP_AGENTS_AT_NIGHT = ("gemini", "opencode")
-"""Agents that tests drive, besides those of requirements/agents.txt."""
+ACP_AGENTS_AT_NIGHT = ("gemini", "opencode", "qwen", "copilot", "kimi", "pi")
+"""Agents that tests drive, besides those of requirements/agents.txt; at night also vibe, where Python is new enough."""
 
 WITHOUT_SERVERS = ("tests/test_house.py", "tests/test_docs.py", "tests/agents", "tests/projections")
 """Tests of what needs no process of its own."""
@@ -187,8 +187,9 @@ def install_tools() -> bool:
 
 def install_acp_agent(name: str) -> None:
     """An agent that tests drive, unless it is there already as its lock has it."""
-    lock, home = ACP_LOCKS / name / "package-lock.json", VENV / "acp" / "agents" / name
-    if not (home / "bin").exists() or home.stat().st_mtime < lock.stat().st_mtime:
+    home = VENV / "acp" / "agents" / name
+    locked_at = max(lock.stat().st_mtime for lock in (ACP_LOCKS / name).iterdir())
+    if not (home / "bin").exists() or home.stat().st_mtime < locked_at:
         state = f"STATE_DIR={VENV / 'acp'}"
         download("env", state, PYTHON, "-m", "agentsrv", "agents", "install", name)
 
@@ -285,6 +286,8 @@ def tools(_arguments: list[str]) -> None:
     install_tools()
     for name in ACP_AGENTS_AT_NIGHT:
         install_acp_agent(name)
+    if sys.version_info >= (3, 12) or not exit_code("sh", "-c", "python3.12 -c '' 2>/dev/null"):
+        install_acp_agent("vibe")
 
 
 def image(arguments: list[str]) -> None:

@@ -56,8 +56,9 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
 
 async def _whole(request: web.Request, turn: Turn, model: str, headers: dict[str, str]) -> web.Response:
     parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
-    async for field, text in request.app[CHAT].deltas(turn):
-        parts[field].append(text)
+    async for deltas in request.app[CHAT].deltas(turn):
+        for field, text in deltas:
+            parts[field].append(text)
     ended = await request.app[TURNS].get(turn.id)
     if (failed := _failure(ended)) is not None:
         return json_response(failed, status=502, headers=headers)
@@ -69,8 +70,8 @@ async def _frames(
     request: web.Request, turn: Turn, model: str, *, wants_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     yield _frame(chunk_of(turn, model, {"role": "assistant", "content": ""}))
-    async for field, text in request.app[CHAT].deltas(turn):
-        yield _frame(chunk_of(turn, model, {field: text}))
+    async for deltas in request.app[CHAT].deltas(turn):
+        yield b"".join(_frame(chunk_of(turn, model, {field: text})) for field, text in deltas)
     ended = await request.app[TURNS].get(turn.id)
     if (failed := _failure(ended)) is not None:
         yield _frame(failed)

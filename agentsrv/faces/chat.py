@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -133,20 +134,21 @@ class Chat:
         )
         return (await self._prompts.send(prompt)).turn
 
-    async def deltas(self, turn: Turn) -> AsyncGenerator[Delta, None]:
-        """The agent's words as they come, and what it does between them; to the end of the turn."""
+    async def deltas(self, turn: Turn) -> AsyncGenerator[list[Delta], None]:
+        """The agent's words as they come, and what it does between them; to the end of the turn.
+
+        What has come at once is told in as few pieces as can be.
+        """
         session = await self._sessions.get(turn.session_id)
         reader = _Reader(is_shaped=turn.options.output_schema is not None)
         follow = partial(self._turns.follow_turn, turn)
         async with aclosing(self._history.updates(session, follow, 0, first=turn.first_seq)) as updates:
             async for _, told in updates:
-                for _, values in told:
-                    for value in values:
-                        if (delta := reader.read(value)) is not None:
-                            yield delta
+                found = [reader.read(value) for _, values in told for value in values]
+                yield _joined([delta for delta in found if delta is not None])
         outcome = (await self._turns.get(turn.id)).outcome
         if reader.is_shaped and outcome is not None and outcome.structured_output is not None:
-            yield Delta("content", msgspec.json.encode(outcome.structured_output).decode())
+            yield [Delta("content", msgspec.json.encode(outcome.structured_output).decode())]
 
 
 class _Reader:
@@ -184,6 +186,12 @@ class _Reader:
             return None
         self._titles[call_id] = title
         return Delta("reasoning_content", f"\n[{title}]\n")
+
+
+def _joined(deltas: list[Delta]) -> list[Delta]:
+    """The same with neighbours of one field as one."""
+    groups = groupby(deltas, lambda delta: delta.field)
+    return [Delta(field, "".join(delta.text for delta in group)) for field, group in groups]
 
 
 def chunk_of(

@@ -103,10 +103,11 @@ class Responses:
         number = 0
         async with aclosing(self._all_events(turn)) as groups:
             async for group in groups:
-                numbered = [event | {"sequence_number": place} for place, event in enumerate(group, number)]
+                for place, event in enumerate(group, number):
+                    event["sequence_number"] = place
                 number += len(group)
                 if number > after + 1:
-                    yield numbered[-(number - after - 1) :]
+                    yield group[-(number - after - 1) :]
 
     async def _all_events(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
         session = await self._sessions.get(turn.session_id)

@@ -244,6 +244,15 @@ def test_call_that_is_told_of_in_a_title_alone_is_not_allowed_for_the_session() 
     assert (question.allowance, question.title[:8]) == (None, "echo hi;")
 
 
+def test_call_that_is_told_of_as_a_text_of_json_shows_its_command() -> None:
+    """Kimi calls it `Bash`, and cuts the command in its question."""
+    question = played(TRANSCRIPTS / "kimi_tools.jsonl").questions[0]
+
+    assert question.title.startswith("echo hi; env | grep -E 'KEY|SECRET|TOKEN' | cut -c1-40 | sort; exit 3")
+    assert question.input["command"] == question.title
+    assert question.allowance is None
+
+
 def test_form_becomes_a_question_with_its_choices() -> None:
     """Kimi asks its user: the answer goes back as the value that its form wants."""
     user = played(TRANSCRIPTS / "kimi_elicit.jsonl")
@@ -283,6 +292,27 @@ def test_failure_is_told_from_a_message_that_begins_like_one() -> None:
         user.hear(answer(f"prompt-{turn_id(turn)}", result))
 
     assert [outcome.status for outcome in user.outcomes] == ["completed", "failed", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "before", "after"),
+    [
+        ("pi", "Retrying (attempt 1/3, waiting 2s)...", "Retry finished, resuming."),
+        ("copilot", "Info: Request failed due to a transient API error. Retrying...", ""),
+        ("copilot", "Warning: 1 tool call(s) had no recorded result at resume. Files may be changed.", ""),
+    ],
+)
+def test_notice_of_the_agent_is_no_part_of_the_answer(agent: str, before: str, after: str) -> None:
+    """Its model has failed once and is asked again, for example: the turn ends well, with the model's words alone."""
+    user = User(AcpAdapter(AGENTS[agent], "/w", None, {}), TurnOptions())
+    user.begin()
+    user.hear(answer("initialize", {}))
+    user.hear(answer("session-new", {"sessionId": "c"}))
+    for words in (before, "an answer", after):
+        user.hear(update("agent_message_chunk", content={"type": "text", "text": words}))
+    user.hear(answer(f"prompt-{turn_id(1)}", {"stopReason": "end_turn"}))
+
+    assert [(outcome.status, outcome.result) for outcome in user.outcomes] == [("completed", "an answer")]
 
 
 def test_usage_is_the_turns_own_where_the_agent_counts_the_conversation() -> None:

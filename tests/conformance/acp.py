@@ -19,31 +19,31 @@ INSTALLED = ROOT / ".venv" / "acp" / "agents"
 
 @dataclass(frozen=True, slots=True)
 class AcpDialect:
-    """An agent, as the suite has to speak to it. `models`: its own default, and another one."""
+    """An agent, as the suite has to speak to it.
+
+    models: its own default, and another one; None where none can be asked for.
+    asks: it can be made to ask for leave. `counts`: it tells what its model has used. `says_why` a turn has failed.
+    """
 
     name: str
-    program: str
-    models: tuple[str, str]
+    models: tuple[str, str | None]
     api: Callable[[], ScriptedApi[Any]]
     set_up: Callable[[Path, str], dict[str, str]]
-    arguments: tuple[str, ...]
-    patience_s: int = 15
-    can_resume_at_once: bool = True
+    asks: bool = True
+    counts: bool = True
+    says_why: bool = True
 
     @property
     def path(self) -> Path:
-        return INSTALLED / self.name / "bin" / self.program
+        return INSTALLED / self.name
 
     def settings(self, directory: Path, url: str) -> dict[str, str]:
         """Of a server with this agent, whose model is at `url`."""
-        home = directory / "home"
+        home, agents = directory / "home", directory / "state" / "agents"
         home.mkdir(parents=True, exist_ok=True)
-        table = directory / "agents.toml"
-        table.write_text(f"[agents.{self.name}]\ncommand = {json.dumps([str(self.path), *self.arguments])}\n")
-        return self.set_up(home, url) | {
-            "AGENTS_FILE": str(table),
-            "AGENT_PATIENCE": str(self.patience_s),
-        }
+        agents.mkdir(parents=True, mode=0o700)
+        (agents / self.name).symlink_to(self.path)
+        return self.set_up(home, url) | {"AGENT_PATIENCE": "15"}
 
 
 def _goose(home: Path, url: str) -> dict[str, str]:
@@ -77,10 +77,66 @@ def _opencode(home: Path, url: str) -> dict[str, str]:
     return {"OPENAI_API_KEY": "fake-model-key"}
 
 
-GOOSE = AcpDialect("goose", "goose", ("fake-1", "fake-2"), ChatApi, _goose, ("acp",))
-GEMINI = AcpDialect(
-    "gemini", "gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini, ("--acp",), can_resume_at_once=False
-)
-OPENCODE = AcpDialect("opencode", "opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode, ("acp",))
+def _qwen(home: Path, url: str) -> dict[str, str]:
+    return {"OPENAI_API_KEY": "fake-model-key", "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_MODEL": "fake-1"}
 
-DIALECTS = {dialect.name: dialect for dialect in (GOOSE, GEMINI, OPENCODE)}
+
+def _copilot(home: Path, url: str) -> dict[str, str]:
+    return {
+        "COPILOT_OFFLINE": "true",
+        "COPILOT_PROVIDER_BASE_URL": f"{url}/v1",
+        "COPILOT_PROVIDER_API_KEY": "fake-model-key",
+        "COPILOT_MODEL": "fake-1",
+    }
+
+
+def _kimi(home: Path, url: str) -> dict[str, str]:
+    (home / ".kimi-code").mkdir(exist_ok=True)
+    provider = f'type = "openai"\nbase_url = "{url}/v1"\napi_key = "fake-model-key"\n'
+    models = [
+        f'[models.{name}]\nprovider = "fake"\nmodel = "{name}"\n'
+        'max_context_size = 200000\ncapabilities = ["image_in"]\n'
+        for name in ("fake-1", "fake-2")
+    ]
+    text = f'default_model = "fake-1"\n\n[providers.fake]\n{provider}\n' + "\n".join(models)
+    (home / ".kimi-code" / "config.toml").write_text(text)
+    return {}
+
+
+def _vibe(home: Path, url: str) -> dict[str, str]:
+    (home / ".vibe").mkdir(exist_ok=True)
+    provider = (
+        f'name = "fake"\napi_base = "{url}/v1"\napi_key_env_var = "MISTRAL_API_KEY"\n'
+        'api_style = "openai"\nbackend = "generic"\n'
+    )
+    models = [
+        f'[[models]]\nname = "{name}"\nprovider = "fake"\nalias = "{name}"\n' for name in ("fake-1", "fake-2")
+    ]
+    text = f'active_model = "fake-1"\n\n[[providers]]\n{provider}\n' + "\n".join(models)
+    (home / ".vibe" / "config.toml").write_text(text)
+    return {"VIBE_HOME": str(home / ".vibe"), "MISTRAL_API_KEY": "fake-model-key"}
+
+
+def _pi(home: Path, url: str) -> dict[str, str]:
+    (home / ".pi" / "agent").mkdir(parents=True, exist_ok=True)
+    models = [{"id": name, "input": ["text", "image"]} for name in ("fake-1", "fake-2")]
+    provider = {
+        "baseUrl": f"{url}/v1",
+        "api": "openai-completions",
+        "apiKey": "fake-model-key",
+        "models": models,
+    }
+    (home / ".pi" / "agent" / "models.json").write_text(json.dumps({"providers": {"fake": provider}}))
+    return {}
+
+
+GOOSE = AcpDialect("goose", ("fake-1", "fake-2"), ChatApi, _goose)
+GEMINI = AcpDialect("gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini)
+OPENCODE = AcpDialect("opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode)
+QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen)
+COPILOT = AcpDialect("copilot", ("fake-1", None), ChatApi, _copilot)
+KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False)
+VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe)
+PI = AcpDialect("pi", ("fake/fake-1", "fake/fake-2"), ChatApi, _pi, asks=False, counts=False, says_why=False)
+
+DIALECTS = {dialect.name: dialect for dialect in (GOOSE, GEMINI, OPENCODE, QWEN, COPILOT, KIMI, VIBE, PI)}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.acp import DIALECTS, AcpDialect
+from tests.conformance.acp import DIALECTS, VIBE, AcpDialect
 from tests.fakes.chat_api import NEW_PROMPT
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
 from tests.kit import Answer, Server, cwd_of, is_alive, script, wait_until
@@ -26,7 +26,7 @@ from tests.pictures import PNG
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
 
-AT_NIGHT = ("gemini", "opencode")
+BY_DAY = "goose"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,14 @@ class Session:
 
 
 def at_night(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.nightly) if name in AT_NIGHT else name
+    return name if name == BY_DAY else pytest.param(name, marks=pytest.mark.nightly)
 
 
 @pytest.fixture(scope="module", params=[at_night(name) for name in DIALECTS])
 def dialect(request: pytest.FixtureRequest) -> AcpDialect:
     found = DIALECTS[request.param]
+    if found is VIBE and not found.path.exists():
+        pytest.skip("it needs Python 3.12 or newer")
     assert found.path.exists(), f"STATE_DIR=.venv/acp agentsrv agents install {found.name}"
     return found
 
@@ -125,7 +127,9 @@ def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
     """Text, a command and a file, in one process; what it said is the job's result, and messages are whole."""
     first = session.turn("deltas 5 0.01")
     process = session.processes[0]
-    second = session.turn("bash echo from-the-shell > shell.txt", "write notes.txt one", "text done")
+    second = session.turn(
+        "bash echo from-the-shell > shell.txt", f"write {session.directory}/notes.txt one", "text done"
+    )
     listed = session.server.ask("GET", f"/sessions/{session.id}/messages").json["messages"]
 
     said = "".join(f"delta {number} " for number in range(5))
@@ -133,11 +137,14 @@ def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
     assert (session.written("shell.txt"), session.written("notes.txt").strip()) == ("from-the-shell\n", "one")
     assert session.processes[0] == process
     assert said in json.dumps(listed)
-    assert first["usage"]["inputTokens"] > 0
+    assert bool(first.get("usage")) == session.dialect.counts
 
 
 def test_it_asks_and_takes_both_answers(session: Session) -> None:
-    """In `ask` a command waits for me: allowed it runs, denied it does not; what I allow for the session stays."""
+    """In `ask` a command waits for me: allowed it runs, denied it does not. Or there is no such mode."""
+    if not session.dialect.asks:
+        assert session.send("text done", permission_mode="ask").json["code"] == "unsupported_option"
+        return
     for decision in ("allow", "deny"):
         stream = session.send(f"bash touch {decision}.txt", "text done", permission_mode="ask")
         question = session.asked(stream)
@@ -150,6 +157,8 @@ def test_it_asks_and_takes_both_answers(session: Session) -> None:
 
 def test_question_outlives_server(session: Session) -> None:
     """The server is killed while I think: the next one has the question, and the agent its answer."""
+    if not session.dialect.asks:
+        pytest.skip("it never asks")
     stream = session.send("bash touch allowed.txt", "text done", permission_mode="ask")
     question = session.asked(stream)
     session.server.kill9()
@@ -194,18 +203,24 @@ def test_failing_model_fails_the_turn(session: Session, error: str) -> None:
         "500": ("agent_api_error", "agent_stalled"),
     }
     assert job["status"] == "failed"
-    assert job["code"] in codes[error]
+    assert job["code"] in (codes[error] if session.dialect.says_why else ("agent_error",))
+
+
+def test_failure_that_passes_is_no_part_of_the_answer(session: Session) -> None:
+    """Its model is busy once: whatever the agent says meanwhile, the turn ends well with the model's words alone."""
+    job = session.turn("error 500 1", "text an answer")
+
+    assert (job["status"], job["result"]) == ("completed", "an answer")
 
 
 def test_options(session: Session) -> None:
     """A model is taken by its name; what is not there is refused by name."""
-    model = session.dialect.models[1]
-    other = session.turn("text ok", model=model)
-    used = session.api.requests[-1].model
+    if (model := session.dialect.models[1]) is not None:
+        other = session.turn("text ok", model=model)
+        assert (other["result"], model.endswith(session.api.requests[-1].model)) == ("ok", True)
     missing = session.turn("text ok", model="no-such-model")
     refused = session.send("text ok", system_prompt="Rhyme.").json
 
-    assert (other["result"], model.endswith(used)) == ("ok", True)
     assert (missing["status"], missing["code"], missing["error"][:6]) == (
         "failed",
         "unsupported_option",

@@ -31,13 +31,14 @@ from tests.fakes.scripted import (
     usage_of,
 )
 
-SHELLS = ("bash", "shell", "developer__shell", "run_shell_command")
-WRITERS = ("write", "write_file", "developer__write")
+SHELLS = ("bash", "Bash", "shell", "developer__shell", "run_shell_command")
+WRITERS = ("write", "Write", "create", "write_file", "developer__write")
 NEW_PROMPT = "THE PROMPT BEGINS\n"
 """What a prompt may begin with, so that it is told from another one in the same text."""
 
 PATHS = ("filePath", "file_path", "path")
-"""What they call the file."""
+TEXTS = ("content", "file_text")
+"""What they call the file, and what is to be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +218,10 @@ def tool_of(step: Step, tools: dict[str, dict[str, Any]]) -> tuple[str, dict[str
         case Step("write", rest):
             path, _, content = rest.partition(" ")
             name = next(name for name in WRITERS if name in tools)
-            path_name = next(known for known in PATHS if known in tools[name])
-            return name, {path_name: path, "content": content}
+            path_name, text_name = (
+                next(known for known in names if known in tools[name]) for names in (PATHS, TEXTS)
+            )
+            return name, {path_name: path, text_name: content}
         case Step("tool", rest):
             name, _, given = rest.partition(" ")
             return name, json.loads(given or "{}")

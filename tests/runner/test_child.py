@@ -150,6 +150,22 @@ async def test_agent_that_is_killed_from_outside_is_known_to_be_so(lab: Lab) -> 
     assert await handle.wait_exit() == AgentExit(None, signal.SIGKILL, "exited")
 
 
+async def test_what_a_killed_agent_leaves_has_no_say_any_more(lab: Lab) -> None:
+    """A launcher is killed: its real program cannot go on as if it were the agent, not even to say goodbye."""
+    handle = await lab.start(
+        "import os, signal, time\n"
+        "if os.fork() == 0:\n"
+        "    signal.signal(15, lambda *_: print('bye', flush=True))\n"
+        "    print(1, flush=True)\n"
+        "time.sleep(60)"
+    )
+    await printed(handle)
+    os.kill(handle.pid, signal.SIGKILL)
+
+    assert (await handle.wait_exit()).signal == signal.SIGKILL
+    assert (await printed(handle), lab.left_behind()) == (["1"], [])
+
+
 async def test_200_mb_of_stderr_cost_nothing(lab: Lab) -> None:
     """stderr is drained and its end is kept; the agent is not blocked by it and the runner does not grow."""
     handle = await lab.start(

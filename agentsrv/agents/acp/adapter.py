@@ -344,7 +344,6 @@ class AcpAdapter:
             return NOTHING  # A replay, an echo, or too late.
         match kind:
             case "agent_message_chunk":
-                self._progress += 1
                 self._said(update)
             case "agent_thought_chunk" | "plan":
                 self._progress += 1
@@ -369,8 +368,9 @@ class AcpAdapter:
 
     def _said(self, update: Mapping[str, Any]) -> None:
         words = as_text(as_object(update.get("content")).get("text"))
-        if self._known.banners and words.startswith(self._known.banners):
+        if self._known.notices is not None and self._known.notices.match(words):
             return
+        self._progress += 1
         self._turn.has_worked = self._turn.has_worked or bool(words)
         self._turn.say(words, as_text(update.get("messageId"))[:MAX_ID_CHARACTERS])
         add_usage(self._turn.usage, update)

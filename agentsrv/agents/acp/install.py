@@ -69,7 +69,8 @@ def _link(path: Path, target: Path) -> None:
 def _from_pypi(python: str, known: KnownAgent, _: Package, home: Path, environment: dict[str, str]) -> str:
     _run((python, "-m", "venv", str(home / "venv")), environment)
     pip = (str(home / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes")
-    wheels = ("--only-binary=:all:", "--disable-pip-version-check")
+    # Older versions of pip take a requirement with extras for one that is not pinned; the lock has all of them.
+    wheels = ("--only-binary=:all:", "--no-deps", "--disable-pip-version-check")
     _run((*pip, *wheels, "--requirement", str(LOCKS / known.name / "requirements.txt")), environment)
     return "venv/bin"
 

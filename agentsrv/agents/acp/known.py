@@ -5,6 +5,7 @@ All of them were driven against scripted models, in the versions that `package` 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -59,7 +60,7 @@ class KnownAgent:
     mode_environment: what its processes get besides in a mode.
     mcp: the kinds of MCP servers that work with it.
     failures: how its last message begins when its model has failed, and the agent says `end_turn`.
-    banners: how messages begin that are its own and not its model's.
+    notices: begins pieces of messages that are the agent's own words and not its model's.
     login_command: what it logs in with on a terminal.
     records: where it keeps conversations, from HOME; `{id}` is the conversation's, `{short}` its first 8 characters.
     """
@@ -77,7 +78,7 @@ class KnownAgent:
     mcp: tuple[str, ...] = ()
     takes_images: bool = False
     failures: tuple[str, ...] = ()
-    banners: tuple[str, ...] = ()
+    notices: re.Pattern[str] | None = None
     records: str | None = None
     login_command: tuple[str, ...] = ()
     quirks: frozenset[Quirk] = frozenset()
@@ -141,7 +142,10 @@ COPILOT = KnownAgent(
     modes={ASK: "off", BYPASS: "on"},
     mode_option="allow_all",
     takes_images=True,
-    failures=("Error: ", "Info: Request failed"),
+    failures=("Error: ",),
+    notices=re.compile(
+        r"Info: (Request failed due|Response was interrupted)|Warning: \d+ tool call\(s\) had no recorded result"
+    ),
     login_command=("copilot", "login"),
     quirks=frozenset({Quirk.COUNTS_SESSION}),
     package=Package("npm", "1.0.102"),
@@ -208,8 +212,7 @@ PI = KnownAgent(
     # It asks for nothing, ever. What it calls modes are levels of thinking.
     modes={BYPASS: None},
     takes_images=True,
-    failures=("Retrying",),
-    banners=("pi v",),
+    notices=re.compile(r"pi v|Retrying \(attempt |Retry finished, "),
     package=Package("npm", "0.0.34"),
 )
 

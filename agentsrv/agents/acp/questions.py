@@ -15,7 +15,7 @@ from agentsrv.agents.elicitation import elicited, form_questions
 from agentsrv.agents.questions import own_id, title
 from agentsrv.agents.updates import as_id, as_objects, as_text
 from agentsrv.errors import unsupported
-from agentsrv.jsontext import as_object, dump
+from agentsrv.jsontext import as_object, dump, load_object
 from agentsrv.model import Answer, Decision
 
 PERMISSION = "session/request_permission"
@@ -107,13 +107,20 @@ def _about_call(name: str, params: Mapping[str, Any], calls: Mapping[str, Mappin
     # What was told first is whole; what the request says of it may be cut for a screen.
     call = {**asked, **{key: value for key, value in before.items() if key != "status"}}
     given = as_object(asked.get("rawInput")) or as_object(before.get("rawInput"))
-    input_ = given or {key: call[key] for key in ("title", "content", "locations") if call.get(key)}
+    told = given or _input_in_words(before)
+    input_ = told or {key: call[key] for key in ("title", "content", "locations") if call.get(key)}
     tool = as_text(call.get("kind")) or "tool"
-    said = as_text(given.get("command")) or as_text(call.get("title")) or tool
+    said = as_text(told.get("command")) or as_text(call.get("title")) or tool
     details = {key: value for key, value in params.items() if key != "toolCall"} | {"method": PERMISSION}
     # Only what tells all that is done can be allowed again unseen.
     allowance = f"{tool} {dump(given).decode()}" if given else None
     return Question(name, "permission", tool, input_, title(said), call_id or None, allowance, details)
+
+
+def _input_in_words(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of a call whose agent shows it as a text of JSON; empty where it does not."""
+    texts = [as_text(as_object(part.get("content")).get("text")) for part in as_objects(call.get("content"))]
+    return (load_object(texts[0].encode("utf-8", "replace")) or {}) if len(texts) == 1 else {}
 
 
 def _form(name: str, params: Mapping[str, Any]) -> Question:

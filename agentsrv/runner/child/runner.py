@@ -240,13 +240,13 @@ class Runner:
         self._spool_bytes = used
 
     def _end(self, reason: str, grace_s: float) -> None:
-        """TERM to the whole tree, KILL after `grace_s`. Again: the first reason, the earliest KILL stand."""
+        """TERM to the whole tree, KILL after `grace_s`, if any. Again: the first reason, the earliest KILL stand."""
         if self._reason is None:
             self._reason = reason
             self._orphan_at = self._look_at = math.inf
             self._hang_up()
-            # CONT, because a stopped process would not see its TERM.
-            signal_descendants((signal.SIGTERM, signal.SIGCONT))
+            if grace_s > 0:  # CONT, because a stopped process would not see its TERM.
+                signal_descendants((signal.SIGTERM, signal.SIGCONT))
         if self._give_up_at == math.inf:
             self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
 
@@ -282,7 +282,9 @@ class Runner:
             if pid == self._pid:
                 self._status = status
         if self._status is not None:
-            self._end("exited", min(self._grace_s, LEFTOVER_GRACE_S))
+            # Killed from outside it may have been a launcher: what it leaves could go on as if it were the agent.
+            was_killed = self._reason is None and os.WIFSIGNALED(self._status)
+            self._end("exited", 0.0 if was_killed else min(self._grace_s, LEFTOVER_GRACE_S))
 
     def _finish(self) -> None:
         """Write the exit record, then tell the server."""
