@@ -77,6 +77,12 @@ test("a turn that has ended shows its answer, its steps when they are wanted", (
   assert.deepEqual(kinds(shown(rows, new Set([steps.key]))).slice(0, 5), ["user", "steps", "call", "call", "text"]);
 });
 
+test("why a turn has failed is said once", () => {
+  const end = (error: string | null) => [{ kind: "error", key: "e", text: "lost" }, { kind: "done", key: "d", error }] as Row[];
+  assert.deepEqual(shown(end("lost"), new Set()).map((row) => row.kind), ["done"]);
+  assert.deepEqual(shown(end(null), new Set()).map((row) => row.kind), ["error", "done"]);
+});
+
 test("a turn that runs is shown whole", () => {
   const rows = read(0, 6, 8).rows;
   assert.deepEqual(shown(rows, new Set()), rows);

@@ -35,6 +35,7 @@ test("nothing in a message runs or asks another host", () => {
   const shown = html(markdown(SOURCE));
   assert.ok(shown.includes("&lt;script>"));
   assert.ok(!/<(script|img)|javascript:alert\(1\)"/.test(shown));
+  assert.match(shown, /<a href="https:\/\/elsewhere\/x.png"[^>]*>pixel<\/a>/);
 });
 
 test("what would hide is shown", () => {

@@ -192,7 +192,7 @@ async def test_what_a_session_changed_is_shown(server: Server, page: Page) -> No
     repository = make_repository(server.workspace / "app")
     server.ended_job(server.start_job("hello", cwd=str(repository)))
     await open_console(page, server, "#/s/s/changes")
-    await click(page, "details summary", "docs/design.md")
+    await click(page, "details summary", "design.md")
     await shows(page, "One queue per follower.")
     await shows(page, "A cursor per follower.")
 
@@ -201,7 +201,7 @@ async def test_comments_on_lines_are_sent_as_one_prompt(server: Server, page: Pa
     """I write on a line of a difference; the agent gets it with its place, and the draft is gone."""
     server.ended_job(server.start_job("hello", cwd=str(make_repository(server.workspace / "app"))))
     await open_console(page, server, "#/s/s/changes")
-    await click(page, "details summary", "docs/design.md")
+    await click(page, "details summary", "design.md")
     await click(page, "button[title='Comment on this line']", "3")
     await fill(page, "textarea[name=comment]", "Why a cursor?")
     await click(page, "button", "Add")

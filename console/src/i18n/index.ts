@@ -22,6 +22,16 @@ export function ago(iso: string, style: "short" | "narrow" = "short", now = Date
   return style === "short" ? relative.format(amount, unit) : `${Math.abs(amount)}${UNITS[unit]}`;
 }
 
+const days = new Intl.DateTimeFormat("en", { weekday: "short", month: "short", day: "numeric" });
+
+/** "Today", "Yesterday", "Fri, Nov 20": of the day that began then. */
+export function dayOf(start: number, now = Date.now()): string {
+  // Rounded: some days have 23 hours.
+  const past = Math.round((start - new Date(now).setHours(0, 0, 0, 0)) / 86_400_000);
+  const words = past < -1 ? days.format(start) : relative.format(past, "day");
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
 const times = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hour12: false });
 const dates = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short", hour12: false });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });

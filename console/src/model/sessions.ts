@@ -4,10 +4,8 @@ import type { Session } from "../api/types.ts";
 
 export type Status = "idle" | "queued" | "running" | "waiting" | "failed";
 
-export interface Group {
-  title: "sessions.needsYou" | "sessions.running" | "sessions.today" | "sessions.earlier";
-  sessions: Session[];
-}
+/** Of a day: when that began, here. */
+export type Group = { sessions: Session[] } & ({ key: "needsYou" | "running"; day?: never } | { key: string; day: number });
 
 export function statusOf(session: Session, waiting: ReadonlySet<string>): Status {
   if (waiting.has(session.id)) return "waiting";
@@ -15,32 +13,26 @@ export function statusOf(session: Session, waiting: ReadonlySet<string>): Status
 }
 
 /** Who needs somebody first, then who works, then by day; within a group the newest first. Empty groups are left out. */
-export function groups(
-  sessions: readonly Session[],
-  waiting: ReadonlySet<string>,
-  filter: string,
-  now = new Date(),
-): Group[] {
+export function groups(sessions: readonly Session[], waiting: ReadonlySet<string>, filter: string): Group[] {
   const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const today = new Date(now.getFullYear(), now.getMonth(), now.getDate()).getTime();
-  const found: Record<Group["title"], Session[]> = {
-    "sessions.needsYou": [],
-    "sessions.running": [],
-    "sessions.today": [],
-    "sessions.earlier": [],
-  };
-  for (const session of [...sessions].sort((a, b) => b.updatedAt.localeCompare(a.updatedAt)))
-    if (fits(session, words)) found[titleOf(session, waiting, today)].push(session);
-  return Object.entries(found)
-    .filter(([, members]) => members.length > 0)
-    .map(([title, members]) => ({ title: title as Group["title"], sessions: members }));
+  const found = new Map<string, Group>();
+  for (const key of ["needsYou", "running"] as const) found.set(key, { key, sessions: [] });
+  for (const session of [...sessions].sort((a, b) => b.updatedAt.localeCompare(a.updatedAt))) {
+    if (!fits(session, words)) continue;
+    const group = groupOf(session, waiting);
+    if (!found.has(group.key)) found.set(group.key, group);
+    found.get(group.key)?.sessions.push(session);
+  }
+  return [...found.values()].filter((group) => group.sessions.length > 0);
 }
 
-function titleOf(session: Session, waiting: ReadonlySet<string>, today: number): Group["title"] {
+/** The empty group that a session belongs to. */
+function groupOf(session: Session, waiting: ReadonlySet<string>): Group {
   const status = statusOf(session, waiting);
-  if (status === "waiting") return "sessions.needsYou";
-  if (status === "running" || status === "queued") return "sessions.running";
-  return Date.parse(session.updatedAt) >= today ? "sessions.today" : "sessions.earlier";
+  if (status === "waiting") return { key: "needsYou", sessions: [] };
+  if (status === "running" || status === "queued") return { key: "running", sessions: [] };
+  const day = new Date(session.updatedAt).setHours(0, 0, 0, 0);
+  return { key: String(day), day, sessions: [] };
 }
 
 function fits(session: Session, words: string[]): boolean {

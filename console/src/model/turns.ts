@@ -26,7 +26,9 @@ export function shown(rows: readonly Row[], unfolded: ReadonlySet<string>): Show
   let start = 0;
   rows.forEach((row, index) => {
     if (row.kind !== "done") return;
-    found.push(...folded(rows.slice(start, index), row.key, unfolded), row);
+    // What ended it stands in its last line.
+    const turn = rows.slice(start, index).filter((one) => one.kind !== "error" || one.text !== row.error);
+    found.push(...folded(turn, row.key, unfolded), row);
     start = index + 1;
   });
   found.push(...rows.slice(start));

@@ -137,7 +137,7 @@ function inline(token: Token): ComponentChildren {
       return link(token as Tokens.Link);
     case "image":
       // Nothing is loaded from elsewhere.
-      return token.raw;
+      return link(token as Tokens.Image);
     case "escape":
     case "text":
       return "tokens" in token && token.tokens !== undefined ? inlines(token.tokens) : (token as Tokens.Text).text;
@@ -146,8 +146,8 @@ function inline(token: Token): ComponentChildren {
   }
 }
 
-function link(token: Tokens.Link): ComponentChildren {
-  const children = inlines(token.tokens);
+function link(token: Tokens.Link | Tokens.Image): ComponentChildren {
+  const children = token.tokens?.length ? inlines(token.tokens) : token.text || token.href;
   if (!/^https?:\/\//i.test(token.href)) return children;
   return <a href={token.href} target="_blank" rel="noopener noreferrer">{children}</a>;
 }

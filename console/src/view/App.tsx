@@ -17,6 +17,7 @@ import { SessionView } from "./SessionView.tsx";
 import { Settings } from "./Settings.tsx";
 import { Terminals } from "./Terminals.tsx";
 import { Usage } from "./Usage.tsx";
+import { useMedia } from "./media.ts";
 
 export function App({ page, router }: { page: Console; router: Router }) {
   const route = router.route.value;
@@ -124,10 +125,11 @@ function Badge({ page }: { page: Console }) {
 
 export function NavLink(props: { to: View; icon: string; current: string; children?: preact.ComponentChildren }) {
   const isCurrent = props.to === props.current;
+  const isShort = useMedia("(max-width: 800px)");
   return (
     <a class={styles["link"]} data-to={props.to} href={`#/${props.to}`} aria-current={isCurrent ? "page" : undefined}>
       <Icon name={props.icon} />
-      <span>{t(`nav.${props.to}` as Key)}</span>
+      <span>{t(isShort && props.to === "new" ? "nav.newShort" : `nav.${props.to}` as Key)}</span>
       {props.children}
     </a>
   );

@@ -6,14 +6,14 @@ import styles from "./AskedInput.module.css";
 const SHORT = 200;
 
 /** All that a tool is to be called with, never cut: commands as commands, edits as differences, the rest by name. */
-export function AskedInput({ tool, input }: { tool: string; input: Record<string, unknown> }) {
+export function AskedInput({ input }: { input: Record<string, unknown> }) {
   const { command, file_path: path, old_string: before, new_string: after, content, ...rest } = input;
   const others = Object.entries(rest);
   const isShort = ([, value]: [string, unknown]) => typeof value === "string" && value.length <= SHORT && !value.includes("\n");
   const long = others.filter((one) => !isShort(one));
   return (
     <div class={styles["input"]}>
-      <p class={styles["tool"]}>{visible(tool)}{typeof path === "string" && <> <code>{visible(path)}</code></>}</p>
+      {typeof path === "string" && <p><code>{visible(path)}</code></p>}
       {command !== undefined && <pre tabIndex={0}>{visible(asText(command))}</pre>}
       {after !== undefined && <DiffRows before={asText(before)} after={asText(after)} />}
       {content !== undefined && <DiffRows before="" after={asText(content)} />}

@@ -35,7 +35,9 @@ export function Changes({ page, session, conversation }: { page: Console; sessio
   return (
     <div class={styles["changes"]}>
       <div class={styles["bar"]}>
-        <p class="quiet">{found.value === null ? "" : plural("changes.count", files.length)}</p>
+        <p class={`quiet ${styles["sum"]}`}>
+          {found.value !== null && <>{plural("changes.count", files.length)} {files.length > 0 && <Counts files={files} />}</>}
+        </p>
         <button type="button" class="icon-button" aria-label={t("changes.refresh")} title={t("changes.refresh")} onClick={found.reload}>
           <Icon name="again" />
         </button>
@@ -52,8 +54,17 @@ export function Changes({ page, session, conversation }: { page: Console; sessio
       {found.value === null && found.problem === null && <Skeleton />}
       {found.value !== null && files.length === 0 && found.problem === null && <p class="empty">{t("changes.empty")}</p>}
       {found.value?.truncated && <p class={styles["note"]}>{t("changes.truncated")}</p>}
-      {files.map((file) => (
-        <FileView key={`${nameOf(file)} ${version} ${base.value}`} page={page} session={session} file={file} base={asBase(base.value)} />
+      {byDirectory(files).map(([directory, members], _, all) => (
+        <>
+          {all.length > 1 && (
+            <h2 class={styles["directory"]}>
+              <code class={styles["name"]}>{visible(directory) || "./"}</code><Counts files={members} />
+            </h2>
+          )}
+          {members.map((file) => (
+            <FileView key={`${nameOf(file)} ${version} ${base.value}`} page={page} session={session} file={file} base={asBase(base.value)} />
+          ))}
+        </>
       ))}
       <Review page={page} session={session} />
     </div>
@@ -80,10 +91,9 @@ function FileView({ page, session, file, base }: { page: Console; session: Sessi
   return (
     <details class={styles["file"]} onToggle={(event) => (isOpen.value = event.currentTarget.open)}>
       <summary>
-        <code class={styles["name"]}>{visible(name)}</code>
+        <code class={styles["name"]} title={visible(name)}>{visible(name.slice(directoryOf(name).length))}</code>
         <span class="quiet">{t(`changes.${file.status}`)}</span>
-        <span class={styles["added"]}>+{file.additions}</span>
-        <span class={styles["deleted"]}>−{file.deletions}</span>
+        <Counts files={[file]} />
       </summary>
       <Notes file={file} />
       {isOpen.value && <Hunks page={page} session={session} name={name} base={base} />}
@@ -147,6 +157,30 @@ function reviewId(comments: readonly Comment[]): string {
 function Notes({ file }: { file: DiffFile }) {
   const notes = (["binary", "conflicted", "truncated", "unreadable"] as const).filter((note) => file[note]);
   return <>{notes.map((note) => <p class={styles["note"]}>{t(`changes.is.${note}`)}</p>)}</>;
+}
+
+/** How many lines have come and gone. */
+function Counts({ files }: { files: readonly DiffFile[] }) {
+  const sum = (what: "additions" | "deletions") => files.reduce((all, file) => all + file[what], 0);
+  return (
+    <span class={styles["counts"]}>
+      <span class={styles["added"]}>+{sum("additions")}</span> <span class={styles["deleted"]}>−{sum("deletions")}</span>
+    </span>
+  );
+}
+
+function byDirectory(files: readonly DiffFile[]): [string, DiffFile[]][] {
+  const found = new Map<string, DiffFile[]>();
+  for (const file of files) {
+    const directory = directoryOf(nameOf(file));
+    found.set(directory, [...(found.get(directory) ?? []), file]);
+  }
+  return [...found];
+}
+
+/** With its last slash; empty for what lies at the top. */
+function directoryOf(name: string): string {
+  return name.slice(0, name.lastIndexOf("/") + 1);
 }
 
 function nameOf(file: DiffFile): string {

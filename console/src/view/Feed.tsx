@@ -121,7 +121,7 @@ function useVirtualizer(rows: readonly Shown[], scroller: { current: HTMLDivElem
     observeElementOffset,
     measureElement,
     overscan: 6,
-    gap: 12,
+    gap: 8,
     paddingStart: 16,
     paddingEnd: 16,
     anchorTo: "end",

@@ -38,7 +38,7 @@ const PATHS: Record<string, string> = {
 export function Icon({ name }: { name: string }) {
   return (
     <svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
-      <path d={PATHS[name] ?? PATHS["other"]} />
+      <path d={PATHS[name] ?? PATHS["other"]} {...(name === "more" && { "stroke-width": 3 })} />
     </svg>
   );
 }

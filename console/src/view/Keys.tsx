@@ -10,7 +10,7 @@ import { useModal } from "./modal.ts";
 const SEQUENCE_MS = 1200;
 const PLACES: Record<string, string> = { i: "#/inbox", s: "#/sessions", t: "#/terminals", u: "#/usage" };
 const LIST: [string, Key][] = [
-  ["Ctrl K", "keys.everything"], ["G I", "keys.inbox"], ["G S", "keys.sessions"], ["G T", "keys.terminals"], ["N", "keys.new"],
+  ["Ctrl K", "keys.everything"], ["G I", "keys.inbox"], ["G S", "keys.sessions"], ["G T", "keys.terminals"], ["G U", "keys.usage"], ["N", "keys.new"],
   ["J", "keys.next"], ["K", "keys.previous"], ["/", "keys.find"], ["I", "keys.composer"], ["Y A D", "keys.answer"],
   ["Esc", "keys.back"], ["?", "keys.list"],
 ];

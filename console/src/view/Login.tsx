@@ -5,6 +5,7 @@ import type { Console } from "../model/console.ts";
 import { t } from "../i18n/index.ts";
 import { useModal } from "./modal.ts";
 import styles from "./Login.module.css";
+import { Prose } from "./Prose.tsx";
 import { Attempted } from "./Problem.tsx";
 
 export function LoginPage({ page }: { page: Console }) {
@@ -32,11 +33,11 @@ function LoginForm({ page, title }: { page: Console; title: string }) {
   const isWrong = reason instanceof ApiError && reason.status === 401;
   return (
     <form class={styles["card"]} onSubmit={submit}>
-      <h1 id="login-title">{title}</h1>
+      <header><h1 id="login-title">{title}</h1><p class="quiet">{location.host}</p></header>
       <label for="key">{t("login.key")}</label>
       <input id="key" name="key" type="password" autocomplete="current-password" required
         aria-describedby="login-help" aria-invalid={isWrong} />
-      <p id="login-help" class="quiet">{t("login.help")}</p>
+      <p id="login-help" class="quiet"><Prose text={t("login.help")} /></p>
       <label class={styles["keep"]}><input name="keep" type="checkbox" />{t("login.keep")}</label>
       {isWrong ? <p class="error" role="alert">{t("login.wrong")}</p> : <Attempted attempt={attempt} />}
       <button class="primary" type="submit" disabled={attempt.isBusy.value}>{t("login.submit")}</button>

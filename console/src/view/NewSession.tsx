@@ -6,10 +6,12 @@ import { imagesOf } from "../model/images.ts";
 import { sessionHash } from "../model/route.ts";
 import { type Key } from "../i18n/en.ts";
 import { t } from "../i18n/index.ts";
+import { visible } from "../text/visible.ts";
 import { MODES, Thumbnails } from "./Composer.tsx";
 import { useLoaded } from "./load.ts";
 import styles from "./NewSession.module.css";
 import { Attempted, Problem } from "./Problem.tsx";
+import { Prose } from "./Prose.tsx";
 
 /** The draft of a session that has no id yet. */
 const NEW = "new";
@@ -44,10 +46,9 @@ export function NewSession({ page }: { page: Console }) {
       </label>
       <Thumbnails images={draft.value.images} onRemove={(images) => page.drafts.change(NEW, { images })} />
       <label>{t("new.cwd")}
-        <input name="cwd" list="directories" aria-describedby="cwd-hint" autocomplete="off" spellcheck={false} />
+        <input name="cwd" list="directories" placeholder={t("new.cwdHint")} autocomplete="off" spellcheck={false} />
       </label>
       <datalist id="directories">{directories.map((one) => <option value={one} />)}</datalist>
-      <p id="cwd-hint" class="quiet">{t("new.cwdHint")}</p>
       <div class={styles["choices"]}>
         <label>{t("new.agent")}
           <select name="agent" value={agent?.name ?? ""} onChange={(event) => (chosen.value = event.currentTarget.value)}>
@@ -61,7 +62,9 @@ export function NewSession({ page }: { page: Console }) {
         </label>
       </div>
       <label class={styles["check"]}><input type="checkbox" name="worktree" />{t("new.worktree")}</label>
-      {agent && !agent.usable && <p class="error">{t("new.notReady", { agent: agent.name, problem: agent.problem ?? t("new.noCredentials") })}</p>}
+      {agent && !agent.usable && (
+        <p class="notice"><Prose text={visible(t("new.notReady", { agent: agent.name, problem: agent.problem ?? t("new.noCredentials") }))} /></p>
+      )}
       <Problem reason={found.problem} onRetry={found.reload} />
       <Attempted attempt={attempt} />
       <button class="primary" type="submit" disabled={attempt.isBusy.value || page.isFull.value}>{t("new.start")}</button>

@@ -62,10 +62,13 @@ export function QuestionCard({ api, asked, answer, since, expires, place = 0 }: 
   const form = `answer ${asked.taskId} ${asked.requestId}`;
   return (
     <section class={styles["card"]} ref={card} tabIndex={0} onKeyDown={onKey} aria-label={`${title} ${visible(asked.title)}`}>
-      <h2>{title}</h2>
+      <header class={styles["head"]}>
+        <h2>{title}</h2>
+        {asked.kind === "permission" && <span class="quiet">{visible(asked.tool)}</span>}
+      </header>
       {asked.kind === "permission" ? (
         <>
-          <AskedInput tool={asked.tool} input={asked.input} />
+          <AskedInput input={asked.input} />
           {hasHidden(JSON.stringify(asked.input)) && <p class="error">{t("question.hidden")}</p>}
         </>
       ) : (

@@ -6,7 +6,7 @@ import { Attempt } from "../model/attempt.ts";
 import type { Console } from "../model/console.ts";
 import { type Group, groups, statusOf } from "../model/sessions.ts";
 import { sessionHash } from "../model/route.ts";
-import { ago, dollars, plural, t } from "../i18n/index.ts";
+import { ago, dayOf, dollars, plural, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import styles from "./SessionList.module.css";
 import { Icon } from "./Icon.tsx";
@@ -32,13 +32,20 @@ export function SessionList({ page, current }: { page: Console; current: string 
           onPress={() => (chosen.value = chosen.value === null ? new Set() : null)} />
       </div>
       {chosen.value !== null && <Bulk page={page} chosen={chosen} sessions={found.flatMap((group) => group.sessions)} isArchive={isArchive.value} />}
+      <div class={styles["groups"]}>
       {!page.hasSnapshot.value && <Skeleton />}
-      {found.map((group) => <GroupOf key={group.title} group={group} page={page} current={current} chosen={chosen} />)}
+      {found.map((group) => <GroupOf key={group.key} group={group} page={page} current={current} chosen={chosen} />)}
       {page.hasSnapshot.value && found.length === 0 && (
-        <p class="empty">{t(filter.value !== "" ? "sessions.nothing" : isArchive.value ? "sessions.noArchived" : "sessions.empty")}</p>
+        <Nothing isFiltered={filter.value !== ""} isArchive={isArchive.value} />
       )}
+      </div>
     </section>
   );
+}
+
+function Nothing({ isFiltered, isArchive }: { isFiltered: boolean; isArchive: boolean }) {
+  if (isFiltered || isArchive) return <p class="empty">{t(isFiltered ? "sessions.nothing" : "sessions.noArchived")}</p>;
+  return <div class="empty"><p>{t("sessions.empty")}</p><a href="#/new">{t("sessions.first")}</a></div>;
 }
 
 function Toggle(props: { icon: string; label: "sessions.archived" | "sessions.choose"; isOn: boolean; onPress(): void }) {
@@ -71,7 +78,7 @@ function Bulk(props: { page: Console; chosen: Chosen; sessions: readonly Session
 function GroupOf({ group, page, current, chosen }: { group: Group; page: Console; current: string | null; chosen: Chosen }) {
   return (
     <>
-      <h2 class={styles["heading"]}>{t(group.title)}</h2>
+      <h2 class={styles["heading"]}>{group.day === undefined ? t(`sessions.${group.key}`) : dayOf(group.day)}</h2>
       <ul class={styles["rows"]}>
         {group.sessions.map((session) => (
           <li key={session.id} class={styles["item"]}>

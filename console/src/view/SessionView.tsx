@@ -46,7 +46,7 @@ export function SessionView({ page, route }: Props) {
     <SessionContext.Provider value={place}>
       <div class={styles["session"]}>
         <Head page={page} conversation={conversation} />
-        <Tabs id={id} current={tab} isWide={isWide} />
+        {error === null && <Tabs id={id} current={tab} isWide={isWide} />}
         {error !== null ? <Gone error={error} /> : (
           <div class={styles["panes"]}>
             {hasChat && <Chat page={page} conversation={conversation} />}
@@ -65,7 +65,9 @@ function Chat({ page, conversation }: { page: Console; conversation: Conversatio
     <div class={styles["chat"]}>
       {conversation.isFinding.value && <Find conversation={conversation} />}
       <Feed page={page} conversation={conversation} />
-      <Composer page={page} conversation={conversation} isBusy={isBusy(page, conversation)} />
+      <div class={styles["foot"]}>
+        <Composer page={page} conversation={conversation} isBusy={isBusy(page, conversation)} />
+      </div>
     </div>
   );
 }
@@ -144,7 +146,7 @@ function Head({ page, conversation }: { page: Console; conversation: Conversatio
       <header class={styles["head"]}>
         <a class={styles["back"]} href="#/sessions" aria-label={t("back")}><Icon name="back" /></a>
         <Name page={page} id={conversation.sessionId} name={name} />
-        <span class={styles["status"]}><StatusMark status={status} /><span aria-hidden="true">{t(`status.${status}`)}</span></span>
+        {session && <span class={styles["status"]}><StatusMark status={status} /><span aria-hidden="true">{t(`status.${status}`)}</span></span>}
         {session && <span class={styles["chip"]}>{session.agent}{session.model && <> · {session.model}</>}</span>}
         {usage && usage.size > 0 && (
           <span class={styles["chip"]} title={t("chat.context")}>{Math.round((100 * usage.used) / usage.size)} %</span>

@@ -9,6 +9,7 @@ import { visible } from "../text/visible.ts";
 import { useLoaded } from "./load.ts";
 import styles from "./pages.module.css";
 import { Attempted, Problem } from "./Problem.tsx";
+import { Prose } from "./Prose.tsx";
 import { Skeleton } from "./Skeleton.tsx";
 import { StatusMark } from "./StatusMark.tsx";
 
@@ -82,7 +83,7 @@ function AgentRow({ agent }: { agent: Agent }) {
       <StatusMark status={agent.usable ? "idle" : "failed"} />
       <div class={styles["grow"]}>
         <strong>{agent.name}</strong> <span class="quiet">{agent.version}</span>
-        <p class={problem === null ? "quiet" : "error"}>{visible(problem ?? agent.path ?? "")}</p>
+        <p class={problem === null ? "quiet" : "error"}><Prose text={visible(problem ?? agent.path ?? "")} /></p>
         <p class="quiet">{agent.models.slice(0, 3).join(", ")}</p>
       </div>
     </li>
