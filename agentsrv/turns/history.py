@@ -3,7 +3,7 @@
 A projection with a state needs its turn from the first event on. Where a turn is long, the state at some of its
 events is kept, in memory and in the database, so that who comes back late, also after a restart, has a few thousand
 events to fold at most. Once somebody has used such a projection, long turns are folded behind, as they grow: their
-followers will come back.
+followers, and those who read its messages, will come back.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class History:
         self._tasks = Tasks("history")
         self._locks: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
         self._grown: set[SessionId] = set()
-        self._is_used = False
+        self._used: set[bool] = set()  # Of the folds that somebody has asked for: `messages_only`.
         self._made_by: dict[str, str] = {}
         event_log.growth_listeners.add(self._has_grown)
 
@@ -73,7 +73,7 @@ class History:
 
         `first` is where the turn that has `after` begins, when that is known.
         """
-        self._is_used = True
+        self._used.add(messages_only)
         first = first or await turns.start_of_turn(self._db, session.id, after)
         kind = f"{session.agent} {messages_only}"
         reader = partial(self._agents.get(session.agent).updates, deltas=not messages_only)
@@ -208,9 +208,12 @@ class History:
         await asyncio.sleep(BEHIND_S)
         self._grown.discard(session_id)
         try:
-            self._is_used = self._is_used or await marks.has_any(self._db)
-            if self._is_used and (session := await sessions.find(self._db, session_id)) is not None:
-                await self.acp(session, (await self._log.session(session_id)).last_seq)
+            if not self._used and await marks.has_any(self._db):
+                self._used.add(False)
+            if self._used and (session := await sessions.find(self._db, session_id)) is not None:
+                last = (await self._log.session(session_id)).last_seq
+                for messages_only in tuple(self._used):
+                    await self.acp(session, last, messages_only=messages_only)
         except AgentsrvError:
             return  # It will be folded by who needs it.
 

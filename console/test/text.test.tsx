@@ -31,6 +31,11 @@ test("markdown that came in pieces is the same as whole", () => {
   }
 });
 
+test("a task has one box, in a tight list and in a loose one", () => {
+  for (const source of ["- [x] done\n- [ ] todo", "- [x] done\n\n- [ ] todo"])
+    assert.equal(html(markdown(source)).replace(/<(?!input)[^>]*>/g, "").replace(/<input[^>]*>/g, "□"), "□done□todo");
+});
+
 test("nothing in a message runs or asks another host", () => {
   const shown = html(markdown(SOURCE));
   assert.ok(shown.includes("&lt;script>"));

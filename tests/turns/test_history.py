@@ -24,6 +24,7 @@ from agentsrv.projections.states import loads
 from agentsrv.store import events, transactions
 from agentsrv.store.database import Database
 from agentsrv.threads import Pool
+from agentsrv.turns import history as turns_history
 from agentsrv.turns.history import MARK_EVERY, History
 
 ANN = SessionId("ann")
@@ -161,6 +162,20 @@ async def test_resuming_gives_the_same_rest_from_every_place(history: History) -
         found = await rest(history, after)
         assert found
         assert from_the_start.endswith(found)
+
+
+async def test_who_comes_to_a_turn_that_has_grown_finds_it_folded(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For followers as for readers of messages, once there are such."""
+    monkeypatch.setattr(turns_history, "BEHIND_S", 0)
+    for messages_only in (False, True):
+        await history.acp(SESSION, 1, messages_only=messages_only)
+    history._has_grown(ANN)
+    find = partial(history._log.marks.find, ANN, first=EVENTS - 2 * MARK_EVERY, last=EVENTS)
+    async with asyncio.timeout(60):
+        while None in (find(kind="counted False"), find(kind="counted True")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_deleted_session_leaves_no_state(history: History) -> None:

@@ -63,6 +63,7 @@ function block(token: Token): ComponentChildren {
       return <hr />;
     case "space":
     case "def":
+    case "checkbox": // The item has it.
       return null;
     case "text":
       return token.tokens === undefined ? token["text"] : inlines(token.tokens);
@@ -133,6 +134,8 @@ function inline(token: Token): ComponentChildren {
       return <code><PathLink text={String(token["text"])} /></code>;
     case "br":
       return <br />;
+    case "checkbox":
+      return null;
     case "link":
       return link(token as Tokens.Link);
     case "image":

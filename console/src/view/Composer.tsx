@@ -97,7 +97,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
 /** What a prompt that names no mode gets. */
 function modeKey(mode: string | null | undefined): Key {
   const known = MODES.find((one) => one === mode);
-  return known === undefined ? "mode.default" : `mode.${known}`;
+  return known === undefined ? "mode.own" : `mode.${known}`;
 }
 
 interface ChoiceProps {
@@ -121,7 +121,7 @@ function EffortChoice(props: { page: Console; agent: string | undefined; model: 
   const agent = props.page.agents.value?.find((one) => one.name === props.agent);
   const efforts = agent?.modelEfforts[props.model ?? ""] ?? agent?.efforts ?? [];
   if (efforts.length === 0) return null;
-  const options = [["", t("composer.effortDefault")] as const, ...efforts.map((one) => [one, one] as const)];
+  const options = [["", t("composer.effortOwn")] as const, ...efforts.map((one) => [one, one] as const)];
   return <Choice label="composer.effort" value={props.value} options={options} onChange={props.onChange} />;
 }
 
