@@ -1,4 +1,7 @@
-/** Runs the unit tests: `node test.mjs`. Node does not read TypeScript, so they are bundled first. */
+/**
+ * Runs the unit tests: `node test.mjs [DIRECTORY]`, which has recorded streams. Node does not read TypeScript, so they are
+ * bundled first.
+ */
 
 import { spawnSync } from "node:child_process";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
@@ -21,7 +24,7 @@ try {
     logLevel: "warning",
   });
   const built = (await readdir(out)).filter((name) => name.endsWith(".test.mjs")).map((name) => join(out, name));
-  process.exitCode = spawnSync(process.execPath, ["--test", ...built], { stdio: "inherit" }).status ?? 1;
+  process.exitCode = spawnSync(process.execPath, ["--test", ...built], { stdio: "inherit", env: { ...process.env, RECORDED: process.argv[2] ?? "" } }).status ?? 1;
 } finally {
   await rm(out, { recursive: true });
 }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { asBatches } from "../src/model/history.ts";
 import { type Row, Transcript } from "../src/model/transcript.ts";
+import { matching } from "../src/model/find.ts";
 import { type Shown, shown } from "../src/model/turns.ts";
 import type { Job } from "../src/api/types.ts";
 
@@ -81,6 +82,7 @@ test("why a turn has failed is said once", () => {
   const end = (error: string | null) => [{ kind: "error", key: "e", text: "lost" }, { kind: "done", key: "d", error }] as Row[];
   assert.deepEqual(shown(end("lost"), new Set()).map((row) => row.kind), ["done"]);
   assert.deepEqual(shown(end(null), new Set()).map((row) => row.kind), ["error", "done"]);
+  assert.deepEqual(matching(end("lost"), "LOST").map((row) => row.kind), ["done"]);
 });
 
 test("a turn that runs is shown whole", () => {

@@ -25,6 +25,8 @@ class Proxy:
         self.passes = asyncio.Event()
         """Nothing of an answer goes on while this is not set."""
         self.passes.set()
+        self.is_away = False
+        self._open: set[asyncio.StreamWriter] = set()
         self._target = port
         self._tasks = Tasks("proxy")
 
@@ -35,10 +37,20 @@ class Proxy:
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.spawn(self._serve(reader, writer), name="connection")
 
+    def leave(self) -> None:
+        """Cut all connections, and take none while it is away."""
+        self.is_away = True
+        for writer in self._open:
+            writer.transport.abort()
+
     async def close(self) -> None:
         await self._tasks.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_away:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -49,6 +61,7 @@ class Proxy:
             await self._copy(there[0], writer, self.budget())
         finally:
             up.cancel()
+            self._open.discard(writer)
             for each in (writer, there[1]):
                 each.transport.abort()
 

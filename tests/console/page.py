@@ -18,12 +18,19 @@ TOP = f"""
         .find(row => row.getBoundingClientRect().bottom > {FEED}.getBoundingClientRect().top)?.innerText
 """
 """The row that somebody reads: the first one in the window."""
+SAID = """
+    [...document.querySelectorAll('article[data-kind=text]')].map(row => row.innerText.replace(/[^x]/g, '').length)
+    .reduce((sum, one) => sum + one, 0)
+"""
+"""How many x the agent has said, of what is in the document."""
 LEAVE_THE_END = f"{FEED}.dispatchEvent(new WheelEvent('wheel', {{bubbles: true, deltaY: -1}}))"
 
 
-async def open_console(page: Page, server: Server, place: str = "#/sessions") -> None:
-    """Sign in with the key."""
-    await page.go(f"http://127.0.0.1:{server.port}/console/{place}")
+async def open_console(
+    page: Page, server: Server, place: str = "#/sessions", port: int | None = None
+) -> None:
+    """Sign in with the key, at the server's port or that of something before it."""
+    await page.go(f"http://127.0.0.1:{port or server.port}/console/{place}")
     await fill(page, "#key", KEY)
     await click(page, "form button[type=submit]")
     await page.until("!!document.querySelector('nav')", bool)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.projections.test_acp import TRANSCRIPTS, log_of, rendered
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "console"
 BUILT = ROOT / "agentsrv" / "console"
@@ -30,9 +32,12 @@ def test_types() -> None:
     run("node_modules/.bin/tsc")
 
 
-def test_units() -> None:
-    """The folds, the frames, the text: what needs no browser."""
-    run("node", "test.mjs")
+def test_units(tmp_path: Path) -> None:
+    """The folds, also of what real agents did, the frames, the text: what needs no browser."""
+    for path in TRANSCRIPTS:
+        log = log_of(("t1", path.read_bytes().splitlines()))
+        (tmp_path / f"{path.parent.name}-{path.stem}").write_bytes(rendered(log, path.parent.name))
+    run("node", "test.mjs", str(tmp_path))
 
 
 def test_what_is_committed_was_built_from_these_sources(tmp_path: Path) -> None:

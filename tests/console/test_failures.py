@@ -7,8 +7,9 @@ import json
 import pytest
 
 from tests.browser import Page
+from tests.client.proxy import proxy_to
 from tests.conftest import ServerMaker
-from tests.console.page import ROWS, click, fill, kept, open_console, shows
+from tests.console.page import FEED, ROWS, SAID, click, fill, kept, open_console, shows
 from tests.kit import KEY, Server, script
 
 pytestmark = pytest.mark.tools
@@ -60,6 +61,27 @@ async def test_enter_belongs_to_an_input_method_while_it_composes(server: Server
 
     assert await page.value(DRAFT) == "にほん"
     assert [event.type for event in server.history()].count("user") == 1
+
+
+async def test_it_misses_nothing_without_a_network(server: Server, page: Page) -> None:
+    """Lost in mid-turn it says so; found again, and loaded anew in mid-message, all that was said is there, once."""
+    task = server.start_job(script("rate 50 enough 200"))
+    async with proxy_to(server.port) as net:
+        await open_console(page, server, "#/s/s", net.port)
+        seen = await page.until(SAID, lambda size: size > 1000)
+        net.leave()
+        await shows(page, "Connection lost.")
+        net.is_away = False
+        await page.value("dispatchEvent(new Event('online'))")
+        await page.until(SAID, lambda size: size > seen + 1000)
+        await page.reload()
+        await open_console(page, server, "#/s/s", net.port)
+        await page.until(SAID, lambda size: size > seen + 1000)
+        (server.workspace / "enough").touch()
+        server.ended_job(task)
+        messages = [event.json["message"] for event in server.history() if event.type == "assistant"]
+        said = sum(len(message["content"][0]["text"]) for message in messages)
+        await page.until(f"{FEED}.scrollTop = 0; {SAID}", lambda size: size == said)
 
 
 async def test_a_log_that_is_shorter_than_what_was_seen_is_read_anew(server: Server, page: Page) -> None:

@@ -13,6 +13,7 @@ from tests.console.page import (
     FEED,
     LEAVE_THE_END,
     ROWS,
+    SAID,
     TOP,
     click,
     fill,
@@ -23,15 +24,13 @@ from tests.console.page import (
     shows,
 )
 from tests.console.scenes import called, make_repository
-from tests.kit import Server, script, write_fake_agent
+from tests.kit import KEY, Server, script, write_fake_agent
 
 pytestmark = pytest.mark.tools
 
 PROMPTS = "[...document.querySelectorAll('article[data-kind=user]')].map(row => row.innerText)"
-SAID = """
-    [...document.querySelectorAll('article[data-kind=text]')].map(row => row.innerText.replace(/[^x]/g, '').length)
-    .reduce((sum, one) => sum + one, 0)
-"""
+WHOLE = "document.documentElement.outerHTML"
+LOADED = "performance.getEntriesByType('resource').map(entry => entry.name)"
 HOSTILE = """</div><script>window.ran = 1</script><img src=x onerror="window.ran = 2"> [a](javascript:window.ran=3)
 ![pixel](http://127.0.0.1:9/x.png) \u202egnp.exe"""
 
@@ -69,6 +68,8 @@ async def test_a_prompt_is_sent_answered_and_there_after_a_reload(server: Server
     await page.reload()
     await open_console(page, server, await page.value("location.hash"))
     await page.until(ROWS, lambda again: again and said(again) == said(rows))
+    assert KEY not in await page.value(f"{WHOLE} + location + {LOADED}.join()")
+    assert KEY not in server.log
 
 
 async def test_a_question_is_answered_by_keyboard_alone(server: Server, page: Page) -> None:
@@ -113,7 +114,7 @@ async def test_hostile_text_runs_nothing_and_asks_no_other_host(server: Server, 
 
     assert await page.value("window.ran ?? null") is None
     assert await page.value("document.querySelectorAll('article script, article img').length") == 0
-    loaded = await page.value("performance.getEntriesByType('resource').map(entry => entry.name)")
+    loaded = await page.value(LOADED)
     assert {url.split("/")[2] for url in loaded} == {f"127.0.0.1:{server.port}"}
 
 

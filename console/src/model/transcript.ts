@@ -75,6 +75,7 @@ export interface Asked {
 }
 
 const MAX_OUTPUT = 64 * 1024;
+const NO_TURN = "plan ";
 
 type Json = Record<string, unknown>;
 
@@ -86,6 +87,8 @@ export class Transcript {
   title: string | null = null;
   usage: { used: number; size: number } | null = null;
   private readonly byKey = new Map<string, Row>();
+  /** Rows of a subagent, and the call that they belong to, which began on an earlier page. */
+  private readonly orphans = new Map<Row, string>();
   private serial = 0;
 
   /** `name`: keeps the keys of several transcripts of one conversation apart. */
@@ -93,7 +96,8 @@ export class Transcript {
 
   /** Put what came before this in front of it. What began there and went on here becomes one row. */
   prepend(before: Transcript): void {
-    const joined = new Set<Row>();
+    const joined = this.adopted(before);
+    this.renamePlan(before.planKey());
     for (const [key, row] of before.byKey) {
       const later = this.byKey.get(key);
       if (later !== undefined) {
@@ -102,14 +106,49 @@ export class Transcript {
       }
       this.byKey.set(key, row);
     }
-    const [last, first] = [before.rows.at(-1), this.rows[0]];
-    if (last !== undefined && first !== undefined && isOneText(last, first)) {
-      join(last, first);
-      joined.add(first);
-      this.byKey.set(first.key, last);
+    const rows = [...before.rows];
+    for (const row of this.rows) {
+      const last = rows.at(-1);
+      if (joined.has(row)) continue;
+      if (last !== undefined && isOneText(last, row)) {
+        join(last, row);
+        this.byKey.set(row.key, last);
+      } else rows.push(row);
     }
-    this.rows.splice(0, this.rows.length, ...before.rows, ...this.rows.filter((row) => !joined.has(row)));
+    this.rows.splice(0, this.rows.length, ...rows);
+    const end = this.rows.findIndex((row, index) => row.kind === "done" && index >= before.rows.length);
+    if (end >= 0) this.closeOpen(end);
     this.version += 1;
+  }
+
+  /** A plan of a turn that began on the page before has its name only now. */
+  private renamePlan(key: string): void {
+    const plan = this.byKey.get(NO_TURN);
+    if (plan === undefined) return;
+    this.byKey.delete(NO_TURN);
+    plan.key = key;
+    this.byKey.set(key, plan);
+  }
+
+  /** Each turn has one. */
+  private planKey(): string {
+    return NO_TURN + (this.rows.findLast((row) => row.kind === "user" || row.kind === "done")?.key ?? "");
+  }
+
+  /** The rows that belong into calls of the page before: they are there now. */
+  private adopted(before: Transcript): Set<Row> {
+    const found = new Set<Row>();
+    for (const [row, key] of this.orphans) {
+      const parent = before.byKey.get(key);
+      if (parent?.kind !== "call") continue;
+      this.orphans.delete(row);
+      if (before.byKey.has(row.key)) continue;
+      parent.children.push(row);
+      parent.version += 1;
+      found.add(row);
+    }
+    for (const [row, key] of before.orphans) this.orphans.set(row, key);
+    return found;
   }
 
   /** All frames of one event, with its number. */
@@ -167,6 +206,10 @@ export class Transcript {
         return;
       case "session_info_update":
         return this.info(seq, update);
+      case "available_commands_update":
+      case "config_option_update":
+      case "current_mode_update":
+        return; // What could be done, not what was.
       default:
         return this.note(seq, "raw", JSON.stringify(update));
     }
@@ -187,13 +230,13 @@ export class Transcript {
     const last = (parent?.children ?? this.rows).at(-1);
     const continued = id === "" && last?.kind === kind ? last.key : "";
     const key = continued || `${kind} ${id || this.number()}`;
-    const row = this.row(key, () => ({ kind, key, seq, version: 0, text: "", isOpen: true }), parent);
+    const row = this.row(key, () => ({ kind, key, seq, version: 0, text: "", isOpen: true }), parent, parentOf(update));
     if (row.kind === "text" || row.kind === "thought") row.text += text(object(update["content"])["text"]);
   }
 
   private call(seq: number, update: Json): void {
     const key = `call ${text(update["toolCallId"])}`;
-    const row = this.row(key, () => newCall(key, seq), this.parent(update));
+    const row = this.row(key, () => newCall(key, seq), this.parent(update), parentOf(update));
     if (row.kind !== "call") return;
     if (typeof update["title"] === "string") row.title = update["title"];
     if (typeof update["kind"] === "string") row.tool = update["kind"];
@@ -208,8 +251,7 @@ export class Transcript {
   }
 
   private plan(seq: number, update: Json): void {
-    const turn = this.rows.findLast((row) => row.kind === "user" || row.kind === "done");
-    const key = `plan ${turn?.key ?? ""}`;
+    const key = this.planKey();
     const row = this.row(key, () => ({ kind: "plan", key, seq, version: 0, entries: [] }));
     const entries = Array.isArray(update["entries"]) ? update["entries"].map(object) : [];
     if (row.kind === "plan")
@@ -244,15 +286,12 @@ export class Transcript {
     this.row(key, () => ({ kind: "done", key, seq, version: 0, taskId, status: text(message["status"]), error }));
   }
 
-  /** The turn's texts grow no more. */
-  private closeOpen(): void {
-    for (let index = this.rows.length - 1; index >= 0; index -= 1) {
+  /** The texts of the turn that ends at this row grow no more. */
+  private closeOpen(end = this.rows.length): void {
+    for (let index = end - 1; index >= 0; index -= 1) {
       const row = this.rows[index];
       if (row === undefined || row.kind === "done") return;
-      if ((row.kind === "text" || row.kind === "thought") && row.isOpen) {
-        row.isOpen = false;
-        row.version += 1;
-      }
+      close(row);
     }
   }
 
@@ -272,8 +311,7 @@ export class Transcript {
 
   /** The call of a subagent that an update belongs to. */
   private parent(update: Json): CallRow | undefined {
-    const id = text(object(object(update["_meta"])["agentsrv"])["parentToolCallId"]);
-    const row = id === "" ? undefined : this.byKey.get(`call ${id}`);
+    const row = this.byKey.get(parentOf(update));
     return row?.kind === "call" ? row : undefined;
   }
 
@@ -281,17 +319,32 @@ export class Transcript {
     return `#${this.name}${this.serial++}`;
   }
 
-  private row(key: string, make: () => Row, parent?: CallRow): Row {
+  private row(key: string, make: () => Row, parent?: CallRow, parentKey = ""): Row {
     let row = this.byKey.get(key);
     if (row === undefined) {
       row = make();
       this.byKey.set(key, row);
       (parent?.children ?? this.rows).push(row);
+      if (parent === undefined && parentKey !== "") this.orphans.set(row, parentKey);
     }
     row.version += 1;
     if (parent !== undefined) parent.version += 1;
     return row;
   }
+}
+
+/** The key of the call that an update of a subagent belongs to; else empty. */
+function parentOf(update: Json): string {
+  const id = text(object(object(update["_meta"])["agentsrv"])["parentToolCallId"]);
+  return id === "" ? "" : `call ${id}`;
+}
+
+/** A text grows no more, nor do those in a call. */
+function close(row: Row): void {
+  if (row.kind === "call") row.children.forEach(close);
+  if ((row.kind !== "text" && row.kind !== "thought") || !row.isOpen) return;
+  row.isOpen = false;
+  row.version += 1;
 }
 
 /** Pieces of a text whose agent gives its messages no names: one row, however they were cut. */

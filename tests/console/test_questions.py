@@ -1,0 +1,82 @@
+"""Questions of agents, and what people say to them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.browser import Page
+from tests.console.page import click, fill, open_console, press, shows
+from tests.console.scenes import QUESTION
+from tests.kit import Server, script
+
+pytestmark = pytest.mark.tools
+
+CAN_ANSWER = "!!document.querySelector('[role=feed] section[tabindex] [aria-disabled=false]')"
+ASKS = script('ask 1 Bash {"command": "ls"}')
+
+
+def answers(server: Server) -> list[dict[str, Any]]:
+    """What became of the session's questions."""
+    return [event.json for event in server.history() if event.type == "permission_resolved"]
+
+
+async def asked(server: Server, page: Page, steps: str) -> str:
+    """A job that waits for an answer, and a page that may give it."""
+    task = server.start_job(steps, permission_mode="ask")
+    await open_console(page, server, "#/s/s")
+    await page.until(CAN_ANSWER, bool)
+    return task
+
+
+async def test_who_denies_says_why(server: Server, page: Page) -> None:
+    """D on the focused card asks for a reason; the agent gets it, and it stands in the conversation."""
+    task = await asked(server, page, ASKS)
+    await page.value("document.querySelector('section[tabindex]').focus()")
+    await press(page, "d")
+    await fill(page, "textarea[name=why]", "Not on a Friday.")
+    await click(page, "button", "Deny now")
+
+    server.ended_job(task)
+    assert [(one["decision"], one["message"]) for one in answers(server)] == [("deny", "Not on a Friday.")]
+    await shows(page, "Not on a Friday.")
+
+
+async def test_what_was_allowed_for_a_session_can_be_taken_back(server: Server, page: Page) -> None:
+    """It is not asked again, and the session's details name it until it is taken back."""
+    task = await asked(server, page, ASKS)
+    await click(page, "button", "Allow in this session")
+    server.ended_job(task)
+    again = server.ended_job(server.start_job(ASKS, permission_mode="ask"))
+    assert again["status"] == "completed"
+    await page.value("location.hash = '#/s/s/details'")
+    await click(page, "section[aria-label='Allowed in this session'] button", "Take back")
+    await page.until(
+        "document.querySelector('section[aria-label=\"Allowed in this session\"]') === null", bool
+    )
+
+    assert server.ask("GET", "/sessions/s/allowances").json["allowances"] == []
+
+
+async def test_a_choice_is_answered_by_its_words(server: Server, page: Page) -> None:
+    """What only a person knows: one of the agent's choices."""
+    task = await asked(server, page, script(f"ask 1 AskUserQuestion {json.dumps(QUESTION)}"))
+    await click(page, "fieldset label", "python:3.13-alpine")
+    await click(page, "button", "Answer")
+
+    assert server.ended_job(task)["status"] == "completed"
+    assert "python:3.13-alpine" in json.dumps(answers(server))
+
+
+async def test_the_real_claude_asks_and_is_answered(claude_server: Server, page: Page) -> None:
+    """Its question is the same card; what it does and says afterwards is in the conversation."""
+    claude_server.workspace.mkdir(parents=True, exist_ok=True)
+    task = await asked(claude_server, page, script("bash touch made", "text all done"))
+    await shows(page, "touch made")
+    await click(page, "button", "Allow")
+
+    assert claude_server.ended_job(task)["status"] == "completed"
+    await shows(page, "all done")
+    assert (claude_server.workspace / "made").exists()
