@@ -44,6 +44,12 @@ class Dialect(ABC):
     """The steps with which a turn ends with this code: the model, or its account, says no."""
     hurry: ClassVar[dict[str, str]]
     """Settings with which it gives up a failing model soon."""
+    last_line: ClassVar[str]
+    """What is in the line with which it says that a turn is over, and in no other."""
+    plans_ahead: ClassVar[tuple[str, ...]]
+    """The step with which it plans to be woken in an hour with the prompt `wake up`; empty: it has no tool for it."""
+    heeds_bans: ClassVar[bool]
+    """Can settings of its user keep it from working in `bypass`?"""
 
     @abstractmethod
     def api(self) -> ScriptedApi[Any]:
@@ -82,6 +88,10 @@ class Dialect(ABC):
         """Give a repository settings with which this agent runs a command before its model has said anything."""
 
     @abstractmethod
+    def ban_bypass(self, home: Path, own: Path) -> None:
+        """Settings of its user against work without asking, in the home directory or its own."""
+
+    @abstractmethod
     def texts(self, events: list[Event]) -> list[str]:
         """The whole messages of the agent."""
 
@@ -108,6 +118,9 @@ class ClaudeCode(Dialect):
     }
     # By itself it asks ten times, for minutes.
     hurry: ClassVar[dict[str, str]] = {"CLAUDE_CODE_MAX_RETRIES": "2"}
+    last_line = '"state":"idle"'
+    plans_ahead = ('tool ScheduleWakeup {"delaySeconds": 3600, "reason": "later", "prompt": "wake up"}',)
+    heeds_bans = True
 
     def api(self) -> ModelApi:
         return ModelApi()
@@ -159,6 +172,11 @@ class ClaudeCode(Dialect):
         servers = {"evil": {"command": "/bin/sh", "args": ["-c", command]}}
         (repository / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
 
+    def ban_bypass(self, home: Path, own: Path) -> None:
+        (home / ".claude").mkdir(parents=True)
+        ban = {"permissions": {"disableBypassPermissionsMode": "disable"}}
+        (home / ".claude" / "settings.json").write_text(json.dumps(ban))
+
     def texts(self, events: list[Event]) -> list[str]:
         return [block["text"] for block in self._blocks(events, "assistant", "text")]
 
@@ -194,6 +212,9 @@ class Codex(Dialect):
         "output_limit_reached": ("text a", "incomplete max_output_tokens"),
     }
     hurry: ClassVar[dict[str, str]] = {}
+    last_line = '"method":"turn/completed"'
+    plans_ahead = ()
+    heeds_bans = False
 
     def api(self) -> ResponsesApi:
         return ResponsesApi()
@@ -236,6 +257,12 @@ class Codex(Dialect):
         (repository / ".codex").mkdir()
         server = f'command = "/bin/sh"\nargs = ["-c", {json.dumps(command)}]\n'
         (repository / ".codex" / "config.toml").write_text(f"[mcp_servers.evil]\n{server}")
+
+    def ban_bypass(self, home: Path, own: Path) -> None:
+        text = (own / "config.toml").read_text()
+        (own / "config.toml").write_text(
+            'sandbox_mode = "read-only"\napproval_policy = "on-request"\n' + text
+        )
 
     def texts(self, events: list[Event]) -> list[str]:
         return [item["text"] for item in self._items(events, "agentMessage")]

@@ -5,9 +5,11 @@ Who drives one agent can drive the others. What only one of them does is in test
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -60,19 +62,30 @@ def new_session(
     tmp_path_factory: pytest.TempPathFactory,
     server_type: type[Server],
 ) -> Iterator[Callable[..., Session]]:
-    """`new_session(NAME=value)`: on a server of its own, with other settings or another model API."""
+    """`new_session(NAME=value)`: on a server of its own, with other settings or another model API.
+
+    `run`: what a shell does in place of the program, with that as `$program`.
+    """
     servers: list[Server] = []
 
-    def make(url: str = api.url, **settings: str) -> Session:
+    def make(url: str = api.url, run: str = "", **settings: str) -> Session:
         directory = tmp_path_factory.mktemp("server")
-        its_own = dialect.settings(program, url, directory / "agent")
-        server = server_type(directory, program, its_own | settings)
+        path = wrapped(program, run, directory) if run else program
+        its_own = dialect.settings(path, url, directory / "agent")
+        server = server_type(directory, path, its_own | settings)
         servers.append(server)
-        return Session("first", server.start(), dialect, api, program).in_directory()
+        return Session("first", server.start(), dialect, api, path).in_directory()
 
     yield make
     for server in servers:
         server.close()
+
+
+def wrapped(program: Path, run: str, directory: Path) -> Path:
+    path = directory / program.name
+    path.write_text(f'#!/bin/sh\nprogram={program}\n[ "$1" = --version ] && exec "$program" "$@"\n{run}\n')
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -643,6 +656,33 @@ def test_conversation_goes_on_in_a_renamed_directory(session: Session) -> None:
     assert (again.text, "plum" in session.known) == ("on", True)
 
 
+def repository(directory: Path) -> Path:
+    """With one commit."""
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.com")
+    for words in (("init", "-q"), (*identity, "commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run(("git", *words), cwd=directory, check=True)
+    return directory
+
+
+def test_conversation_goes_on_when_its_worktree_was_removed(session: Session) -> None:
+    """Neither it nor a fork works nowhere: they are refused until it is made again, and know then what was said."""
+    root = repository(session.directory)
+    session.turn("text the word is plum", use_worktree=True)
+    path = f"/sessions/{session.id}"
+    worktree = session.server.ask("GET", path).json["cwd"]
+    subprocess.run(["git", "worktree", "remove", "--force", worktree], cwd=root, check=True)
+    refused = [session.prompt("text no").status, session.server.ask("POST", f"{path}/fork", {}).status]
+    again = session.turn("bash pwd", "text pear", use_worktree=True)
+    fork = session.server.ask("POST", f"{path}/fork", {}).json["id"]
+    forked = session.ended(session.server.generate(script("bash pwd", "text quince"), fork))
+
+    assert refused == [400, 400]
+    for turn, words in ((again, "pear"), (forked, "quince")):
+        known = [call.conversation for call in session.api.requests if words in call.conversation]
+        assert [command.output.strip() for command in turn.commands] == [worktree]
+        assert (turn.status, "plum" in known[0]) == ("completed", True)
+
+
 def test_default_model_comes_back_and_a_wrong_one_is_not_kept(session: Session) -> None:
     """A model stays for the prompts that name none; the agent's own name goes back to its default. What fails with a
     model leaves the session as it was.
@@ -758,6 +798,58 @@ def test_plan_is_told(session: Session) -> None:
     times = [event["receivedAt"] for event in events]
     assert times == sorted(times)
     assert turn.job["createdAt"] <= times[0] <= times[-1]
+
+
+def test_what_the_agent_plans_for_later_is_kept(session: Session) -> None:
+    """It is listed, with its time, also after agent and server were killed, and can be cancelled. An agent without a
+    tool for it has nothing to list.
+    """
+    session.turn(*session.dialect.plans_ahead, "text done")
+    session.restart_all()
+    path = f"/sessions/{session.id}/timers"
+    listed = session.server.ask("GET", path).json["timers"]
+    left = [session.server.ask("DELETE", f"{path}/{one['timerId']}").json["timers"] for one in listed]
+
+    assert [one["prompt"] for one in listed] == ["wake up"] * len(session.dialect.plans_ahead)
+    assert left == [[]] * len(listed)
+    if not session.dialect.plans_ahead:
+        assert not re.search(r"(?i)wakeup|schedule|cron", json.dumps(session.calls[-1].body.get("tools")))
+
+
+# What goes wrong beside the model
+
+
+def test_agent_that_cannot_start_says_why(new_session: Callable[..., Session]) -> None:
+    """What the loader wrote is in the job's error, though it does not begin with `error`."""
+    words = "/lib/libc.so.6: version `GLIBC_2.38' not found"
+    session = new_session(run=f'echo "{words.replace("`", chr(92) + "`")}" >&2; exit 1')
+    turn = session.turn("text no")
+
+    assert (turn.status, words in turn.job["error"]) == ("failed", True)
+
+
+def test_bypass_is_never_another_mode(new_session: Callable[..., Session]) -> None:
+    """Its user's settings are against it: I am told so and nothing is done, or it is what I asked for."""
+    session = new_session()
+    session.dialect.ban_bypass(session.server.home, session.server.directory / "agent")
+    turn = session.turn("bash touch it", "text done", permission_mode="bypass")
+
+    if session.dialect.heeds_bans:
+        assert turn.error == ("failed", "permission_mode_refused")
+    else:
+        assert (turn.questions, turn.status) == ([], "completed"), turn.job["error"]
+    assert (session.directory / "it").exists() == (turn.status == "completed")
+
+
+@pytest.mark.nightly
+def test_lost_end_of_a_turn_is_noticed(new_session: Callable[..., Session], dialect: Dialect) -> None:
+    """The line that says so never comes. The other signs do, and the next prompt is worked on."""
+    all_else = f'"$program" "$@" | grep --line-buffered -v \'{dialect.last_line}\''
+    session = new_session(run=all_else)
+    first, second = session.turn("text one"), session.turn("text two")
+
+    assert (first.text, first.status) == ("one", "completed")
+    assert (second.text, second.status) == ("two", "completed")
 
 
 # Who says no, and who asks
