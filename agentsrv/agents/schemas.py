@@ -1,7 +1,7 @@
 """Structured output, checked by us: an agent may give what was not wanted, or nothing.
 
-Regular expressions of a schema can take exponential time, and would hold the interpreter's lock for as long. So a
-schema that has any is checked in a process of its own, which has two seconds.
+Regular expressions of a schema can take exponential time, and hold the interpreter's lock for as long; references
+that double can, too. What may be costly is checked in a process of its own, which has two seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from agentsrv.model import Outcome, TurnOptions, TurnStatus
 
 MAX_SCHEMA_BYTES = 64 * 1024
 
-EXPRESSIONS = frozenset({"pattern", "patternProperties"})
+COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef", "uniqueItems"})
+MAX_HERE = 1_000_000
+"""Bytes of a schema times bytes of what is to be checked: each of the one may be tried at each of the other."""
 
 CPU_S = 2
 TIMEOUT_S = 20.0
 """For the process as a whole: a busy machine may take long to give it its two seconds."""
 
-TOO_LONG = "its check took too long: the schema has an expression that is too costly for it"
+TOO_LONG = "its check took too long: the schema is too costly for it"
 
 ASIDE = "from agentsrv.agents.schemas import check_aside; check_aside()"
 
@@ -65,13 +67,14 @@ def checked_output(options: TurnOptions, outcome: Outcome) -> Outcome:
 
 def _trouble(schema: Mapping[str, Any], output: Any) -> str | None:
     """What is wrong with it first, and where."""
-    return _trouble_aside(schema, output) if _has_expressions(schema) else _trouble_here(schema, output)
+    is_large = len(dump(schema)) * len(dump(output)) > MAX_HERE
+    return _trouble_aside(schema, output) if is_large or _is_costly(schema) else _trouble_here(schema, output)
 
 
-def _has_expressions(schema: Any) -> bool:
+def _is_costly(schema: Any) -> bool:
     if isinstance(schema, Mapping):
-        return not EXPRESSIONS.isdisjoint(schema) or any(map(_has_expressions, schema.values()))
-    return isinstance(schema, list) and any(map(_has_expressions, schema))
+        return not COSTLY.isdisjoint(schema) or any(map(_is_costly, schema.values()))
+    return isinstance(schema, list) and any(map(_is_costly, schema))
 
 
 def _trouble_aside(schema: Mapping[str, Any], output: Any) -> str | None:

@@ -17,10 +17,10 @@ from agentsrv.api.formats import followed_turn, go_on
 from agentsrv.api.keys import PROMPTS, TURNS
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.events import JOB_EVENTS
-from agentsrv.api.schemas.jobs import Generate, JobAccepted, Stop, Stopped, WorktreeOptions
+from agentsrv.api.schemas.jobs import ComeBack, Generate, JobAccepted, Stop, Stopped, WorktreeOptions
 from agentsrv.api.schemas.kinds import MESSAGE_ID_PATTERN
 from agentsrv.api.sse import seen_by, stream
-from agentsrv.api.urls import location_of, session_id_of
+from agentsrv.api.urls import location_of, read_query, session_id_of
 from agentsrv.errors import invalid_field
 from agentsrv.model import SessionId, Turn, TurnId, TurnOptions
 from agentsrv.turns.prompts import Prompt
@@ -34,10 +34,10 @@ async def generate(request: web.Request) -> web.StreamResponse:
 
     Every check that can fail is made before the first byte. The turn belongs to the server: a client that
     leaves does not end it, unless it said `on_disconnect: "cancel"`. The same `message_id` again follows the
-    same turn. With `Last-Event-ID` the client comes back: nothing is started, and the stream goes on after that
-    event.
+    same turn. With `Last-Event-ID`, or `lastEventId` in the URL, the client comes back: nothing is started, and the
+    stream goes on after that event.
     """
-    seen = seen_by(request)
+    seen = seen_by(request, read_query(request, ComeBack).last_event_id)
     async with held_body(request, Generate) as body:
         text = body.prompt.encode()
         note(request, session=body.session_id, bytes=len(text), sha256=sha256(text).hexdigest())
@@ -158,7 +158,8 @@ def message_id(request: web.Request, body: Generate) -> str | None:
 # fmt: off
 ROUTES = (
     Operation("POST", "/generate/v2", generate, {200: JOB_EVENTS, 202: JobAccepted},
-              (404, 409, 422, 429, 503, 507), body=Generate, headers=("Idempotency-Key", "Last-Event-ID")),
+              (404, 409, 422, 429, 503, 507), body=Generate, query=ComeBack,
+              headers=("Idempotency-Key", "Last-Event-ID")),
     Operation("DELETE", "/generate/{session_id}/stop", stop, {200: Stopped}, (404, 503),
               body=Stop, is_body_required=False),
 )

@@ -800,9 +800,9 @@ def test_user_event_has_the_common_shape(tmp_path: Path) -> None:
 
 def test_exit_is_explained_by_its_last_error() -> None:
     """Colours and warnings on stderr do not hide the reason."""
-    stderr = "\x1b[2mWARN\x1b[0m noise\n\x1b[31mError\x1b[0m: no such home\nstack backtrace:\n"
+    stderr = "\x1b[2mWARN\x1b[0m noise\n\x1b[31mError\x1b[0m: no such home\ncaused by: dust\n"
 
-    assert make_adapter().explain_exit(stderr) == ("Error: no such home", "agent_error")
+    assert make_adapter().explain_exit(stderr) == ("Error: no such home\ncaused by: dust", "agent_error")
     assert make_adapter().explain_exit("noise") is None
 
 

@@ -10,6 +10,13 @@ from agentsrv.agents.schemas import checked_output, require_schema
 from agentsrv.errors import InvalidInput
 from agentsrv.model import Outcome, TurnOptions, TurnStatus
 
+DOUBLES: dict[str, Any] = {
+    "$ref": "#/$defs/0",
+    "$defs": {f"{n}": {"allOf": 2 * [{"$ref": f"#/$defs/{n + 1}"}]} for n in range(40)} | {"40": {}},
+}
+"""Its check takes 2^40 steps."""
+CHOICES: dict[str, Any] = {"items": {"anyOf": [{"const": n} for n in range(3000)]}}
+
 NUMBER = {
     "type": "object",
     "properties": {"n": {"type": "integer"}},
@@ -66,11 +73,14 @@ def test_output_that_was_not_wanted_fails_the_job(
         ),
         ({"patternProperties": {"^n": {}}, "additionalProperties": False}, {"m": 1}, "not match any"),
         ({"anyOf": [{"properties": {"s": {"pattern": "^(a+)+$"}}}]}, {"s": "a" * 60 + "!"}, "too costly"),
+        (DOUBLES, {"n": 1}, "too costly"),
+        (CHOICES, 100_000 * [-1], "too costly"),
+        ({"uniqueItems": True}, [{"n": n} for n in range(50_000)], "too costly"),
         ({"unevaluatedProperties": False, "properties": {"a": {}}}, {"b": 1}, "'b' was unexpected"),
     ],
 )
-def test_expressions_of_a_schema_count(schema: dict[str, Any], output: Any, words: str | None) -> None:
-    """What does not match has failed; an expression that takes exponential time is given up, and told."""
+def test_costly_schemas_count(schema: dict[str, Any], output: Any, words: str | None) -> None:
+    """What does not match has failed; a check that takes exponential time is given up, and told."""
     outcome = judged(schema, output)
 
     assert (outcome.status is TurnStatus.COMPLETED) == (words is None)

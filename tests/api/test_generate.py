@@ -282,11 +282,14 @@ async def test_a_client_that_leaves_ends_its_job_only_when_it_said_so(server: Se
 # A client that repeats its POST after a cut
 
 
-async def test_a_post_that_comes_back_starts_nothing(server: Server) -> None:
+@pytest.mark.parametrize(("query", "headers"), [("", {"Last-Event-ID": "1"}), ("?lastEventId=1", {})])
+async def test_a_post_that_comes_back_starts_nothing(
+    server: Server, query: str, headers: dict[str, str]
+) -> None:
     """With `Last-Event-ID` the same prompt's job goes on after that event, as some libraries do it."""
     whole = await server.generate("hello")
     body = {"session_id": "s", "prompt": "hello"}
-    rest = await server.ask("POST", "/generate/v2", json=body, headers={"Last-Event-ID": "1"})
+    rest = await server.ask("POST", f"/generate/v2{query}", json=body, headers=headers)
     jobs = (await server.ask("GET", "/generate/v2/jobs")).json["count"]
 
     assert rest.headers["X-Task-Id"] == whole.headers["X-Task-Id"]

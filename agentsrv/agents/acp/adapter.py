@@ -34,7 +34,7 @@ from agentsrv.agents.contract import BackgroundTask, Effect, Question
 from agentsrv.agents.memory import MAX_ID_CHARACTERS, as_id, bounded, restored, state_of
 from agentsrv.agents.questions import with_plain_id
 from agentsrv.agents.reading import NOTHING, UNREADABLE, read_odd
-from agentsrv.agents.stderr import lines_of
+from agentsrv.agents.stderr import error_in
 from agentsrv.agents.updates import as_text
 from agentsrv.jsontext import as_object, dump, is_utf8
 from agentsrv.model import Answer, Outcome, PermissionMode, TurnId, TurnOptions, TurnStatus
@@ -178,8 +178,8 @@ class AcpAdapter:
         return self._asked(id_, method, {}, line)
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
-        errors = [text for text in lines_of(stderr) if text.lower().startswith("error")]
-        return (errors[-1][:500], "agent_error") if errors else None
+        error = error_in(stderr)
+        return None if error is None else (error, "agent_error")
 
     def _read(self, found: dict[str, Any], line: bytes) -> Effect | None:
         method, id_, params = found.get("method"), found.get("id"), as_object(found.get("params"))

@@ -41,7 +41,7 @@ from agentsrv.agents.memory import as_id, note, remember, restored, state_of
 from agentsrv.agents.questions import own_id, question_id, with_plain_id
 from agentsrv.agents.questions import title as title_of
 from agentsrv.agents.reading import NOTHING, UNREADABLE, read_odd
-from agentsrv.agents.stderr import lines_of
+from agentsrv.agents.stderr import error_in
 from agentsrv.jsontext import as_object, dump, is_utf8, load_object
 from agentsrv.model import Answer, Outcome, PermissionMode, TurnId, TurnOptions, TurnStatus
 
@@ -361,8 +361,8 @@ class ClaudeAdapter:
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
         if "Not logged in" in stderr:
             return NOT_LOGGED_IN, "agent_not_authenticated"
-        lines = [text for text in lines_of(stderr) if text.lower().startswith("error")]
-        return (lines[-1][:500], "agent_error") if lines else None
+        error = error_in(stderr)
+        return None if error is None else (error, "agent_error")
 
 
 def _mode_request(mode: PermissionMode) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from agentsrv.agents.model_servers import ModelServer
 from agentsrv.agents.questions import question_id, with_plain_id
 from agentsrv.agents.questions import title as title_of
 from agentsrv.agents.reading import NOTHING, UNREADABLE, read_odd
-from agentsrv.agents.stderr import lines_of
+from agentsrv.agents.stderr import error_in
 from agentsrv.jsontext import as_object, dump, is_utf8, load_object
 from agentsrv.model import (
     Answer,
@@ -402,8 +402,8 @@ class CodexAdapter:
         return Effect(event=line, reply=dump(reply) + b"\n")
 
     def explain_exit(self, stderr: str) -> tuple[str, str] | None:
-        errors = [text for text in lines_of(stderr) if text.lower().startswith("error")]
-        return (errors[-1][:500], "agent_error") if errors else None
+        error = error_in(stderr)
+        return None if error is None else (error, "agent_error")
 
 
 def _without_images(line: bytes) -> bytes:

@@ -62,10 +62,13 @@ class Generate(Struct, kw_only=True):
     on_disconnect: Literal["continue", "cancel"] = "continue"
 
 
-class Follow(Struct, kw_only=True):
+class ComeBack(Struct, kw_only=True):
+    last_event_id: SeqText = field(name="lastEventId", default="")
+
+
+class Follow(ComeBack, kw_only=True):
     format: Format = "native"
     after: SeqText = ""
-    last_event_id: SeqText = field(name="lastEventId", default="")
     times: bool = False
 
 
