@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import HttpVersion11, web
 
+from agentsrv.api.access_log import IS_KNOWN
 from agentsrv.api.fields import convert, convert_strictly, convert_text
 from agentsrv.api.keys import CONFIG, LARGE_BODIES, PARSING, THREADS
 from agentsrv.api.strict_json import parse_json
@@ -111,8 +112,10 @@ async def in_time(request: web.Request, reading: Awaitable[V]) -> V:
 
 
 def require_size(request: web.Request, size: int) -> None:
-    """Raises TooLarge for a body of more than `MAX_BODY_BYTES`."""
+    """Raises TooLarge for a body of more than `MAX_BODY_BYTES`; without a key none has a place among the large ones."""
     limit = request.app[CONFIG].max_body_bytes
+    if IS_KNOWN not in request:
+        limit = min(limit, LARGE_BYTES)
     if size > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")
 
@@ -142,7 +145,7 @@ def _require_json(request: web.Request) -> None:
 async def _room(request: web.Request) -> AsyncIterator[None]:
     """Wait in line to read a large body, or one that does not say its size. Its sender waits meanwhile, too."""
     size = request.content_length if request.body_exists else 0
-    if size is not None and size <= LARGE_BYTES:
+    if IS_KNOWN not in request or (size is not None and size <= LARGE_BYTES):
         yield
         return
     room = request.app[LARGE_BODIES]

@@ -94,3 +94,20 @@ async def test_refused_bodies_leave_their_places(server: Server) -> None:
         assert refused.status == 400
 
     assert (await server.generate(LARGE)).status == 200
+
+
+async def test_strangers_take_no_place(server: Server) -> None:
+    """Without a key a body is small, also when it does not say how long it is."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield LARGE.encode()
+
+    headers = {"Content-Type": "application/json"}
+    path = "/auth/codes/redeem"
+    await occupy(server, MAX_LARGE_BODIES)
+    small = await server.ask("POST", path, json={"code": "x", "name": "n"}, key=None)
+    large = await server.ask("POST", path, data=LARGE + "x", headers=headers, key=None)
+    unsaid = await server.ask("POST", path, data=chunks(), headers=headers, key=None)
+
+    assert (small.status, large.status, unsaid.status) == (403, 413, 413)
