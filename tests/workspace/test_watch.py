@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import select
 import shutil
@@ -173,6 +174,15 @@ def test_changes_are_told(watched: Watched, base: Path) -> None:
     watched.until(("modified", "src/a"))
     (base / "src/a").rename(base / "b")
     watched.until(("deleted", "src/a"), ("added", "b"))
+
+
+def test_what_is_written_through_a_mapping_is_told(watched: Watched, base: Path) -> None:
+    """As linkers and databases write."""
+    (base / "mapped").write_bytes(b"a" * 5000)
+    watched.until(("added", "mapped"))
+    with open(base / "mapped", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[0] = 98
+    watched.until(("modified", "mapped"))
 
 
 def test_new_directories_are_watched_too(watched: Watched, base: Path) -> None:

@@ -54,7 +54,9 @@ GIT_STATE = frozenset({"HEAD", "index", "packed-refs", "FETCH_HEAD"})
 """Files of a git directory that say: branch, commit or index are others now."""
 
 GONE = inotify.DELETE | inotify.MOVED_FROM
-MASK = GONE | inotify.CREATE | inotify.MOVED_TO | inotify.MODIFY | inotify.ATTRIB | inotify.ONLY_DIRECTORY
+# What is written through a mapping is told only when the file is closed.
+WRITTEN = inotify.MODIFY | inotify.CLOSE_WRITE | inotify.ATTRIB
+MASK = GONE | inotify.CREATE | inotify.MOVED_TO | WRITTEN | inotify.ONLY_DIRECTORY
 
 Kind = Literal["added", "modified", "deleted"]
 
