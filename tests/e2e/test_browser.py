@@ -36,6 +36,7 @@ window.follow = async (body) => {
   while (!seen.at(-1)?.done) {
     try {
       const answer = await fetch(url, options);
+      if (!answer.ok) throw answer.status;
       url = `${server}/generate/v2/jobs/${answer.headers.get("X-Task-Id")}/stream`;
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = "", part; !(part = await reader.read()).done; ) {

@@ -9,13 +9,14 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError
 
 from tests.conftest import ServerMaker
 from tests.kit import KEY, Server, open_files, wait_for_at_most
-from tests.terminal_client import TerminalClient, terminal
+from tests.terminal_client import TerminalClient, get_token, terminal
 
 SECRET = "terminal-secret-0123456789abcdefghij"
 CONNECTS = 1000
@@ -24,32 +25,23 @@ AT_ONCE = 50
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
-def token_for(terminal_id: str, *, key: str = SECRET) -> str:
-    """A token as the server makes it; most of the work of the flood is not to be its own."""
-    claims = {
-        "exp": int(time.time()) + 60,
-        "iat": int(time.time()),
-        "aud": "terminal",
-        "scope": "terminal",
-        "jti": uuid.uuid4().hex,
-        "terminalId": terminal_id,
-        "deploymentId": "local-dev",
-        "cwd": None,
-        "readOnly": False,
-    }
-    return jwt.encode(claims, key, "HS256")
+def token_for(terminal_id: str, made: dict[str, Any], *, key: str = SECRET) -> str:
+    """A token like one that the server has made; most of the work of the flood is not to be its own."""
+    now = int(time.time())
+    own = {"exp": now + 60, "iat": now, "jti": uuid.uuid4().hex, "terminalId": terminal_id}
+    return jwt.encode({**made, **own}, key, "HS256")
 
 
-def flood() -> Iterator[str]:
+def flood(made: dict[str, Any]) -> Iterator[str]:
     """Tokens: of ten, six are forged, two are for terminals that would be too many, two for one that runs."""
     for number in range(CONNECTS):
         match number % 10:
             case 0 | 5:
-                yield token_for("shared")
+                yield token_for("shared", made)
             case 1 | 6:
-                yield token_for(f"more-{number}")
+                yield token_for(f"more-{number}", made)
             case _:
-                yield token_for("shared", key="x" * 40)
+                yield token_for("shared", made, key="x" * 40)
 
 
 async def connect(client: ClientSession, server: Server, token: str) -> int:
@@ -62,7 +54,8 @@ async def connect(client: ClientSession, server: Server, token: str) -> int:
 
 
 async def connect_all(client: ClientSession, server: Server) -> Counter[int]:
-    tokens = flood()
+    token = await get_token(client, server.port, KEY)
+    tokens = flood(jwt.decode(token, options={"verify_signature": False}))
 
     async def work() -> Counter[int]:
         return Counter([await connect(client, server, token) for token in tokens])
