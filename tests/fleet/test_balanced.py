@@ -6,10 +6,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
 
-from tests.fleet.kit import FleetOfServers, fleet_of, free_port, home_of, wait_for_peers
+from tests.fleet.kit import FleetOfServers, fleet_of, free_port, home_of, servers_of, wait_for_peers
 from tests.kit import TIMEOUT_S, Server, script, wait_until, write_fake_agent
 
 pytestmark = pytest.mark.tools
@@ -160,3 +163,37 @@ def test_files_are_somebodys(fleet: FleetOfServers, balanced: Server) -> None:
     }
     assert {"server=b": 200, "session_id=on-b": 200, "server=a": 404, "server=nobody": 400} == statuses
     assert 200 == balanced.ask("GET", "/filesystem/files?path=b-only", X_Session_Id="on-b").status
+    terminals = [
+        balanced.ask("POST", "/terminal/token", {"deploymentId": "local-dev", **more}).json
+        for more in ({}, {"server": "b"}, {"session_id": "on-b"})
+    ]
+    assert "server_required" == terminals[0]["code"]
+    assert ["b", "b"] == [claims_in(made["token"])["srv"] for made in terminals[1:]]
+
+
+def claims_in(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+def test_fork_is_where_its_source_is(fleet: FleetOfServers, balanced: Server) -> None:
+    """Under a new id; one that is at home elsewhere is taken."""
+    for session, server in (("source", "a"), ("taken", "b")):
+        assert 201 == balanced.ask("POST", "/sessions", {"sessionId": session, "server": server}).status
+    assert "completed" == balanced.generate(script("say hello"), "source").rest()[-1].json["status"]
+    forks = [balanced.ask("POST", "/sessions/source/fork", {"sessionId": id_}) for id_ in ("fork", "taken")]
+
+    assert [(201, None), (409, "session_elsewhere")] == [(one.status, one.json.get("code")) for one in forks]
+    assert ["a"] * 3 == [home_of(server, "fork") for server in fleet.servers.values()]
+
+
+def test_shared_workspace_is_everybodys(fleet: FleetOfServers, tmp_path: Path) -> None:
+    """`WORKSPACE_SHARED`: whoever is asked about files answers; nobody has to say whose."""
+    server = fleet.start("shared", WORKSPACE_SHARED="true", ACCEPTS_SESSIONS="false")
+    try:
+        wait_until(lambda: sum(one["accepts"] for one in servers_of(server).values()) == 3)
+        assert 201 == server.ask("POST", "/filesystem/directory", {"path": "here"}).status
+        assert (server.workspace.parent / "here").is_dir()
+    finally:
+        server.close()
+        del fleet.servers["shared"]

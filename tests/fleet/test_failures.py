@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,12 @@ def test_redis_that_is_away(fleet: FleetOfServers, pair: tuple[Server, Server]) 
     assert "running" == door.job(task)["status"]
     assert door.stop().status == 200
     assert "completed" == door.generate("Hello").rest()[-1].json["status"]
+    home.kill9()
+    silent = door.ask("GET", "/sessions/never")
+    assert (503, "redis_unavailable") == (silent.status, silent.json["code"]), (
+        "not all have said that it is not"
+    )
+    home.start()
 
     fleet.redis.start()
     wait_for_peers(home, door)
@@ -249,6 +256,38 @@ def test_home_that_takes_connections_late(fleet: FleetOfServers) -> None:
         assert ["completed"] * 4 == [door.ended_job(job.result())["status"] for job in asked]
         stream.close()
         gate.cut()
+
+
+def test_door_that_stops(pair: tuple[Server, Server]) -> None:
+    """What it passes on ends in order, and goes on at the home."""
+    home, door = pair
+    task = door.start_job(script("say one", "hang"))
+    stream = door.follow(task)
+    seen = stream.take(3)
+    assert 0 == door.terminate()
+    seen = stream.rest()
+
+    assert stream.is_whole
+    assert 200 == home.stop().status
+    rest = home.follow(task, after=seen[-1].id).rest()
+    assert [event.id for event in seen + rest] == list(range(1, len(seen + rest) + 1))
+
+
+def test_server_that_joins_a_fleet(fleet: FleetOfServers) -> None:
+    """Its sessions and jobs from before, whose ids tell no server, are found by all."""
+    home = fleet.add("home")
+    alone = {"SERVER_NAME", "REDIS_URL", "SERVER_URL"}
+    before = replace(home, settings={k: v for k, v in home.settings.items() if k not in alone}).start()
+    task = before.start_job(script("say hello"))
+    before.ended_job(task)
+    before.terminate()
+    door = fleet.add("door", ACCEPTS_SESSIONS="false")
+    wait_for_peers(home.start(), door.start())
+
+    assert "home" == home_of(door, "s")
+    for server in (door, home, door):
+        assert "completed" == server.job(task)["status"]
+    assert "done" == door.follow(task).rest()[-1].type
 
 
 def test_hundred_at_once_make_one(fleet: FleetOfServers) -> None:

@@ -8,6 +8,9 @@ import tarfile
 
 import pytest
 
+from agentsrv.access import EVERYTHING, Caller
+from agentsrv.api import hop
+from agentsrv.config import Config
 from bench.files import upload
 from tests.fleet.kit import FleetOfServers, home_of
 from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
@@ -82,6 +85,38 @@ def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
     # A line of the access log is written when an answer has ended.
     wait_until(lambda: f"GET /generate/v2/jobs/{task}/stream" in home.log, what="the home's answer ends")
     assert door.stop("left").status == 200
+
+
+def test_who_does_not_know_the_secret_is_no_server(home: Server, door: Server) -> None:
+    """A hop, and whose request it is, are believed with the fleet's secret only; with it nothing is passed on again."""
+    everything = hop.told(Caller("mallory", EVERYTHING, b""))
+    config = Config.from_env({"API_KEY": KEY, "SERVER_NAME": "x", "REDIS_URL": "redis://localhost"})
+    secret = hop.secret_of(config).decode()
+    assert 201 == door.ask("POST", "/sessions", {"sessionId": "mine", "server": "home"}).status
+    for server in (home, door):
+        forged = {"X_Agentsrv_Hop": "0" * len(secret), "X_Agentsrv_Caller": everything}
+        assert 401 == server.ask("GET", "/sessions/mine", Authorization="", **forged).status
+        assert 200 == server.ask("GET", "/sessions/mine", **forged).status
+        assert 401 == server.ask("GET", "/sessions/mine", Authorization="", X_Agentsrv_Hop=secret).status
+
+    told = {"Authorization": "", "X_Agentsrv_Hop": secret, "X_Agentsrv_Caller": everything}
+    assert (200, 404) == tuple(one.ask("GET", "/sessions/mine", **told).status for one in (home, door))
+
+
+def test_request_is_its_callers(home: Server, door: Server) -> None:
+    """Whoever it says that it is from: the door has looked at its key, and tells the home whose it is."""
+    forged = {"X_Agentsrv_Caller": hop.told(Caller("mallory", EVERYTHING, b""))}
+    made = door.ask("POST", "/auth/tokens", {"name": "phone"}).json
+    assert 201 == door.ask("POST", "/sessions", {"sessionId": "whose", "server": "home"}).status
+    for headers in ({}, {"Authorization": f"Bearer {made['token']}"}):
+        assert 200 == door.ask("PUT", "/sessions/whose", {"name": "x"}, **headers, **forged).status
+
+    def told() -> list[str]:
+        entries = home.ask("GET", "/audit").json["entries"]
+        return [one["key"] for one in entries if one["target"] == "whose"]
+
+    wait_until(lambda: len(told()) == 2, what="the audit log is written, a moment later")
+    assert ["phone", "API_KEY"] == told()
 
 
 def test_clashes_are_counted_for_all_and_named_with_a_key(
