@@ -1,7 +1,7 @@
 /* The page's shell, so that it opens without a network: its files are kept, nothing of what the server says ever is. */
 
-const CACHE = "shell-f890da9af4b5";
-const FILES = ["chunk-QCE2AT7Y.js","chunk-SQE76S5B.js","highlight-KRLUTOAC.js","icon.svg","main-KOPRRNB2.css","main-OZXDPDNW.js","manifest.webmanifest","screen-WRX6Z3VU.js"];
+const CACHE = "shell-f2f17484c0bf";
+const FILES = ["chunk-QCE2AT7Y.js","chunk-SQE76S5B.js","highlight-KRLUTOAC.js","icon.svg","main-OR4FZE3T.css","main-R4JXKSPC.js","manifest.webmanifest","screen-WRX6Z3VU.js"];
 /* Scripts are asked for with other headers than those that the answer varies by: it is the same file. */
 const ANY = { ignoreVary: true };
 

@@ -7,7 +7,9 @@ import { fileHash, route, sessionHash } from "../src/model/route.ts";
 import { byDay, bySession } from "../src/model/usage.ts";
 import { ansi } from "../src/text/ansi.tsx";
 import { changedWords } from "../src/text/words.ts";
+import { ApiError } from "../src/api/http.ts";
 import type { Job } from "../src/api/types.ts";
+import { explain } from "../src/view/Problem.tsx";
 
 const html = (nodes: unknown) => render(<div>{nodes as preact.ComponentChildren}</div>);
 const plain = (nodes: unknown) => html(nodes).replace(/<[^>]*>/g, "");
@@ -45,6 +47,11 @@ test("any bytes of a terminal give text without control characters", () => {
     const text = Array.from({ length: 40 }, () => letters[Math.floor(next() * letters.length)]).join("");
     assert.doesNotMatch(plain(ansi(text)), /[\u0000-\u0008\u000b-\u001f]/);
   }
+});
+
+test("what is refused for where it comes from names the setting that lets it in", () => {
+  assert.match(explain(new ApiError(403, "host_not_allowed", "evil.example")), /ALLOWED_HOSTS\. evil\.example$/);
+  assert.match(explain(new ApiError(403, "origin_not_allowed", "http://a")), /PUBLIC_URL, .*ALLOWED_ORIGINS\. http:\/\/a$/);
 });
 
 test("the words that changed are marked, and the line is whole", () => {

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.tools
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+NAMES = """
+    [...document.querySelectorAll('a[data-status] > span:nth-child(2)')]
+    .filter(one => one.offsetParent).map(one => one.innerText)
+"""
+"""Of the sessions that are listed."""
 WAITS = script("await-steer", "hang")
 
 
@@ -99,6 +104,51 @@ async def test_j_and_k_go_from_turn_to_turn(server: Server, page: Page) -> None:
     for key, prompt in (("k", "three"), ("k", "two"), ("j", "three"), ("k", "two"), ("k", "one")):
         await press(page, key)
         await page.until(TOP, starts_with(prompt))
+
+
+async def test_sessions_are_found_and_put_away(server: Server, page: Page) -> None:
+    """By a word of where they work; several at once go to the archive, and one comes back."""
+    for name in ("alpha", "beta", "gamma"):
+        directory = server.workspace / ("shop" if name != "gamma" else "blog")
+        directory.mkdir(exist_ok=True)
+        body = {"sessionId": name, "name": name, "cwd": str(directory)}
+        assert server.ask("POST", "/sessions", body).status == 201
+    await page.resize(1440, 900)
+    await open_console(page, server)
+    await fill(page, "input[type=search]", "shop")
+    await page.until(NAMES, lambda names: sorted(names) == ["alpha", "beta"])
+    await click(page, "button[title='Choose several']")
+    await click(page, "button", "All")
+    await click(page, "button", "Archive 2")
+    await shows(page, "No session fits.")
+    await click(page, "button[title='Archived sessions']")
+    await page.until(NAMES, lambda names: sorted(names) == ["alpha", "beta"])
+    await click(page, "button[title='Choose several']")
+    await click(page, "input[aria-label=beta]")
+    await click(page, "button", "Take back 1")
+    await page.until(NAMES, lambda names: names == ["alpha"])
+
+    found = {
+        one["id"]: one["archivedAt"] for one in server.ask("GET", "/sessions?archived=true").json["sessions"]
+    }
+    assert list(found) == ["alpha"]
+
+
+async def test_words_are_found_wherever_they_were_said(server: Server, page: Page) -> None:
+    """/ and a word: so many places, and the last one is in the window; Enter leads to the one before."""
+    for prompt in ("the needle", *(f"{n} is hay" for n in range(12)), "a Needle again"):
+        server.ended_job(server.start_job(prompt))
+    await open_console(page, server, "#/s/s")
+    await page.until(f"({ROWS}).at(-1)", lambda text: text and "done" in text)
+    await page.value("document.activeElement.blur()")
+    await press(page, "/")
+    await fill(page, "input[aria-label='Find in this conversation']", "needle")
+    await shows(page, "4 of 4")
+    await page.type("\r")
+    await shows(page, "3 of 4")
+    for _ in range(2):
+        await page.type("\r")
+    await page.until(TOP, starts_with("the needle"))
 
 
 async def test_an_effort_is_chosen_for_a_prompt(server: Server, page: Page) -> None:

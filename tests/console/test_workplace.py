@@ -85,6 +85,25 @@ async def test_the_work_in_a_worktree_is_merged(server: Server, page: Page) -> N
     assert (repository / "made.txt").exists()
 
 
+async def test_work_that_would_be_lost_is_named_before_it_is(server: Server, page: Page) -> None:
+    """A session whose worktree has changes is deleted only when I say so twice."""
+    repository = make_repository(server.workspace / "app")
+    commit(repository)
+    server.ended_job(server.start_job("hello", cwd=str(repository), use_worktree=True))
+    worktree = Path(server.ask("GET", "/sessions/s").json["worktree"])
+    (worktree / "made.txt").write_text("by the agent")
+    await open_console(page, server, "#/s/s/details")
+    await page.value("window.confirm = () => true")
+    await click(page, "button", "Delete…")
+    await shows(page, "made.txt")
+    assert worktree.exists()
+    await click(page, "button", "Delete all the same")
+    await page.until("location.hash", lambda place: place == "#/sessions")
+
+    assert not worktree.exists()
+    assert server.ask("GET", "/sessions/s").status == 404
+
+
 def commit(directory: Path) -> None:
     for command in ("add .", "-c user.name=ada -c user.email=a@b.c commit -qm more"):
         subprocess.run(["git", *command.split()], cwd=directory, check=True)

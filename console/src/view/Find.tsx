@@ -11,6 +11,13 @@ export function Find({ conversation }: { conversation: Conversation }) {
   const at = useSignal(-1);
   conversation.version.value;
   const found = matching(conversation.transcript.rows, words.value);
+  /** The last place first: it is what somebody has just read. */
+  const look = (text: string) => {
+    const places = matching(conversation.transcript.rows, text);
+    words.value = text;
+    at.value = places.length - 1;
+    conversation.goTo(places.at(-1));
+  };
   const go = (step: number) => {
     if (found.length === 0) return;
     at.value = (at.value + step + found.length) % found.length;
@@ -26,8 +33,8 @@ export function Find({ conversation }: { conversation: Conversation }) {
   return (
     <div class={styles["find"]} role="search">
       <input type="search" aria-label={t("find.title")} placeholder={t("find.title")} ref={(field) => field?.focus()}
-        onInput={(event) => { words.value = event.currentTarget.value; at.value = found.length; }} onKeyDown={onKey} />
-      <span class="quiet" role="status">{words.value === "" ? "" : t("find.count", { at: Math.max(0, Math.min(at.value, found.length - 1)) + (found.length > 0 ? 1 : 0), all: found.length })}</span>
+        onInput={(event) => look(event.currentTarget.value)} onKeyDown={onKey} />
+      <span class="quiet" role="status">{words.value === "" ? "" : t("find.count", { at: Math.min(at.value, found.length - 1) + 1, all: found.length })}</span>
       <button type="button" class="icon-button" aria-label={t("find.previous")} onClick={() => go(-1)}><Icon name="up" /></button>
       <button type="button" class="icon-button" aria-label={t("find.next")} onClick={() => go(1)}><Icon name="down" /></button>
       <button type="button" class="icon-button" aria-label={t("close")} onClick={close}><Icon name="close" /></button>
