@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import files, fleet, frames, git, history, python_client, rows, strangers, terminal
+from bench import faces, files, fleet, frames, git, history, python_client, rows, strangers, terminal
 from bench.rows import Row
 
 ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -40,6 +40,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "r": fleet.fleet,
     "s": frames.frames,
     "t": strangers.strangers,
+    "u": faces.faces,
 }
 
 

@@ -101,9 +101,10 @@ class HttpConnection:
     @property
     def idle_s(self) -> float:
         """For how long it has said nothing; 0 while somebody reads a stream of it."""
+        now = self._loop.time()
         if any(stream.has_reader for stream in self._streams.values()):
-            self._used_at = self._loop.time()
-        return self._loop.time() - self._used_at
+            self._used_at = now
+        return now - self._used_at
 
     async def take(self, message: dict[str, Any]) -> None:
         """A message in which nothing is wrong. Its answer comes on a stream. Raises LimitReached."""
@@ -189,10 +190,14 @@ class HttpConnections:
         self._open.pop(connection.id, None)
         await connection.close()
 
+    async def end_idle(self, idle_s: float = IDLE_S) -> None:
+        """Those that have been idle for longer."""
+        for connection in list(self._open.values()):
+            if connection.idle_s > idle_s:
+                await self._end(connection)
+
     async def _sweep(self) -> None:
         while self._open:
             await asyncio.sleep(IDLE_S / 4)
-            for connection in list(self._open.values()):
-                if connection.idle_s > IDLE_S:
-                    await self._end(connection)
+            await self.end_idle()
         self._is_sweeping = False

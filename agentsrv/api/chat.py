@@ -13,11 +13,10 @@ from agentsrv.api.bodies import held_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import CHAT, TURNS
-from agentsrv.api.openai import error_of, message_of, note_prompt, refusing, session_of
+from agentsrv.api.openai import error_of, message_of, note_prompt, refusing, schema_of, session_of
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, ModelList
 from agentsrv.api.sse import frame_of, stream_frames
-from agentsrv.errors import invalid_field
 from agentsrv.faces.chat import (
     Wanted,
     chunk_of,
@@ -104,19 +103,9 @@ def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
         cwd=body.cwd,
         effort=body.reasoning_effort,
         permission_mode=body.permission_mode,
-        output_schema=_schema_of(body.response_format),
+        output_schema=schema_of("response_format", body.response_format, inside="json_schema"),
         message_id=request.headers.get("Idempotency-Key"),
     )
-
-
-def _schema_of(format: dict[str, Any] | None) -> dict[str, Any] | None:
-    if format is None or format.get("type") == "text":
-        return None
-    described = format.get("json_schema")
-    schema = described.get("schema") if isinstance(described, dict) else None
-    if format.get("type") != "json_schema" or not isinstance(schema, dict):
-        raise invalid_field("response_format", 'must be {"type": "json_schema", "json_schema": {"schema"}}')
-    return schema
 
 
 # fmt: off

@@ -16,13 +16,16 @@ from agentsrv.api.audit import note
 from agentsrv.api.refusals import error_response
 from agentsrv.errors import AgentsrvError, invalid_field
 from agentsrv.faces.chat import Message
+from agentsrv.jsontext import as_object
 from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
 
 MESSAGES = uuid.UUID("0f4c1a52-7c0e-5b7e-9b1f-5a9c2f6f3c77")
 """The namespace of sessions that a message has begun."""
 
-SESSION_HEADERS = ("X-Session-Id", "X-OpenWebUI-Chat-Id", "X-Conversation-Id")
-"""How chat programs tell which conversation a request is of."""
+CHAT_HEADERS = ("X-OpenWebUI-Chat-Id", "X-Conversation-Id")
+"""How chat programs tell which conversation a request is of, by names of their own."""
+
+SESSION_HEADERS = ("X-Session-Id", *CHAT_HEADERS)
 
 Handling = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -61,16 +64,23 @@ def session_of(
     }
     named["metadata.session_id"] = (metadata or {}).get("session_id")
     for field, value in named.items():
-        if value:
-            if not isinstance(value, str) or not re.match(SESSION_ID_PATTERN, value):
-                raise invalid_field(field, "names no session: letters, digits, dots, dashes and underscores")
+        if isinstance(value, str) and re.match(SESSION_ID_PATTERN, value):
             return SessionId(value)
+        if value and field in CHAT_HEADERS:
+            # Open WebUI calls its temporary chats `local:...`, for example.
+            return _named_after("chat", str(value))
+        if value:
+            raise invalid_field(field, "names no session: letters, digits, dots, dashes and underscores")
     if user:
         # Any text, an address perhaps: who has no other name for a conversation has one for each user.
-        return SessionId(f"user-{sha256(user.encode()).hexdigest()[:32]}")
+        return _named_after("user", user)
     # The same message again is of the same session, though its client has no name for that.
     message_id = request.headers.get("Idempotency-Key")
     return SessionId(f"chat-{uuid.uuid5(MESSAGES, message_id)}") if message_id else None
+
+
+def _named_after(kind: str, text: str) -> SessionId:
+    return SessionId(f"{kind}-{sha256(text.encode(errors='replace')).hexdigest()[:32]}")
 
 
 def message_of(role: str, parts: str | list[dict[str, Any]] | None, field: str) -> Message:
@@ -88,6 +98,17 @@ def message_of(role: str, parts: str | list[dict[str, Any]] | None, field: str) 
         else:
             raise invalid_field(f"{field}.content.{place}", "must be text, or an image as a data: URL")
     return Message(role, "\n".join(texts), tuple(images))
+
+
+def schema_of(field: str, wanted: Any, inside: str | None = None) -> dict[str, Any] | None:
+    """The schema that an answer is to have. `inside`: where in `wanted` it is, if not in that itself."""
+    wanted = as_object(wanted) if wanted is not None else {"type": "text"}
+    if wanted.get("type") == "text":
+        return None
+    schema = as_object(wanted.get(inside) if inside else wanted).get("schema")
+    if wanted.get("type") != "json_schema" or not isinstance(schema, dict):
+        raise invalid_field(field, 'must be of the type "json_schema", and have a "schema"')
+    return schema
 
 
 def note_prompt(request: web.Request, turn: Turn, text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from agentsrv.api.bodies import held_body, read_body, read_optional_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import RESPONSES, TURNS
-from agentsrv.api.openai import message_of, note_prompt, refusing, session_of
+from agentsrv.api.openai import message_of, note_prompt, refusing, schema_of, session_of
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import CompletionRefused
 from agentsrv.api.schemas.responses import (
@@ -138,9 +138,12 @@ def _conversation(request: web.Request) -> str:
     return request.match_info["conversation_id"]
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 def _frames(events: list[Event]) -> bytes:
     return b"".join(
-        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event)) for event in events
+        [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event)) for event in events]
     )
 
 
@@ -159,7 +162,7 @@ def _wanted(request: web.Request, body: CreateResponse) -> Wanted:
         cwd=body.cwd,
         effort=None if body.reasoning is None else body.reasoning.effort,
         permission_mode=body.permission_mode,
-        output_schema=_schema_of((body.text or {}).get("format")),
+        output_schema=schema_of("text.format", (body.text or {}).get("format")),
         mcp_servers=_servers_of(body.tools or []),
         message_id=request.headers.get("Idempotency-Key"),
         notes=notes,
@@ -194,17 +197,6 @@ def _messages(input: str | list[dict[str, Any]]) -> list[Message]:
 
 def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-def _schema_of(format: Any) -> dict[str, Any] | None:
-    if format is None or (isinstance(format, dict) and format.get("type") == "text"):
-        return None
-    schema = (
-        format.get("schema") if isinstance(format, dict) and format.get("type") == "json_schema" else None
-    )
-    if not isinstance(schema, dict):
-        raise invalid_field("text.format", 'must be {"type": "json_schema", "schema"}')
-    return schema
 
 
 def _servers_of(tools: list[dict[str, Any]]) -> dict[str, Any] | None:

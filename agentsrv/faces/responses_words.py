@@ -175,6 +175,7 @@ class _Text:
             "content_index" if is_message else "summary_index": 0,
         }
         self._logprobs: dict[str, Any] = {"logprobs": []} if is_message else {}
+        self._delta = self._event(f"{self._text_event}.delta", **self._logprobs)
 
     def value(self, status: str) -> dict[str, Any]:
         item = {"id": self._id, "type": self.kind, "status": status}
@@ -193,7 +194,7 @@ class _Text:
     def add(self, piece: str, *, is_kept: bool = True) -> Event:
         if is_kept:
             self._pieces.append(piece)
-        return self._event(f"{self._text_event}.delta", delta=piece, **self._logprobs)
+        return {**self._delta, "delta": piece}
 
     def end(self) -> list[Event]:
         part = self._part()

@@ -405,3 +405,16 @@ def test_call_that_has_ended_is_not_remembered() -> None:
         sizes.append(len(json.dumps(adapter.state())))
 
     assert sizes == sizes[:1] * 50
+
+
+def test_models_are_told_of_with_the_conversation() -> None:
+    """For `GET /agents`: each once, by the agent's own name."""
+    told: list[tuple[str, ...]] = []
+    user = User(AcpAdapter(AGENTS["kimi"], "/w", None, {}, told.append), TurnOptions())
+    options = [{"value": name, "name": name.upper()} for name in ("a", "b")]
+    model = {"id": "model", "category": "model", "currentValue": "a", "options": options}
+    user.begin()
+    user.hear(answer("initialize", {}))
+    user.hear(answer("session-new", {"sessionId": "c", "configOptions": [model]}))
+
+    assert told == [("a", "b")]

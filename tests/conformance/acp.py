@@ -23,6 +23,7 @@ class AcpDialect:
 
     models: its own default, and another one; None where none can be asked for.
     asks: it can be made to ask for leave. `counts`: it tells what its model has used. `says_why` a turn has failed.
+    lists_models: it tells which it has. `question`: its tool to ask its user something.
     """
 
     name: str
@@ -32,6 +33,8 @@ class AcpDialect:
     asks: bool = True
     counts: bool = True
     says_why: bool = True
+    lists_models: bool = True
+    question: str | None = None
 
     @property
     def path(self) -> Path:
@@ -135,7 +138,7 @@ GEMINI = AcpDialect("gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini)
 OPENCODE = AcpDialect("opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode)
 QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen)
 COPILOT = AcpDialect("copilot", ("fake-1", None), ChatApi, _copilot)
-KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False)
+KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False, question="AskUserQuestion")
 VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe)
 PI = AcpDialect("pi", ("fake/fake-1", "fake/fake-2"), ChatApi, _pi, asks=False, counts=False, says_why=False)
 

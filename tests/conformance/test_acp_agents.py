@@ -12,7 +12,7 @@ import re
 import signal
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 from tests.conformance.acp import DIALECTS, VIBE, AcpDialect
 from tests.fakes.chat_api import NEW_PROMPT
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
-from tests.kit import Answer, Server, cwd_of, is_alive, script, wait_until
+from tests.kit import Answer, Server, cwd_of, is_alive, parent_of, script, wait_until
 from tests.pictures import PNG
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
@@ -169,6 +169,51 @@ def test_question_outlives_server(session: Session) -> None:
     assert (session.directory / "allowed.txt").exists()
 
 
+def test_what_nobody_answers_is_not_done(session: Session, server_type: type[Server], tmp_path: Path) -> None:
+    """A server that gives me a second: the command does not run, and the turn goes on."""
+    if not session.dialect.asks:
+        pytest.skip("it never asks")
+    settings = session.dialect.settings(tmp_path, session.api.url) | {"PERMISSION_TIMEOUT": "1"}
+    impatient = replace(session, server=server_type(tmp_path, Path("/bin/true"), settings).start())
+    try:
+        job = impatient.turn("bash touch denied", "text as you like", permission_mode="ask")
+    finally:
+        impatient.server.close()
+
+    assert job["status"] == "completed"
+    assert not (impatient.directory / "denied").exists()
+
+
+def test_its_question_is_mine_to_answer(session: Session) -> None:
+    """Where it has a tool to ask me something: my choice reaches the model."""
+    if session.dialect.question is None:
+        pytest.skip("it has no such tool, or its client has no choice")
+    options = [{"label": label, "description": label} for label in ("Red", "Blue")]
+    asked = {"questions": [{"question": "Which colour?", "header": "Colour", "options": options}]}
+    step = f"tool {session.dialect.question} {json.dumps(asked)}"
+    stream = session.send(step, "text I see", permission_mode="ask")
+    question = session.asked(stream)
+    (entry,) = question["input"]["questions"]
+    session.answer(question, "allow", updatedInput={"answers": {entry["id"]: "Blue"}})
+
+    assert (question["kind"], session.ended(stream)["result"]) == ("question", "I see")
+    assert "Blue" in session.known.rpartition("answers")[2]
+
+
+def test_second_prompt_waits_for_the_first(session: Session) -> None:
+    """Also one that is to steer: two prompts at once some of them would drop, or end the first one."""
+    first = session.send("bash echo > began; until test -e go; do sleep 0.1; done", "text one")
+    wait_until((session.directory / "began").exists)
+    session.send("text two", if_busy="steer", background=True).close()
+    (session.directory / "go").touch()
+    one = session.ended(first)["result"]
+
+    jobs = f"/generate/v2/jobs?session_id={session.id}"
+    wait_until(lambda: len(session.server.ask("GET", jobs).json["jobs"]) == 2, what="the second job")
+    second, _ = session.server.ask("GET", jobs).json["jobs"]
+    assert (one, session.server.ended_job(second["taskId"])["result"]) == ("one", "two")
+
+
 def test_stop_ends_the_command(session: Session) -> None:
     """The command that it runs is gone when my stop is answered, and the session goes on."""
     stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
@@ -179,16 +224,21 @@ def test_stop_ends_the_command(session: Session) -> None:
     assert not is_alive(command)
 
 
-def test_it_remembers_after_its_death(session: Session) -> None:
-    """The agent is killed in the middle of a turn: that fails, all is gone, and the next one knows what was said."""
+@pytest.mark.parametrize("process", ["agent", "runner"])
+def test_it_remembers_after_its_death(session: Session, process: str) -> None:
+    """It, or its runner, is killed in the middle of a turn: all is gone, and the next one knows what was said."""
     session.turn("text first-answer")
     stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
     command = int(session.written("pid"))
-    os.kill(session.processes[0], signal.SIGKILL)
+    agent = session.processes[0]
+    os.kill(agent if process == "agent" else parent_of(agent), signal.SIGKILL)
     killed = session.ended(stream)
     again = session.turn("text here-again")
 
-    assert (killed["status"], is_alive(command)) == ("failed", False)
+    assert (killed["status"], is_alive(command)) == (
+        "failed" if process == "agent" else "interrupted",
+        False,
+    )
     assert (again["result"], "first-answer" in session.known) == ("here-again", True)
 
 
@@ -215,6 +265,8 @@ def test_failure_that_passes_is_no_part_of_the_answer(session: Session) -> None:
 
 def test_options(session: Session) -> None:
     """A model is taken by its name; what is not there is refused by name."""
+    # goose asks its provider in its first session which models there are, and knows them in the next one.
+    replace(session, id=f"{session.id}-before").turn("text ok")
     if (model := session.dialect.models[1]) is not None:
         other = session.turn("text ok", model=model)
         assert (other["result"], model.endswith(session.api.requests[-1].model)) == ("ok", True)
@@ -241,10 +293,13 @@ def test_images(session: Session) -> None:
     assert [media_type for media_type, _ in session.api.requests[-1].images] == ["image/png"]
 
 
-def test_agent_is_listed(server: Server, dialect: AcpDialect) -> None:
-    """`GET /agents` has it, with the names of its credentials and what it can do."""
+def test_agent_is_listed(session: Session, server: Server, dialect: AcpDialect) -> None:
+    """`GET /agents` has it, with the names of its credentials, what it can do, and the models that it has told of."""
+    session.turn("text ok")
     agents = {agent["name"]: agent for agent in server.ask("GET", "/agents").json["agents"]}
 
     agent = agents[dialect.name]
-    assert (agent["available"], agent["usable"] or not agent["credentials"]) == (True, True)
+    assert (agent["available"], agent["usable"], bool(agent["credentials"])) == (True, True, True)
+    assert (dialect.models[1] in agent["models"]) == dialect.lists_models
+    assert agent["version"]
     assert "bypass" in agent["permissionModes"]

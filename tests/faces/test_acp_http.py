@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from agentsrv.api.acp_http import MAX_CONNECTIONS, MAX_STREAMS
-from agentsrv.api.keys import KEYRING
+from agentsrv.api.acp_http import IDLE_S, MAX_CONNECTIONS, MAX_STREAMS
+from agentsrv.api.keys import ACP_HTTP, KEYRING
 from agentsrv.app import make_app
 from agentsrv.model import Scope
 from tests.api.kit import KEY as APP_KEY
@@ -162,6 +162,20 @@ async def test_connections_and_their_streams_are_bounded(app: AppServer) -> None
 
     assert statuses == [202, 404, 202]
     assert (full[0], full[-1]) == (202, 429)
+
+
+async def test_idle_connection_is_ended_and_one_that_is_read_is_not(app: AppServer) -> None:
+    """After a minute without a stream or a message; its client begins anew."""
+    read, idle = await opened(app), await opened(app)
+    reading = await app.client.get(url_of(app), headers=auth({**read, "Accept": "text/event-stream"}))
+    listing = {"jsonrpc": "2.0", "id": 2, "method": "session/list"}
+    await app.app[ACP_HTTP].end_idle()
+    before = [(await post(app, listing, connection)).status for connection in (read, idle)]
+    await app.app[ACP_HTTP].end_idle(0.0)
+    after = [(await post(app, listing, connection)).status for connection in (read, idle)]
+    reading.close()
+
+    assert (IDLE_S, before, after) == (60, [202, 202], [202, 404])
 
 
 async def opened(app: AppServer) -> dict[str, str]:

@@ -62,6 +62,47 @@ def test_completion_is_what_the_agent_says(claude_server: Server, client_of: Cli
     assert not any("The conversation so far" in json.dumps(prompt) for prompt in prompts)
 
 
+@pytest.mark.parametrize(
+    ("headers", "session"),
+    [
+        (
+            {"X-OpenWebUI-Chat-Id": "6f9f2a0c-6f35-4b0e-9d67-3f0f5d3c1b11"},
+            "6f9f2a0c-6f35-4b0e-9d67-3f0f5d3c1b11",
+        ),
+        ({"X-OpenWebUI-Chat-Id": "local:x2bS8dAAAB"}, "chat-"),
+        (
+            {"X-Conversation-Id": "0c1e7f6a-52d3-4c8b-8a57-9a3c6f0b2d44"},
+            "0c1e7f6a-52d3-4c8b-8a57-9a3c6f0b2d44",
+        ),
+    ],
+    ids=["Open WebUI", "a temporary chat of it", "LibreChat"],
+)
+def test_chat_programs_go_on_where_they_were(
+    shared_server: Server, client_of: ClientMaker, headers: dict[str, str], session: str
+) -> None:
+    """As docs/clients.md sets them up: their requests, with the header that names the conversation."""
+    used = []
+    words = [script("say one"), "one", script("say two")]
+    for said_so_far in (words[:1], words):
+        messages = [said(text, ("user", "assistant")[place % 2]) for place, text in enumerate(said_so_far)]
+        completions = client_of(shared_server).chat.completions
+        with completions.with_streaming_response.create(
+            model="claude-code",
+            messages=messages,
+            stream=True,
+            stream_options={"include_usage": True},
+            user="65f1c0ffee",
+            extra_headers={"X-OpenWebUI-User-Name": "Ada", **headers},
+        ) as response:
+            used.append(response.headers["X-Session-Id"])
+            response.read()
+    prompts = [event for event in shared_server.history(used[0]) if event.json.get("type") == "user"]
+
+    assert used[0] == used[1]
+    assert used[0].startswith(session)
+    assert [prompt.json["message"]["content"][0]["text"] for prompt in prompts] == [words[0], words[2]]
+
+
 def test_agent_that_was_not_there_is_told_what_was_said(server: Server, client_of: ClientMaker) -> None:
     messages = [said("My name is Ada."), said("Hello Ada.", "assistant"), said(script("say hello"))]
     with client_of(server).chat.completions.with_streaming_response.create(

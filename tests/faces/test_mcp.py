@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from tests.api.kit import make_config, serve
 from tests.conftest import OPENAI_KEY, ServerMaker
 from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
-from tests.kit import KEY, Server, script
+from tests.kit import KEY, ROOT, Server, script
 from tests.workspace.git_kit import make_repository
 
 ASK = 'ask 1 Bash {"command": "touch x"}'
@@ -179,15 +181,16 @@ async def test_key_may_do_what_its_scopes_say(tmp_path: Path) -> None:
     assert "scope_missing" in prompting.json["result"]["content"][0]["text"]
 
 
-def test_real_claude_hands_work_to_codex(
+@pytest.fixture
+def server_of_both(
     model: ModelApi,
     responses: ResponsesApi,
     make_server: ServerMaker,
     real_claude: Path,
     real_codex: Path,
-) -> None:
-    """It gives the server that runs it a prompt for Codex, and waits for what that has said."""
-    server = make_server(
+) -> Server:
+    """One with the real Claude Code and the real Codex."""
+    return make_server(
         CLAUDE_PATH=str(real_claude),
         CODEX_PATH=str(real_codex),
         ANTHROPIC_BASE_URL=model.url,
@@ -195,7 +198,45 @@ def test_real_claude_hands_work_to_codex(
         OPENAI_BASE_URL=f"{responses.url}/v1",
         OPENAI_API_KEY=OPENAI_KEY,
     )
-    given = {"prompt": script("text the child is done"), "agent": "codex", "session_id": "child"}
+
+
+GIVEN = {"prompt": script("text the child is done"), "agent": "codex", "session_id": "child"}
+HAND_OVER = script(f"tool mcp__agents__send_prompt {json.dumps(GIVEN)}", "text handed over")
+
+
+def test_real_claude_that_was_told_of_the_server_hands_work_to_codex(
+    server_of_both: Server, real_claude: Path, tmp_path: Path
+) -> None:
+    """On a terminal, with `claude mcp add` as docs/clients.md has it: Claude Code has the tools, and Codex works."""
+    (adding,) = re.findall(r"^claude (mcp add .*)$", (ROOT / "docs/clients.md").read_text(), re.MULTILINE)
+    adding = adding.replace("127.0.0.1:3000", f"127.0.0.1:{server_of_both.port}")
+    names = ("PATH", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY")
+    environment = {name: server_of_both.environment()[name] for name in names}
+    environment |= {"HOME": str(tmp_path), "API_KEY": KEY, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+
+    def claude(words: str, *argv: str) -> str:
+        command = ("sh", "-c", f'"$0" {words}', str(real_claude), *argv)
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    claude(adding)
+    said = claude('-p "$1" --allowedTools mcp__agents__send_prompt', HAND_OVER)
+    (child,) = server_of_both.ask("GET", "/generate/v2/jobs?session_id=child").json["jobs"]
+
+    assert said == "handed over\n"
+    assert server_of_both.ended_job(child["taskId"])["result"] == "the child is done"
+
+
+def test_real_claude_hands_work_to_codex(server_of_both: Server) -> None:
+    """It gives the server that runs it a prompt for Codex, and waits for what that has said."""
+    server = server_of_both
     tools = {
         "agents": {
             "type": "http",
@@ -203,8 +244,7 @@ def test_real_claude_hands_work_to_codex(
             "headers": {"Authorization": f"Bearer {KEY}"},
         }
     }
-    prompt = script(f"tool mcp__agents__send_prompt {json.dumps(given)}", "text handed over")
-    ended = server.generate(prompt, "parent", mcp_servers=tools).rest()
+    ended = server.generate(HAND_OVER, "parent", mcp_servers=tools).rest()
     (child,) = server.ask("GET", "/generate/v2/jobs?session_id=child").json["jobs"]
 
     assert ended[-1].json["status"] == "completed"

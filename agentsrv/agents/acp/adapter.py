@@ -10,7 +10,7 @@ The shapes are those of ACP 1, from live captures of eight agents (tests/agents/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,21 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class AcpAdapter:
-    """One process of an ACP agent."""
+    """One process of an ACP agent. `on_models` is told which models its conversation can be set to."""
 
     def __init__(
-        self, known: KnownAgent, cwd: str, conversation: str | None, state: Mapping[str, Any]
+        self,
+        known: KnownAgent,
+        cwd: str,
+        conversation: str | None,
+        state: Mapping[str, Any],
+        on_models: Callable[[tuple[str, ...]], None] = lambda models: None,
     ) -> None:
         self.name = known.name
         self._known = known
         self._cwd = cwd
         self._known_conversation = conversation
+        self._on_models = on_models
         self._progress = 0
         self._process = msgspec.convert(state, Process)
         self._turn = TurnState()
@@ -101,6 +107,11 @@ class AcpAdapter:
     def progress(self) -> int | None:
         """Before the prompt there is no model that could fail; to start may take as long as it likes."""
         return self._progress if self._turn.is_prompted else None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The agent's own names of those that it has told of."""
+        return tuple(dict.fromkeys(self._process.settings.get("model", UNKNOWN).values.values()))
 
     @property
     def has_background_work(self) -> bool:
@@ -310,6 +321,7 @@ class AcpAdapter:
             return Effect(event=line, gave_up=outcome)
         process.conversation = conversation
         process.settings = settings_of(result, self._known.mode_option)
+        self._on_models(self.models)
         if id_ == NEW:
             process.counted = {}
         process.is_replaying = id_ == LOAD and Quirk.REPLAYS_LATE in self._known.quirks
@@ -324,7 +336,8 @@ class AcpAdapter:
         """What follows from an answer: the next request, or that a prompt can be taken."""
         wanted = self._wanted_setting() if self._process.conversation is not None else None
         if wanted is not None and wanted.target is None and self._has_options:
-            known = ", ".join(self._process.settings.get(wanted.kind, UNKNOWN).values.values())[:1000]
+            values = self._process.settings.get(wanted.kind, UNKNOWN).values.values()
+            known = ", ".join(dict.fromkeys(values))[:1000]
             return self._not_set(wanted.kind, f"it has {known or 'none'}", line)
         return Effect(
             event=line,

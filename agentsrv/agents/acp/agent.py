@@ -53,9 +53,16 @@ class AcpAgent:
         self._config = config
         self._programs = programs
         self._is_wanted = is_wanted
+        self._models: tuple[str, ...] = ()
+        """As the process has told that was the last one to make or bring back a conversation."""
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> AcpAdapter:
-        return AcpAdapter(self._known, session.cwd, session.internal_session_id, state)
+        adapter = AcpAdapter(self._known, session.cwd, session.internal_session_id, state, self._note_models)
+        self._note_models(adapter.models)
+        return adapter
+
+    def _note_models(self, models: tuple[str, ...]) -> None:
+        self._models = models or self._models
 
     async def prepare(self) -> None:
         """Its processes share nothing that they could not make themselves."""
@@ -139,6 +146,10 @@ class AcpAgent:
         return Path(on_path) if on_path else None
 
     @property
+    def _user_home(self) -> Path:
+        return Path(self._config.environment.get("HOME") or Path.home())
+
+    @property
     def home(self) -> Path:
         """Where `agentsrv agents install` puts it."""
         return self._config.state_dir / "agents" / self.name
@@ -162,6 +173,7 @@ class AcpAgent:
             version=version,
             path=str(program),
             problem=trouble,
+            models=self._models,
             efforts=known.efforts,
             permission_modes=tuple(known.modes),
             options=("model", "permission_mode", *self._options()),
@@ -189,8 +201,9 @@ class AcpAgent:
         return []
 
     def credentials(self) -> tuple[str, ...]:
-        """Names of the credentials that the agent would find in its environment."""
-        return tuple(name for name in self._known.credentials if self._config.environment.get(name))
+        """Names of the credentials that the agent would find in its environment, and files of its own in HOME."""
+        named = [name for name in self._known.credentials if self._config.environment.get(name)]
+        return (*named, *(f"~/{name}" for name in self._known.files if (self._user_home / name).is_file()))
 
     def _environment(self, options: TurnOptions) -> dict[str, str]:
         known = self._known
@@ -205,9 +218,8 @@ class AcpAgent:
         """The newest file with that conversation."""
         if self._known.records is None or as_conversation(conversation) is None:
             return None
-        home = Path(self._config.environment.get("HOME") or Path.home())
         pattern = self._known.records.format(id=conversation, short=conversation[:8])
-        return max(home.glob(pattern), key=_made_at, default=None)
+        return max(self._user_home.glob(pattern), key=_made_at, default=None)
 
     def _seconds_to_wait(self, session: Session) -> int:
         """Until the minute is over in which the conversation's record was made."""

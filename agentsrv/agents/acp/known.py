@@ -54,7 +54,7 @@ class KnownAgent:
 
     command: a program, found on PATH unless it has a slash, and its arguments.
     environment: what its processes get, besides the variables of the server that `passed` and `credentials` name.
-    credentials: one of them has to be set; in words of the agent there may be another way, which `login` tells.
+    credentials: one of them has to be set, or there is one of `files`, in HOME; other ways `login` tells.
     modes: its name of each mode that prompts can ask for; None where nothing has to be said.
     mode_option: the config option that stands for its modes; None: `session/set_mode`, or the option of that category.
     mode_environment: what its processes get besides in a mode.
@@ -71,6 +71,7 @@ class KnownAgent:
     environment: dict[str, str] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
     credentials: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     modes: dict[PermissionMode, str | None]
     mode_option: str | None = None
     mode_environment: dict[PermissionMode, dict[str, str]] = field(default_factory=dict)
@@ -100,6 +101,7 @@ GEMINI = KnownAgent(
     mode_environment={mode: {"GEMINI_CLI_TRUST_WORKSPACE": "true"} for mode in PermissionMode},
     passed=("GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GEMINI_MODEL"),
     credentials=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    files=(".gemini/oauth_creds.json",),
     modes={ASK: "default", EDITS: "autoEdit", PLAN: "plan", BYPASS: "yolo"},
     mcp=HTTP_MCP,
     takes_images=True,
@@ -120,6 +122,7 @@ OPENCODE = KnownAgent(
     environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
     passed=("OPENCODE_CONFIG", "OPENCODE_CONFIG_CONTENT"),
     credentials=("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY", "OPENCODE_API_KEY"),
+    files=(".local/share/opencode/auth.json", ".config/opencode/opencode.json"),
     modes={ASK: "build", EDITS: "build", PLAN: "plan", BYPASS: "build"},
     mode_environment={
         ASK: {"OPENCODE_PERMISSION": _OPENCODE_ASKS},
@@ -129,7 +132,8 @@ OPENCODE = KnownAgent(
     mcp=HTTP_MCP,
     takes_images=True,
     login_command=("opencode", "auth", "login"),
-    package=Package("npm", "1.18.33", machine="x86_64"),
+    # What the package calls its program is put there by a script of it.
+    package=Package("npm", "1.18.33", program="opencode-linux-x64-baseline/bin/opencode", machine="x86_64"),
 )
 
 COPILOT = KnownAgent(
@@ -156,6 +160,7 @@ KIMI = KnownAgent(
     command=("kimi", "acp"),
     login="configure a provider in ~/.kimi-code/config.toml, or run `agentsrv agents login kimi`",
     credentials=("KIMI_API_KEY", "MOONSHOT_API_KEY"),
+    files=(".kimi-code/config.toml",),
     modes={ASK: "default", PLAN: "plan", BYPASS: "yolo"},
     mcp=HTTP_MCP,
     takes_images=True,
@@ -183,6 +188,7 @@ QWEN = KnownAgent(
     login="set OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL, or run `agentsrv agents login qwen`",
     passed=("OPENAI_BASE_URL", "OPENAI_MODEL"),
     credentials=("OPENAI_API_KEY", "DASHSCOPE_API_KEY"),
+    files=(".qwen/oauth_creds.json",),
     # Its own default is a classifier.
     modes={ASK: "default", EDITS: "auto-edit", PLAN: "plan", BYPASS: "yolo"},
     mcp=HTTP_MCP,
@@ -209,6 +215,7 @@ PI = KnownAgent(
     login="configure a provider in ~/.pi/agent/models.json",
     environment={"PI_OFFLINE": "1"},
     credentials=("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"),
+    files=(".pi/agent/auth.json", ".pi/agent/models.json"),
     # It asks for nothing, ever. What it calls modes are levels of thinking.
     modes={BYPASS: None},
     takes_images=True,

@@ -1,0 +1,124 @@
+"""What other protocols cost: a flood through them, and the first event of an agent that speaks ACP."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.agent import SOURCE, compile_agent
+from bench.client import BUFFER, Stream, drain, post, request
+from bench.rows import FLOOD, SIZE, Row, serving
+from tests.kit import Server, script
+
+CHUNK = b'"agent_message_chunk"'
+ROUNDS = 3
+TURNS = 31
+SHARE = 0.85
+NEAR_MS = 10
+
+
+def faces(directory: Path) -> Iterator[Row]:
+    """(u) A face against the stream that it is made from (`format=acp`); an ACP agent against itself on pipes."""
+    yield from floods(directory / "u")
+    yield from first_events(directory)
+
+
+def floods(directory: Path) -> Iterator[Row]:
+    rates: dict[str, list[float]] = {"format=acp": [], "chat completions": [], "responses": []}
+    with serving(directory, compile_agent()) as server:
+        for number in range(ROUNDS):
+            for name, found in rates.items():
+                found.append(
+                    FLOOD / seconds(flood(server, name, f"{name.split('=')[0].split(' ')[0]}-{number}"))
+                )
+    bare, *others = [(name, statistics.median(found)) for name, found in rates.items()]
+    yield Row(f"(u) events/s of a flood, {bare[0]}", bare[1], "/s")
+    for name, rate in others:
+        yield Row(f"(u) events/s of a flood, {name}", rate, "/s", bare[1], SHARE * bare[1])
+
+
+def flood(server: Server, name: str, session: str) -> Stream:
+    prompt = script(f"lines {FLOOD} {SIZE}")
+    if name == "format=acp":
+        return post(server, session, prompt, format="acp")
+    common: dict[str, Any] = {"model": "claude-code", "session_id": session, "stream": True}
+    if name == "responses":
+        return request(server, "POST", "/openai/v1/responses", {**common, "input": prompt})
+    messages = [{"role": "user", "content": prompt}]
+    return request(server, "POST", "/openai/v1/chat/completions", {**common, "messages": messages})
+
+
+def seconds(stream: Stream) -> float:
+    """From the request to the end of its answer, which has all of what the agent has said."""
+    while count := stream.socket.recv_into(BUFFER):
+        stream.take(BUFFER[:count])
+    stream.socket.close()
+    assert stream.size > FLOOD * SIZE / 2, stream.tail
+    return time.perf_counter() - stream.sent_at
+
+
+def first_events(directory: Path) -> Iterator[Row]:
+    """From POST to the agent's first words, with a new process, and the warm one."""
+    program = compile_agent(SOURCE.with_name("acp_agent.c"))
+    directory.mkdir(exist_ok=True)
+    table = directory / "agents.toml"
+    table.write_text(f"[agents.fast]\ncommand = {json.dumps([str(program)])}\n")
+    colds: list[float] = []
+    warms: list[float] = []
+    with serving(directory / "acp", Path("/bin/true"), AGENTS_FILE=str(table)) as server:
+        for number in range(TURNS):
+            for found in (colds, warms):
+                found.append(first_words_ms(server, f"first-{number}"))
+                time.sleep(0.02)  # what follows a turn is not part of the next one
+    bare_cold, bare_warm = bare(program)
+    for name, found, own in (("cold", colds, bare_cold), ("warm", warms, bare_warm)):
+        measured = statistics.median(found)
+        yield Row(f"(u) first event of an ACP agent, {name}", measured, "ms", own, -(own + NEAR_MS))
+
+
+def first_words_ms(server: Server, session: str) -> float:
+    heard_at = 0.0
+
+    def hear(_: Stream, body: bytes) -> None:
+        nonlocal heard_at
+        if not heard_at and CHUNK in body:
+            heard_at = time.perf_counter()
+
+    stream = post(server, session, "hi", agent="fast")
+    drain([stream], hear)
+    return 1000 * (heard_at - stream.sent_at)
+
+
+def bare(program: Path) -> tuple[float, float]:
+    """The same on pipes: (cold, warm) in ms."""
+    colds: list[float] = []
+    warms: list[float] = []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        agent = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for method in ("initialize", "session/new"):
+            ask(agent, method)
+        colds.append(1000 * (ask(agent, "session/prompt") - began))
+        began = time.perf_counter()
+        warms.append(1000 * (ask(agent, "session/prompt") - began))
+        agent.communicate()
+    return statistics.median(colds), statistics.median(warms)
+
+
+def ask(agent: subprocess.Popen[bytes], method: str) -> float:
+    """Send a request and read to its answer; when the first line came."""
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    agent.stdin.write(b'{"jsonrpc":"2.0","id":"x","method":"%s"}\n' % method.encode())
+    agent.stdin.flush()
+    line = agent.stdout.readline()
+    heard_at = time.perf_counter()
+    while b'"result"' not in line:
+        line = agent.stdout.readline()
+        assert line, "the agent has ended"
+    return heard_at
