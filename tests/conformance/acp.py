@@ -23,7 +23,7 @@ class AcpDialect:
 
     models: its own default, and another one; None where none can be asked for.
     asks: it can be made to ask for leave. `counts`: it tells what its model has used. `says_why` a turn has failed.
-    lists_models: it tells which it has. `question`: its tool to ask its user something.
+    question: its tool to ask its user something.
     """
 
     name: str
@@ -33,7 +33,6 @@ class AcpDialect:
     asks: bool = True
     counts: bool = True
     says_why: bool = True
-    lists_models: bool = True
     question: str | None = None
 
     @property

@@ -300,6 +300,7 @@ def test_agent_is_listed(session: Session, server: Server, dialect: AcpDialect) 
 
     agent = agents[dialect.name]
     assert (agent["available"], agent["usable"], bool(agent["credentials"])) == (True, True, True)
-    assert (dialect.models[1] in agent["models"]) == dialect.lists_models
+    first, other = dialect.models
+    assert any(first in name for name in agent["models"]) == (other is not None)
     assert agent["version"]
     assert "bypass" in agent["permissionModes"]
