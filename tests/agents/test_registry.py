@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import cast
 
+import pytest
+
 from agentsrv.agents import AgentRegistry
+from agentsrv.agents.acp.table import agents_of
 from agentsrv.agents.contract import Agent, AgentInfo
+from agentsrv.errors import StartupError
 
 
 class Slow:
@@ -33,6 +39,14 @@ async def test_agents_are_asked_at_the_same_time_and_not_again_at_once() -> None
 
     assert [[info.name for info in answer] for answer in answers] == [["one", "two"]] * 3
     assert [agent.asked for agent in agents] == [1, 1]
+
+
+def test_pipe_in_place_of_the_file_of_agents_holds_up_no_start(tmp_path: Path) -> None:
+    """Nobody may ever write into it."""
+    os.mkfifo(tmp_path / "agents.toml")
+
+    with pytest.raises(StartupError, match=r"AGENTS_FILE: .* not a file"):
+        agents_of(tmp_path / "agents.toml")
 
 
 def test_an_agent_without_credentials_is_not_usable() -> None:

@@ -73,6 +73,8 @@ def wanted_in(path: Path | None) -> frozenset[str]:
 
 def _read(path: Path) -> _File:
     try:
+        if path.exists() and not path.is_file():  # A pipe would be waited for for ever.
+            raise ValueError("it is not a file")
         data = path.read_bytes()
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
