@@ -19,7 +19,7 @@ from agentsrv.api.encode import json_response
 from agentsrv.api.keys import ACP, ACP_HTTP, ACP_SOCKETS, AUDIT, CONFIG
 from agentsrv.api.operations import EVENT_STREAM, NO_BODY, Events, Operation
 from agentsrv.api.proxies import client_address
-from agentsrv.api.schemas.mcp import RpcAnswer, RpcMessage
+from agentsrv.api.schemas.mcp import RpcAnswer, RpcMessage, RpcRefusal
 from agentsrv.api.sse import frame_of, stream_frames
 from agentsrv.errors import InvalidInput, NotAcceptable, UnsupportedMediaType, invalid_field
 from agentsrv.faces.acp import AcpFace
@@ -184,8 +184,8 @@ ACP_MESSAGES = Events("AcpMessage", "Messages of the server: updates, questions,
 ROUTES = (
     Operation("GET", "/acp", acp, {101: NO_BODY, 200: ACP_MESSAGES}, (400, 404, 406, 429),
               headers=("Acp-Connection-Id", "Acp-Session-Id")),
-    Operation("POST", "/acp", send_acp, {200: RpcAnswer, 202: NO_BODY}, (404, 501), body=RpcMessage,
-              headers=("Acp-Connection-Id", "Acp-Session-Id")),
+    Operation("POST", "/acp", send_acp, {200: RpcAnswer, 202: NO_BODY, 400: RpcRefusal, 501: RpcAnswer}, (404,),
+              body=RpcMessage, headers=("Acp-Connection-Id", "Acp-Session-Id")),
     Operation("DELETE", "/acp", end_acp, {202: NO_BODY}, (400, 404), headers=("Acp-Connection-Id",)),
 )
 # fmt: on

@@ -28,3 +28,14 @@ class RpcAnswer(Struct, kw_only=True, omit_defaults=True):
     id: int | str | None
     result: dict[str, Any] | UnsetType = UNSET
     error: dict[str, Any] | UnsetType = UNSET
+
+
+class RpcRefusal(Struct, kw_only=True, omit_defaults=True):
+    """What is no message: an error of JSON-RPC (an object), or one of ours (a text)."""
+
+    error: str | dict[str, Any]
+    jsonrpc: Literal["2.0"] | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
+    code: str | UnsetType = UNSET
+    timestamp: str | UnsetType = UNSET
+    details: list[dict[str, Any]] | UnsetType = UNSET
