@@ -52,12 +52,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --door: only what has a server that may stand behind one."""
+    """With --door: only what has a server that may stand behind one, and is not about the one that is asked."""
     if not config.option.door:
         return
     both: tuple[list[pytest.Item], list[pytest.Item]] = [], []
     for item in items:
-        both[bool(MAY_STAND_BEHIND.intersection(getattr(item, "fixturenames", ())))].append(item)
+        may = MAY_STAND_BEHIND.intersection(getattr(item, "fixturenames", ()))
+        both[bool(may) and item.get_closest_marker("at_home") is None].append(item)
     others, items[:] = both
     config.hook.pytest_deselected(items=others)
 

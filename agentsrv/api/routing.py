@@ -474,7 +474,7 @@ def _conversation(request: web.Request, peek: Peek) -> str | None:
     metadata = peek.metadata if isinstance(peek.metadata, dict) else None
     user = peek.user if isinstance(peek.user, str) else None
     try:
-        return session_of(request, peek.session_id, metadata, user)
+        return session_of(request, peek.session, metadata, user)
     except InvalidInput:
         return None
 

@@ -25,6 +25,10 @@ from agentsrv.model import Scope
 from agentsrv.once import MOST_OF_ONE, OneTime
 from tests.api.kit import KEY, Answer, Server, events_of, make_config, serve
 
+pytestmark = pytest.mark.at_home(
+    "keys, tickets, rates and the audit log are those of the server that is asked"
+)
+
 
 async def key_of(server: Server, *scopes: Scope, **options: Any) -> str:
     _, token = await server.app[KEYRING].add("ci", scopes, **options)

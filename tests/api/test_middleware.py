@@ -162,6 +162,7 @@ def test_keys_are_compared_in_constant_time() -> None:
     assert "==" not in source
 
 
+@pytest.mark.at_home("each server on the way has a line of its own")
 async def test_one_access_line_holds_no_secret(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Method, path, status, size, time, id and peer: no query, no header, no body."""
     with caplog.at_level(logging.INFO, "agentsrv.access"):
@@ -285,6 +286,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.at_home("health is that of the server that is asked")
 async def test_draining_is_told_to_load_balancers(server: Server) -> None:
     """`/health/ready` turns to 503 with Retry-After; `/health` stays 200."""
     ready = await server.ask("GET", "/health/ready")

@@ -68,6 +68,7 @@ async def test_what_could_not_be_read_is_not_repeated(server: Server) -> None:
     assert b"secret-key" not in answer
 
 
+@pytest.mark.at_home("health is that of the server that is asked")
 async def test_server_that_cannot_go_on_is_not_healthy(server: Server) -> None:
     """`/health` is 503 once something has failed without which nothing can be stored."""
     (writer,) = [task for task in asyncio.all_tasks() if task.get_name() == "database:writer"]

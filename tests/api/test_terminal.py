@@ -508,6 +508,7 @@ def signed(key: str = SECRET, **changes: Any) -> str:
         "jti": os.urandom(8).hex(),
         "terminalId": "t",
         "deploymentId": "d",
+        "srv": "home",  # What is no server of a fleet does not look at it.
     } | changes
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, "HS256")
 

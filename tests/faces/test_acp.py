@@ -19,6 +19,8 @@ from aiohttp import ClientSession
 from tests.conftest import ServerMaker
 from tests.kit import KEY, ROOT, Server, script
 
+pytestmark = pytest.mark.at_home("an ACP connection is with the server that is asked, and about its sessions")
+
 ASK = 'ask 1 Bash {"command": "touch x"}'
 TIMEOUT_S = 60
 

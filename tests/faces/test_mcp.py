@@ -25,6 +25,8 @@ from tests.fakes.responses_api import ResponsesApi
 from tests.kit import KEY, ROOT, Server, script
 from tests.workspace.git_kit import make_repository
 
+pytestmark = pytest.mark.at_home("MCP is answered by the server that is asked, about its own sessions")
+
 ASK = 'ask 1 Bash {"command": "touch x"}'
 
 
