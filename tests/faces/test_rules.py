@@ -13,6 +13,7 @@ from agentsrv.api.keys import AUDIT, KEYRING
 from agentsrv.app import make_app
 from agentsrv.model import Scope
 from tests.api.kit import Server, make_config, serve
+from tests.kit import ROOT
 
 PROMPT = "SCRIPT: say hello"
 CALL = {"name": "send_prompt", "arguments": {"prompt": PROMPT}}
@@ -32,6 +33,13 @@ faces = pytest.mark.parametrize("face", PROMPTING)
 async def app(tmp_path: Path) -> AsyncIterator[Server]:
     async with serve(make_app(make_config(tmp_path))) as server:
         yield server
+
+
+def test_face_is_a_file_or_two_of_moderate_size() -> None:
+    """A thin view of what there is: rules have no room in it, and another protocol costs no more."""
+    sizes = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "agentsrv/faces").glob("*.py")}
+
+    assert {name: size for name, size in sizes.items() if size >= 400} == {}
 
 
 @faces
