@@ -264,6 +264,19 @@ def test_form_becomes_a_question_with_its_choices() -> None:
     assert told["result"] == {"action": "accept", "content": {"q0": "Blue"}}
 
 
+def test_choices_that_are_asked_for_as_a_permission_are_a_question() -> None:
+    """Qwen asks its user so: the choice goes back with the leave, a refusal without one."""
+    user = played(TRANSCRIPTS / "qwen_elicit.jsonl")
+    (question,) = user.questions
+    chosen = Answer(Decision.ALLOW, updated_input={"answers": {"0": "Blue"}})
+
+    assert (question.kind, question.title) == ("question", "Which?")
+    assert [option["label"] for option in question.input["questions"][0]["options"]] == ["Red", "Blue"]
+    told = [json.loads(user.adapter.answer(question, each)) for each in (chosen, Answer(Decision.DENY))]
+    outcomes = [each["result"]["outcome"]["optionId"] for each in told]
+    assert (outcomes, told[0]["result"]["answers"]) == (["proceed_once", "cancel"], {"0": "Blue"})
+
+
 def test_stop_answers_what_is_asked() -> None:
     """Some agents do not end a turn before their questions are answered: all of them are cancelled."""
     user = played(TRANSCRIPTS / "gemini_cancelperm.jsonl")

@@ -135,7 +135,7 @@ def _pi(home: Path, url: str) -> dict[str, str]:
 GOOSE = AcpDialect("goose", ("fake-1", "fake-2"), ChatApi, _goose)
 GEMINI = AcpDialect("gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini)
 OPENCODE = AcpDialect("opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode)
-QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen)
+QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen, question="ask_user_question")
 COPILOT = AcpDialect("copilot", ("fake-1", None), ChatApi, _copilot)
 KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False, question="AskUserQuestion")
 VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe)

@@ -187,7 +187,7 @@ def test_what_nobody_answers_is_not_done(session: Session, server_type: type[Ser
 def test_its_question_is_mine_to_answer(session: Session) -> None:
     """Where it has a tool to ask me something: my choice reaches the model."""
     if session.dialect.question is None:
-        pytest.skip("it has no such tool, or its client has no choice")
+        pytest.skip("it has no such tool")
     options = [{"label": label, "description": label} for label in ("Red", "Blue")]
     asked = {"questions": [{"question": "Which colour?", "header": "Colour", "options": options}]}
     step = f"tool {session.dialect.question} {json.dumps(asked)}"
@@ -197,7 +197,7 @@ def test_its_question_is_mine_to_answer(session: Session) -> None:
     session.answer(question, "allow", updatedInput={"answers": {entry["id"]: "Blue"}})
 
     assert (question["kind"], session.ended(stream)["result"]) == ("question", "I see")
-    assert "Blue" in session.known.rpartition("answers")[2]
+    assert "Blue" in session.known.rpartition("answers")[2], session.known[-500:]
 
 
 def test_second_prompt_waits_for_the_first(session: Session) -> None:
@@ -235,10 +235,9 @@ def test_it_remembers_after_its_death(session: Session, process: str) -> None:
     killed = session.ended(stream)
     again = session.turn("text here-again")
 
-    assert (killed["status"], is_alive(command)) == (
-        "failed" if process == "agent" else "interrupted",
-        False,
-    )
+    # Its stdin ends with the runner, and some have a last word.
+    assert killed["status"] in (["failed"] if process == "agent" else ["interrupted", "failed"])
+    assert not is_alive(command)
     assert (again["result"], "first-answer" in session.known) == ("here-again", True)
 
 

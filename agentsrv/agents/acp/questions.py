@@ -12,7 +12,7 @@ from typing import Any
 
 from agentsrv.agents.contract import Question
 from agentsrv.agents.elicitation import elicited, form_questions
-from agentsrv.agents.questions import own_id, title
+from agentsrv.agents.questions import answers_to, own_id, title
 from agentsrv.agents.updates import as_id, as_objects, as_text
 from agentsrv.errors import unsupported
 from agentsrv.jsontext import as_object, dump, load_object
@@ -68,6 +68,8 @@ def answer_result(question: Question, answer: Answer) -> dict[str, Any]:
         raise unsupported(
             "permissionMode", "this agent has no plan that is allowed; its mode comes with the prompt"
         )
+    if question.kind == "question" and question.details.get("method") == PERMISSION:
+        return _chosen(question, answer)
     if question.kind == "question":
         return elicited(question, answer, as_object(question.details.get("requestedSchema")))
     options = question.details.get("options")
@@ -92,6 +94,15 @@ def _allowed(options: Any, answer: Answer) -> dict[str, Any]:
     return allowed
 
 
+def _chosen(question: Question, answer: Answer) -> dict[str, Any]:
+    """The choices of a user who was asked by way of a permission."""
+    options = question.details.get("options")
+    if answer.decision is not Decision.ALLOW:
+        return _selected(options, REJECT_ONCE) or CANCELLED
+    answers = {id_: ", ".join(texts) for id_, texts in answers_to(question, answer).items()}
+    return (_selected(options, ALLOW_ONCE) or CANCELLED) | {"answers": answers}
+
+
 def _selected(options: Any, kind: str) -> dict[str, Any] | None:
     """The first option of a kind, as a result."""
     for option in as_objects(options):
@@ -107,14 +118,45 @@ def _about_call(name: str, params: Mapping[str, Any], calls: Mapping[str, Mappin
     # What was told first is whole; what the request says of it may be cut for a screen.
     call = {**asked, **{key: value for key, value in before.items() if key != "status"}}
     given = as_object(asked.get("rawInput")) or as_object(before.get("rawInput"))
+    details = {key: value for key, value in params.items() if key != "toolCall"} | {"method": PERMISSION}
+    if as_object(asked.get("_meta")).get("qwenInteractionKind") == "user_question":
+        return _about_choices(name, as_objects(given.get("questions")), call_id, details)
     told = given or _input_in_words(before)
     input_ = told or {key: call[key] for key in ("title", "content", "locations") if call.get(key)}
     tool = as_text(call.get("kind")) or "tool"
     said = as_text(told.get("command")) or as_text(call.get("title")) or tool
-    details = {key: value for key, value in params.items() if key != "toolCall"} | {"method": PERMISSION}
     # Only what tells all that is done can be allowed again unseen.
     allowance = f"{tool} {dump(given).decode()}" if given else None
     return Question(name, "permission", tool, input_, title(said), call_id or None, allowance, details)
+
+
+def _about_choices(name: str, asked: list[dict[str, Any]], call_id: str, details: dict[str, Any]) -> Question:
+    """Qwen Code asks its user for leave, and takes what the user chooses with the answer, by place."""
+    questions = [
+        {
+            "id": str(place),
+            "question": as_text(entry.get("question")),
+            "header": as_text(entry.get("header")),
+            "options": [_option(option) for option in as_objects(entry.get("options"))],
+            "multiSelect": entry.get("multiSelect") is True,
+        }
+        for place, entry in enumerate(asked)
+    ]
+    said = as_text(asked[0].get("question")) if asked else ""
+    return Question(
+        name,
+        "question",
+        "ask_user",
+        {"questions": questions},
+        title(said or "The agent has a question"),
+        call_id or None,
+        None,
+        details,
+    )
+
+
+def _option(option: Mapping[str, Any]) -> dict[str, str]:
+    return {name: as_text(option.get(name)) for name in ("label", "description")}
 
 
 def _input_in_words(call: Mapping[str, Any]) -> dict[str, Any]:
