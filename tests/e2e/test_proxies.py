@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
+from tests.fleet.kit import free_port
 from tests.kit import KEY, ROOT, TIMEOUT_S, Answer, Server, script, wait_until, write_fake_agent
 from tests.terminal_client import terminal
 
@@ -111,11 +112,6 @@ def command_of(kind: str, lines: str, directory: Path) -> list[str]:
         return [program, "-db", "-f", str(file)]
     file.write_text("{\nadmin off\n}\n" + lines)
     return [program, "run", "--adapter", "caddyfile", "--config", str(file)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def answers(port: int) -> bool:

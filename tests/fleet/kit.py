@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -65,9 +66,12 @@ def fleet_of(directory: Path, claude: Path) -> Iterator[FleetOfServers]:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """One that is still free when its server starts: the kernel gives these to nobody who asks for any port."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def servers_of(server: Server) -> dict[str, dict[str, Any]]:
