@@ -5,8 +5,8 @@ import type { Console } from "../model/console.ts";
 import { t } from "../i18n/index.ts";
 import { useModal } from "./modal.ts";
 import styles from "./Login.module.css";
-import { Prose } from "./Prose.tsx";
 import { Attempted } from "./Problem.tsx";
+import { Prose } from "./Prose.tsx";
 
 export function LoginPage({ page }: { page: Console }) {
   return <main class={styles["page"]}><LoginForm page={page} title={t("login.title")} /></main>;

@@ -33,11 +33,11 @@ export function SessionList({ page, current }: { page: Console; current: string 
       </div>
       {chosen.value !== null && <Bulk page={page} chosen={chosen} sessions={found.flatMap((group) => group.sessions)} isArchive={isArchive.value} />}
       <div class={styles["groups"]}>
-      {!page.hasSnapshot.value && <Skeleton />}
-      {found.map((group) => <GroupOf key={group.key} group={group} page={page} current={current} chosen={chosen} />)}
-      {page.hasSnapshot.value && found.length === 0 && (
-        <Nothing isFiltered={filter.value !== ""} isArchive={isArchive.value} />
-      )}
+        {!page.hasSnapshot.value && <Skeleton />}
+        {found.map((group) => <GroupOf key={group.key} group={group} page={page} current={current} chosen={chosen} />)}
+        {page.hasSnapshot.value && found.length === 0 && (
+          <Nothing isFiltered={filter.value !== ""} isArchive={isArchive.value} />
+        )}
       </div>
     </section>
   );
