@@ -1,8 +1,10 @@
-"""Whether what agents remember is kept: their directories, as `agentsrv doctor` sees them."""
+"""Whether what agents remember is kept: their records, and their directories as `agentsrv doctor` sees them."""
 
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from agentsrv.agents.contract import Check
@@ -25,6 +27,26 @@ def check_records(subject: str, directory: Path, *, mounts: Path = MOUNTS) -> Ch
     if (place := FLEETING.get(_file_system(existing.resolve(), mounts))) is not None:
         return Check(subject, f"{directory} lies in {place}", False, advice=ADVICE)
     return Check(subject, str(directory), True)
+
+
+def is_written(record: Path) -> bool:
+    """Is it a file that holds something? What a power loss leaves may be empty, or zeros."""
+    try:
+        descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        return True  # The agent may read it.
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, 1) not in (b"", b"\0")
+    finally:
+        os.close(descriptor)
+
+
+def put_aside(record: Path) -> None:
+    """Nothing is in it, and it would keep its agent from beginning anew under this name."""
+    with suppress(OSError):
+        record.rename(record.with_name(f"{record.name}.empty"))
 
 
 def _file_system(path: Path, mounts: Path) -> str:

@@ -760,7 +760,7 @@ def test_transcript_is_found(tmp_path: Path) -> None:
         / "rollout-2026-11-23T04-50-09-t-1.jsonl"
     )
     path.parent.mkdir(parents=True)
-    path.touch()
+    path.write_text("{}\n")
 
     assert before is None
     assert agent.transcript_of(make_session("t-1")) == path

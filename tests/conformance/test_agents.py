@@ -608,8 +608,8 @@ def test_wanted_output_that_is_wrong_or_missing_fails_the_job(session: Session) 
         assert "structuredOutput" not in turn.job
 
 
-def lose_conversation(session: Session) -> None:
-    """The agent's process ends, and its record of the session is removed."""
+def lose_conversation(session: Session, *, leave: bytes | None = None) -> None:
+    """The agent's process ends, and its record of the session is removed, or only `leave` is left in it."""
     pid, runner = session.agent, session.runner
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid) and not is_alive(runner))
@@ -617,13 +617,19 @@ def lose_conversation(session: Session) -> None:
     records = list(session.server.directory.rglob(f"*{name}.jsonl"))
     assert records
     for record in records:
-        record.unlink()
+        if leave is None:
+            record.unlink()
+        else:
+            record.write_bytes(leave)
 
 
-def test_lost_conversation_is_told_before_anything_happens(session: Session) -> None:
-    """My agent's record is gone: it would know nothing. I am asked what to do, and what is done is in the log."""
+@pytest.mark.parametrize("leave", [None, b"", bytes(4096)], ids=["gone", "empty", "zeros"])
+def test_lost_conversation_is_told_before_anything_happens(session: Session, leave: bytes | None) -> None:
+    """My agent's record is gone, or nothing is in it: it would know nothing. I am asked what to do, and what is done
+    is in the log.
+    """
     session.turn("text the word is plum")
-    lose_conversation(session)
+    lose_conversation(session, leave=leave)
     refused = session.prompt("text never")
     again = session.turn("text new", if_lost="restart")
 

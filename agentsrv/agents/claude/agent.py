@@ -30,7 +30,7 @@ from agentsrv.agents.conversations import as_conversation, conversation_lost
 from agentsrv.agents.messages import user_event
 from agentsrv.agents.model_servers import ModelServer, is_named_with_provider, llm_server, require_llm_server
 from agentsrv.agents.options import require_effort, require_mcp_servers
-from agentsrv.agents.records import check_records
+from agentsrv.agents.records import check_records, is_written, put_aside
 from agentsrv.agents.schemas import require_schema
 from agentsrv.config import Config, read_settings
 from agentsrv.model import (
@@ -120,6 +120,8 @@ class ClaudeCode:
         found = self.transcript_of(session)
         if found is not None:
             self._bring(found, session)
+        elif (conversation := as_conversation(session.internal_session_id)) is not None:
+            put_aside(self._usual_place(conversation, session.cwd))
         return found is not None
 
     def _bring(self, transcript: Path, session: Session) -> None:
@@ -152,9 +154,10 @@ class ClaudeCode:
     def _transcript(self, conversation: str, cwd: str) -> Path | None:
         if as_conversation(conversation) is None:
             return None
-        if (usual := self._usual_place(conversation, cwd)).is_file():
+        if is_written(usual := self._usual_place(conversation, cwd)):
             return usual
-        return max(usual.parent.parent.glob(f"*/{usual.name}"), key=_changed_at, default=None)
+        others = filter(is_written, usual.parent.parent.glob(f"*/{usual.name}"))
+        return max(others, key=_changed_at, default=None)
 
     def _usual_place(self, conversation: str, cwd: str) -> Path:
         directory = re.sub(r"[^A-Za-z0-9]", "-", cwd)

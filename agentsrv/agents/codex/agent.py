@@ -13,7 +13,7 @@ from agentsrv import __version__
 from agentsrv.agents.codex.adapter import CodexAdapter
 from agentsrv.agents.codex.lines import REFUSED, decode_envelope, item_of
 from agentsrv.agents.codex.requests import Surroundings, request
-from agentsrv.agents.codex.rollouts import bring_rollout, find_rollout
+from agentsrv.agents.codex.rollouts import bring_rollout, find_rollout, put_rollouts_aside
 from agentsrv.agents.codex.sandbox import ADVICE, Sandbox
 from agentsrv.agents.codex.settings import CodexSettings
 from agentsrv.agents.codex.updates import CodexUpdates
@@ -163,6 +163,7 @@ class Codex:
         conversation = session.internal_session_id
         if conversation is None or self._rollout(conversation) is not None:
             return conversation is not None
+        put_rollouts_aside(conversation, self._home())
         return bring_rollout(conversation, self._earlier_home(), self._home())
 
     def point_of(self, event: bytes) -> tuple[str, str] | None:

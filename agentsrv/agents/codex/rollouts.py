@@ -9,13 +9,25 @@ from contextlib import suppress
 from pathlib import Path
 
 from agentsrv.agents.conversations import as_conversation
+from agentsrv.agents.records import is_written, put_aside
 
 
 def find_rollout(thread_id: str, home: Path) -> Path | None:
     """The record of a thread in a CODEX_HOME."""
     if as_conversation(thread_id) is None:
         return None
-    return next((home / "sessions").glob(f"*/*/*/rollout-*-{thread_id}.jsonl"), None)
+    return next(filter(is_written, _rollouts(thread_id, home)), None)
+
+
+def put_rollouts_aside(thread_id: str, home: Path) -> None:
+    """Those in which nothing is."""
+    if as_conversation(thread_id) is not None:
+        for record in _rollouts(thread_id, home):
+            put_aside(record)
+
+
+def _rollouts(thread_id: str, home: Path) -> list[Path]:
+    return list((home / "sessions").glob(f"*/*/*/rollout-*-{thread_id}.jsonl"))
 
 
 def bring_rollout(thread_id: str, source: Path, home: Path) -> bool:
