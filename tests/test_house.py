@@ -16,6 +16,7 @@ import grimp
 import pytest
 
 import agentsrv
+from tests.wheel import build_wheel
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -25,10 +26,7 @@ SOURCES = sorted((ROOT / "agentsrv").rglob("*.py"))
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    directory = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=150)
-    return zipfile.ZipFile(next(directory.glob("*.whl")))
+    return zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("dist")))
 
 
 def test_the_wheel_is_complete(wheel: zipfile.ZipFile) -> None:
