@@ -124,11 +124,10 @@ class Connections:
         self._coming -= Counter([address])
 
     def is_full(self) -> bool:
-        """Is all of it in use, but for what is kept to say so? Nobody waits any more then who could make room."""
+        """Is all of it in use, but for what is kept to say so? Who has just come uses nothing yet."""
         self._make_room_within(self.limits.connections)
-        while len(self._open) > self.limits.connections and self._make_room(even_fresh=True):
-            pass
-        return len(self._open) > self.limits.connections
+        more = len(self._open) - self.limits.connections
+        return more > 0 and more > sum(each.is_fresh and each.is_waiting() for each in self._open)
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
@@ -157,9 +156,9 @@ class Connections:
         while len(self._open) > limit and self._make_room():
             pass
 
-    def _make_room(self, address: str | None = None, *, even_fresh: bool = False) -> bool:
+    def _make_room(self, address: str | None = None) -> bool:
         for connection in self._open:
-            may_leave = connection.is_waiting() and (even_fresh or not connection.is_fresh)
+            may_leave = connection.is_waiting() and not connection.is_fresh
             if may_leave and address in (None, connection.address):
                 self.remove(connection)
                 connection.cut()

@@ -21,6 +21,8 @@ const LEAVING_MS = 200;
 const OLDER_PX = 1200;
 /** A place further back than so many pages is given up. */
 const MAX_PAGES_BACK = 30;
+/** So many pictures it may take until the place is reached. */
+const MAX_FRAMES = 60;
 /** A feed has articles. */
 const FEED = { role: "feed", "aria-label": t("chat.feed") } as const;
 const UPWARDS = new Set(["ArrowUp", "PageUp", "Home"]);
@@ -50,11 +52,10 @@ export function Feed({ page, conversation }: { page: Console; conversation: Conv
     conversation.older().then(() => (problem.value = null), (reason: unknown) => (problem.value = reason));
   const onScroll = ({ currentTarget: place, timeStamp }: { currentTarget: HTMLElement; timeStamp: number }) => {
     if (place.scrollTop < OLDER_PX && conversation.hasOlder.value && problem.value === null) void loadOlder();
-    // A scroll of our own, to the end, may still have been under way when somebody left it.
-    if (timeStamp - leftAt.current.time < LEAVING_MS) return;
-    isAtEnd.current ||= distanceOf(place) < END_PX;
-    // What is scrolled before is the way to the end of a page that has just been opened.
+    // What is scrolled before is the way to the end of a page that has just been opened, and from there to the place.
     if (!isRestored.current) return;
+    // A scroll of our own, to the end, may still have been under way when somebody left it.
+    if (timeStamp - leftAt.current.time >= LEAVING_MS) isAtEnd.current ||= distanceOf(place) < END_PX;
     const first = rows[virtualizer.getVirtualItemForOffset(place.scrollTop)?.index ?? -1];
     page.reading.note(conversation.sessionId, isAtEnd.current || first === undefined ? null : { key: first.key, seq: first.seq });
   };
@@ -155,7 +156,15 @@ function useRestoredPlace(
       const index = rows.findIndex((row) => row.key === place.key || row.seq > place.seq);
       if (index < 0 || isGone) return;
       isAtEnd.current = false;
-      requestAnimationFrame(() => virtualizer.scrollToIndex(index, { align: "start" }));
+      await arrive(index);
+    };
+    // Rows that have just come are drawn and measured while we are on our way.
+    const arrive = async (index: number) => {
+      for (let frames = 0; frames < MAX_FRAMES; frames += 1) {
+        await new Promise(requestAnimationFrame);
+        if (isGone || virtualizer.getVirtualItemForOffset(virtualizer.scrollOffset ?? 0)?.index === index) return;
+        virtualizer.scrollToIndex(index, { align: "start" });
+      }
     };
     void find().catch(() => undefined).finally(() => (isRestored.current = true));
     return () => (isGone = true);
