@@ -138,12 +138,13 @@ def test_fork_whose_first_process_is_killed(forks: Fixture) -> None:
     forks.prompt("source", "text first-answer")
     forks.fork("source", "fork")
     known = set(forks.server.agents())
-    with forks.server.generate(script("bash sleep 60"), "fork", agent=forks.agent) as stream:
-        stream.until(lambda event: b"sleep 60" in event.data and event.id > 1)
-        for pid in set(forks.server.agents()) - known:
+    with forks.server.generate(script("bash tail -f /dev/null"), "fork", agent=forks.agent) as stream:
+        stream.until(lambda event: b"tail -f" in event.data and event.id > 1)
+        # The agent before its command: else it would see that end, and its turn with it.
+        for pid in sorted(set(forks.server.agents()) - known):
             with contextlib.suppress(ProcessLookupError):  # It has gone with the one before.
                 os.kill(pid, signal.SIGKILL)
-        stream.rest()
+        assert stream.rest()[-1].json["status"] == "failed"
 
     assert forks.knows("fork", "first-answer") == [True]
 
