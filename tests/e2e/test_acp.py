@@ -159,13 +159,13 @@ def test_history_has_whole_messages(server: Server, agent: str) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_stopped_command_is_shown_as_failed(server: Server, agent: str) -> None:
     """I stop a turn in a command: the call has failed, and the reason is ACP's `cancelled`."""
-    with prompt(server, agent, "bash sleep 100") as stream:
+    with prompt(server, agent, "bash tail -f /dev/null") as stream:
         stream.until(lambda event: b'"in_progress"' in event.data)
         server.stop(agent).close()
         lines = shown(event.json for event in stream.rest())
 
     assert lines[-1] == "cancelled: cancelled"
-    assert any(line.startswith("execute sleep 100: failed") for line in lines)
+    assert any(line.startswith("execute tail -f /dev/null: failed") for line in lines)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
