@@ -165,7 +165,7 @@ def test_stopped_command_is_shown_as_failed(server: Server, agent: str) -> None:
         lines = shown(event.json for event in stream.rest())
 
     assert lines[-1] == "cancelled: cancelled"
-    assert any(line.startswith("execute tail -f /dev/null: failed") for line in lines)
+    assert any(line.startswith("execute tail") and ": failed" in line for line in lines), lines
 
 
 @pytest.mark.parametrize("agent", AGENTS)
