@@ -121,3 +121,26 @@ def test_repositories_in_a_repository_are_shown_as_one(tmp_path: Path) -> None:
 
     assert {b"? inner/", b"? linked/", b"? plain/c"} == ours(root)
     assert status(root) == ours(root)
+
+
+def test_rules_that_are_not_on_disk_count(tmp_path: Path) -> None:
+    """A `.gitignore` that a sparse checkout has left out; and a relative `core.excludesFile` begins at the root."""
+    root = make_repository(
+        tmp_path / "repo", {"d/.gitignore": "*.o\n", "d/x": "x", "e/x": "x", "mine": "*.p\n"}
+    )
+    run_git(root, "sparse-checkout", "set", "e")
+    run_git(root, "config", "core.excludesFile", "mine")
+    write_files(root, {"d/a.o": "", "d/b": "", "e/c.p": ""})
+
+    assert {b"! d/a.o", b"? d/b", b"! e/c.p"} == ours(root)
+    assert status(root) == ours(root)
+
+
+def test_a_submodule_is_never_ignored(tmp_path: Path) -> None:
+    """It is tracked, whatever the rules say."""
+    root = make_repository(tmp_path / "repo", {".gitignore": "lib/\n"})
+    make_repository(root / "lib", {"x": "x"})
+    run_git(root, "add", "--force", "lib")
+    write_files(root, {"lib/new": ""})
+
+    assert set() == status(root) == ours(root)

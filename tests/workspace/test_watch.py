@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from random import Random
 
 import pytest
 
-from agentsrv.errors import NotFound
+from agentsrv.errors import NotFound, Unavailable
 from agentsrv.workspace.files.archive import archive
 from agentsrv.workspace.files.walk import Walk
 from agentsrv.workspace.files.watch import (
@@ -282,6 +283,42 @@ def test_a_new_directory_beyond_the_limit_is_told(watched: Watched, base: Path) 
     assert watched.watch.is_partial
 
 
+@pytest.mark.parametrize(("limit", "told"), [(0, "unavailable"), (4, "part"), (7, "later"), (1000, "whole")])
+def test_the_kernels_limit_is_told(base: Path, limit: int, told: str) -> None:
+    """`max_user_watches` is reached: at the start, in the middle of it, or with a directory that is new."""
+    for number in range(5):
+        (base / str(number)).mkdir()
+    limited = 'echo "$1" > /proc/sys/user/max_inotify_watches && exec "$2" -c "$3" "$4"'
+    program = (
+        "import sys; from pathlib import Path; from tests.workspace.test_watch import at_the_limit\n"
+        "print(at_the_limit(Path(sys.argv[1])))"
+    )
+    words = ["sh", "-c", limited, "sh", str(limit), sys.executable, program, str(base)]
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", *words], capture_output=True, check=True, timeout=60
+    )
+
+    assert done.stdout.decode().strip() == told
+
+
+def at_the_limit(base: Path) -> str:
+    """What a watch says of its beginning, and when three directories more have come."""
+    watched = Watched(base)
+    try:
+        watched.watch.start()
+    except Unavailable:
+        return "unavailable"
+    if watched.watch.is_partial:
+        return "part"
+    for number in range(3):
+        (base / f"new-{number}").mkdir()
+    changes = watched.watch.next()
+    watched.watch.close()
+    if changes.is_overflow and watched.watch.is_partial:
+        return "later"
+    return "whole" if len(changes.changes) == 3 else "lost"
+
+
 def test_one_entry_for_a_path_by_what_is_there_now(watched: Watched, base: Path) -> None:
     """However often it went and came; what has come and gone may have been seen in between."""
     (base / "src/file").touch()
@@ -304,19 +341,27 @@ def test_one_entry_for_a_path_by_what_is_there_now(watched: Watched, base: Path)
 
 
 class Follower:
-    """Somebody who looks once and then believes what is told."""
+    """Somebody who looks once and then believes what is told, about names and contents."""
 
     def __init__(self, watched: Watched, base: Path) -> None:
         self._watched = watched
         self._base = base
         self.known = self.present()
 
-    def present(self) -> set[str]:
+    def present(self) -> dict[str, str]:
+        """Path -> content; that of a directory is empty."""
+        paths = {str(path.relative_to(self._base)) for path in self._base.rglob("*")}
         return {
-            str(path.relative_to(self._base))
-            for path in self._base.rglob("*")
-            if path.relative_to(self._base).parts[0] not in ("node_modules", "state", "repo")
+            path: self._content(path)
+            for path in paths
+            if path.split("/")[0] not in ("node_modules", "state", "repo")
         }
+
+    def _content(self, path: str) -> str:
+        try:
+            return (self._base / path).read_text(errors="replace")
+        except OSError:
+            return ""
 
     def hear(self) -> None:
         changes = self._watched.watch.next()
@@ -324,9 +369,10 @@ class Follower:
             self.known = self.present()
         for change in changes.changes:
             if change.change == "deleted":
-                self.known -= {p for p in self.known if f"{p}/".startswith(f"{change.path}/")}
+                gone = [p for p in self.known if f"{p}/".startswith(f"{change.path}/")]
+                self.known = {p: content for p, content in self.known.items() if p not in gone}
             elif not change.path.startswith("repo"):
-                self.known.add(change.path)
+                self.known[change.path] = self._content(change.path)
 
 
 def stir(base: Path, random: Random) -> None:
@@ -334,18 +380,21 @@ def stir(base: Path, random: Random) -> None:
     places = [base, *(path for path in base.rglob("d*") if path.is_dir())]
     place = random.choice(places)
     name = random.choice("abc")
-    match random.randrange(6):
+    match random.randrange(8):
         case 0 | 1:
             (place / f"d{name}/dd").mkdir(parents=True, exist_ok=True)
             (place / f"d{name}/dd/{name}").touch()
         case 2:
-            (place / name).write_text("x")
+            (place / name).write_text(f"{random.random()}")
         case 3 if place != base:
             shutil.rmtree(place)
         case 4 if place != base:
             place.rename(base / f"d{random.randrange(10**9)}")
+        case 5 | 6:
+            if files := [path for path in base.rglob("[abc]") if path.is_file()]:
+                random.choice(files).write_text(f"{random.random()}")
         case _:
-            (place / f"{name}.tmp").write_text("y")
+            (place / f"{name}.tmp").write_text(f"{random.random()}")
             (place / f"{name}.tmp").replace(place / name)
 
 
@@ -362,6 +411,25 @@ def test_who_believes_what_is_told_knows_what_is_there(watched: Watched, base: P
     assert follower.present() == follower.known
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_changes_while_it_is_told_is_told(watched: Watched, base: Path, seed: int) -> None:
+    """Somebody works without a pause, and new directories come between writes to files that were there."""
+    follower = Follower(watched, base)
+    program = (
+        "import sys; from pathlib import Path; from random import Random\n"
+        "from tests.workspace.test_watch import stir\n"
+        "random = Random(int(sys.argv[2]))\n"
+        "for _ in range(150): stir(Path(sys.argv[1]), random)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(base), str(seed)]) as work:
+        while work.poll() is None:
+            follower.hear()
+    follower.hear()
+
+    assert work.returncode == 0
+    assert follower.present() == follower.known
+
+
 def test_a_clone_is_told_whole(watched: Watched, base: Path) -> None:
     """Git makes hundreds of files in a moment, in directories that nobody watches yet."""
     origin = make_repository(base.parent / "origin", {f"d{n % 20}/f{n}": "x" for n in range(200)})
@@ -371,7 +439,7 @@ def test_a_clone_is_told_whole(watched: Watched, base: Path) -> None:
             follower.hear()
     follower.hear()
 
-    assert {f"clone/d{n % 20}/f{n}" for n in range(200)} <= follower.known
+    assert {f"clone/d{n % 20}/f{n}" for n in range(200)} <= follower.known.keys()
 
 
 @pytest.mark.parametrize("pointer", [b"gitdir: a\0b", b"gitdir: links/0"])

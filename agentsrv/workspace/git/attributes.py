@@ -172,7 +172,7 @@ def _places(repo: pygit2.Repository) -> list[Path]:
         named = f"{config_home}/attributes" if config_home else ""
     if named.startswith("~/"):
         named = f"{home}{named[1:]}" if home else ""
-    return [Path(named)] * bool(named) + [Path(system, "gitattributes")] * bool(system)
+    return [Path(repo.workdir or "", named)] * bool(named) + [Path(system, "gitattributes")] * bool(system)
 
 
 def is_set(repo: pygit2.Repository, name: str, *, default: bool = False) -> bool:

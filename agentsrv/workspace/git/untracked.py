@@ -6,12 +6,14 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
 import pygit2
 from pygit2.enums import ConfigLevel
+from pygit2.ffi import C
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.git.attributes import is_set, read_rules
@@ -22,6 +24,8 @@ from agentsrv.workspace.paths import is_git_directory
 
 GIT = b".git"
 GITIGNORE = b".gitignore"
+
+INTENT_TO_ADD, SKIP_WORKTREE = 1 << 13, 1 << 14
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Untracked:
     def __init__(self, repo: pygit2.Repository, tree: WorkingTree, deadline: float) -> None:
         self.is_truncated = False
         """After `paths`: was there no time for all?"""
+        self._repo = repo
         self._root = Path(repo.workdir)
         self._tree = tree
         self._deadline = deadline
@@ -99,7 +104,8 @@ class Untracked:
 
     def _kind(self, path: bytes, mode: int, rules: Rules) -> Kind:
         known, is_directory = self._known(path), stat.S_ISDIR(mode)
-        if known.rpartition(b"/")[2] == GIT or (not is_directory and known in self._tracked.files):
+        tracked = self._tracked.submodules if is_directory else self._tracked.files
+        if known.rpartition(b"/")[2] == GIT or known in tracked:
             return Kind.TRACKED
         if not (is_directory or stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             return Kind.TRACKED  # Git does not know other things.
@@ -107,8 +113,6 @@ class Untracked:
             return Kind.IGNORED
         if not is_directory:
             return Kind.UNTRACKED
-        if known in self._tracked.submodules:
-            return Kind.TRACKED
         is_nested = known not in self._tracked.directories and is_repository(self._root / os.fsdecode(path))
         return Kind.UNTRACKED if is_nested else Kind.ENTERED
 
@@ -125,12 +129,19 @@ class Untracked:
 
     def _rules_in(self, directory: bytes, above: Rules) -> Rules:
         """With the directory's own: those nearer to a path come first."""
-        try:
-            content = self._tree.read(directory + GITIGNORE, stat.S_IFREG)
-        except Unreadable:
-            return above
-        patterns = self._patterns(content, directory)
+        patterns = self._patterns(self._read(directory + GITIGNORE), directory)
         return (*above, patterns) if patterns and above is not ALL else above
+
+    def _read(self, path: bytes) -> bytes:
+        """A file of patterns; one that a sparse checkout has left out is read from the index, as git does."""
+        with suppress(Unreadable):
+            return self._tree.read(path, stat.S_IFREG)
+        if self._known(path) not in self._tracked.files or not is_skipped(self._repo, path):
+            return b""
+        try:
+            return bytes(self._repo.odb.read(self._repo.index[os.fsdecode(path)].id)[1])
+        except (pygit2.GitError, KeyError, ValueError, OSError):
+            return b""
 
     def _standard_rules(self, repo: pygit2.Repository) -> Rules:
         """The user's own, then those of the repository alone."""
@@ -143,6 +154,23 @@ class Untracked:
         return Patterns(content, base, ignore_case=self._ignore_case)
 
 
+def index_flags(repo: pygit2.Repository, path: bytes) -> int:
+    """The extended flags of an index entry. pygit2 has no name for them, but for what they lie in."""
+    entry = C.git_index_get_bypath(repo.index._index, path, 0)
+    return int(entry.flags_extended) if entry else 0
+
+
+def index_size(repo: pygit2.Repository, path: bytes) -> int | None:
+    """The size that a file had when it was put into the index, or taken out of it."""
+    entry = C.git_index_get_bypath(repo.index._index, path, 0)
+    return int(entry.file_size) if entry else None
+
+
+def is_skipped(repo: pygit2.Repository, path: bytes) -> bool:
+    """Is it left out of the working tree, as by a sparse checkout?"""
+    return bool(index_flags(repo, path) & SKIP_WORKTREE)
+
+
 def user_excludes(repo: pygit2.Repository) -> Path | None:
     """`core.excludesFile`, else git's own place for it."""
     home = pygit2.settings.search_path[ConfigLevel.GLOBAL]
@@ -153,7 +181,8 @@ def user_excludes(repo: pygit2.Repository) -> Path | None:
         return Path(config_home, "ignore") if config_home else None
     if named.startswith("~/"):
         return Path(home, named[2:]) if home else None
-    return Path(named) if named else None
+    # A relative path begins where git works: at the root of the working tree.
+    return Path(repo.workdir, named) if named else None
 
 
 def is_repository(path: Path) -> bool:

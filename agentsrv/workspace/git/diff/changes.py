@@ -18,7 +18,6 @@ from urllib.parse import unquote_to_bytes
 
 import pygit2
 from pygit2.enums import DeltaStatus, DiffOption
-from pygit2.ffi import C
 
 from agentsrv.errors import AgentsrvError, InvalidInput, Problem
 from agentsrv.workspace.git.attributes import is_set
@@ -32,7 +31,7 @@ from agentsrv.workspace.git.diff.ignored_submodules import ignored_submodules
 from agentsrv.workspace.git.protocol import DiffRequest
 from agentsrv.workspace.git.repositories import open_repository, reading
 from agentsrv.workspace.git.snapshots import find_snapshot, is_snapshot
-from agentsrv.workspace.git.untracked import Untracked
+from agentsrv.workspace.git.untracked import INTENT_TO_ADD, Untracked, index_flags, is_skipped
 from agentsrv.workspace.paths import Workspace
 
 MAX_CHANGES = 50_000
@@ -42,8 +41,6 @@ EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 """Known to libgit2 without being stored."""
 
 EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
-
-INTENT_TO_ADD, SKIP_WORKTREE = 1 << 13, 1 << 14
 
 REVISION = re.compile(r"[^\x00-\x20\x7f:?*\[\\]{1,1024}")
 
@@ -341,9 +338,10 @@ class WorkingTreeChanges:
         for path, change in collect(self._repo.index.diff_to_workdir(WORKING_TREE)).items():
             if change.new is not None:
                 found[path] = Delta(change.old, Version(path, change.new.mode))
-            elif not index_flags(self._repo, path) & SKIP_WORKTREE:
+            elif not is_skipped(self._repo, path):
                 found[path] = change
-        self._add_missing(found)
+        for version in missing_by_case(self._repo, self._tree):
+            found[version.path] = Delta(version, None)
         for path, commit in gitlinks(self._repo):
             new = self._submodule(path, commit)
             found.pop(path, None)
@@ -351,17 +349,6 @@ class WorkingTreeChanges:
                 found[path] = Delta(gitlink(path, commit), new)
         self._add_untracked(found)
         return found
-
-    def _add_missing(self, found: dict[bytes, Delta]) -> None:
-        """With `core.ignorecase` libgit2 takes `foo` for `Foo`; git looks whether there is a `Foo`."""
-        if not is_set(self._repo, "core.ignorecase"):
-            return
-        for entry in self._repo.index:
-            path = os.fsencode(entry.path)
-            if entry.mode == GITLINK or self._tree.mode(path) is not None:
-                continue
-            if not index_flags(self._repo, path) & SKIP_WORKTREE:
-                found[path] = Delta(Version(path, int(entry.mode), entry.id), None)
 
     def _add_untracked(self, found: dict[bytes, Delta]) -> None:
         """Behind what is tracked, within the limits."""
@@ -397,6 +384,18 @@ class WorkingTreeChanges:
         if mode is None or not (S_ISREG(mode) or S_ISLNK(mode)):
             return None
         return Version(path, git_mode(mode, is_executable_told=self._is_executable_told))
+
+
+def missing_by_case(repo: pygit2.Repository, tree: WorkingTree) -> Iterator[Version]:
+    """With `core.ignorecase` libgit2 takes `foo` for `Foo`; git looks whether there is a `Foo`."""
+    if not is_set(repo, "core.ignorecase"):
+        return
+    for entry in repo.index:
+        path = os.fsencode(entry.path)
+        if entry.mode == GITLINK or tree.mode(path) is not None:
+            continue
+        if not is_skipped(repo, path):
+            yield Version(path, int(entry.mode), entry.id)
 
 
 def unmerged_paths(repo: pygit2.Repository) -> dict[bytes, Version]:
@@ -445,12 +444,6 @@ def is_announced(repo: pygit2.Repository, change: Delta) -> bool:
     """`git add --intent-to-add`: the path is in the index, and git acts as if it were not."""
     is_empty = change.old is None and change.new is not None and str(change.new.id) == EMPTY_BLOB
     return is_empty and bool(index_flags(repo, change.path) & INTENT_TO_ADD)
-
-
-def index_flags(repo: pygit2.Repository, path: bytes) -> int:
-    """The extended flags of an index entry. pygit2 has no name for them, but for what they lie in."""
-    entry = C.git_index_get_bypath(repo.index._index, path, 0)
-    return int(entry.flags_extended) if entry else 0
 
 
 def git_mode(mode: int, *, is_executable_told: bool = True) -> int:

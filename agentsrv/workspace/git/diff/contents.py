@@ -142,7 +142,7 @@ class Contents:
         if entry.content is not None:
             return entry.content
         if entry.id is None:
-            if S_ISREG(entry.mode) and self._rules.of(entry.path).filter == "lfs":
+            if self.is_lfs(entry):
                 return self.tree.lfs_pointer(entry.path)
             content = self.tree.read(entry.path, entry.mode)
             return self._rules.to_git(entry.path, content) if S_ISREG(entry.mode) else content
@@ -152,6 +152,9 @@ class Contents:
             return bytes(self._odb.read(entry.id)[1])
         except (pygit2.GitError, KeyError, ValueError, OSError, MemoryError) as exc:
             raise Unreadable from exc
+
+    def is_lfs(self, entry: Version) -> bool:
+        return S_ISREG(entry.mode) and self._rules.of(entry.path).filter == "lfs"
 
     def stand_in(self, entry: Version) -> bytes:
         """In place of a file on disk that is too large to be kept in a snapshot. Raises Unreadable."""
