@@ -831,20 +831,20 @@ def test_idle_thread_with_an_error_has_failed() -> None:
 @pytest.mark.parametrize(
     ("mode", "sources", "trust"),
     [
-        (PermissionMode.BYPASS, None, None),
+        (PermissionMode.BYPASS, None, "trusted"),
         (PermissionMode.ASK, None, "untrusted"),
         (PermissionMode.ASK, ("user", "project", "local"), "trusted"),
         (PermissionMode.BYPASS, ("user",), "untrusted"),
     ],
 )
 def test_whose_settings_count(
-    mode: PermissionMode, sources: tuple[str, ...] | None, trust: str | None
+    mode: PermissionMode, sources: tuple[str, ...] | None, trust: str
 ) -> None:
-    """The repository's in bypass; else it is told with each thread that it is not trusted, unless it is."""
+    """The repository's in bypass, else not, unless it is trusted: said with each thread, for all that is around it."""
     options = TurnOptions(permission_mode=mode, setting_sources=sources)
     config = first_turn("two_turns", options=options).requests[0]["params"]["config"]
 
-    assert config.get("projects") == (trust and {"/w/a": {"trust_level": trust}})
+    assert config["projects"] == {place: {"trust_level": trust} for place in ("/w/a", "/w", "/")}
 
 
 def test_record_of_an_earlier_server_is_brought(tmp_path: Path) -> None:

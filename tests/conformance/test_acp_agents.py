@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from agentsrv.agents.acp.known import KNOWN, KnownAgent
 from tests.conformance.acp import DIALECTS, VIBE, AcpDialect
+from tests.conformance.hostile import plant
 from tests.fakes.chat_api import NEW_PROMPT
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
 from tests.kit import Answer, Server, cwd_of, is_alive, parent_of, script, wait_until
@@ -41,6 +43,11 @@ class Session:
     @property
     def directory(self) -> Path:
         return self.server.workspace / self.id
+
+    @property
+    def known_agent(self) -> KnownAgent:
+        [known] = [known for known in KNOWN if known.name == self.dialect.name]
+        return known
 
     def send(self, *steps: str, **options: Any) -> Answer:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -290,6 +297,26 @@ def test_images(session: Session) -> None:
 
     assert session.ended(answer)["result"] == "seen"
     assert [media_type for media_type, _ in session.api.requests[-1].images] == ["image/png"]
+
+
+@pytest.mark.parametrize("mode", ["ask", "plan", "accept_edits"])
+def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mode: str) -> None:
+    """Its servers, hooks and rules do not count in modes that ask; a mode that cannot be had so is refused."""
+    distrust, mark = session.known_agent.distrust, session.directory / "ran"
+    session.directory.mkdir(parents=True, exist_ok=True)
+    plant(session.dialect.name, session.directory, f"touch {mark}")
+    stream = session.send("bash touch unasked", "text done", permission_mode=mode)
+    if stream.status == 400:
+        assert stream.json["code"] == "unsupported_option"
+        assert mode not in session.known_agent.modes or (distrust and mode not in distrust.modes)
+        return
+    for event in stream:
+        if event.type == "permission_request":
+            session.answer(event.json, "deny")
+    session.ended(stream)
+
+    if distrust is not None:
+        assert [] == [name for name in ("ran", "unasked") if (session.directory / name).exists()]
 
 
 def test_agent_is_listed(session: Session, server: Server, dialect: AcpDialect) -> None:

@@ -31,6 +31,7 @@ from tests.pictures import PNG
 
 MCP_ASKS = Path(__file__).parents[1] / "fakes" / "mcp_asks.py"
 
+WHO = ("-c", "user.name=I", "-c", "user.email=i@example.org")
 NOBODY = "http://127.0.0.1:9"
 """The URL of no model."""
 UNTIL_GO = "touch begun; until [ -e go ]; do sleep 0.05; done"
@@ -573,6 +574,29 @@ def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mod
     assert not mark.exists()
     # The CLI takes making a file for an edit.
     assert mode == "accept_edits" or not (session.directory / "unasked").exists()
+
+
+@pytest.mark.parametrize("place", ["", "sub"])
+@pytest.mark.parametrize("use_worktree", [False, True])
+def test_what_counted_in_bypass_counts_in_no_other_mode(
+    session: Session, place: str, use_worktree: bool
+) -> None:
+    """A turn that may do everything leaves no trust behind: not for what is below, and not for a worktree."""
+    mark = session.directory / "ran"
+    session.dialect.plant(session.directory, f"touch {mark}")
+    (session.directory / "sub").mkdir()
+    (session.directory / "sub" / "file").touch()
+    for command in (("init", "-q"), ("add", "--force", "--all"), ("commit", "-qm", "all")):
+        subprocess.run(["git", "-C", session.directory, *WHO, *command], check=True)
+    session.turn("text hello", permission_mode="bypass")
+    has_counted = mark.exists()
+    mark.unlink(missing_ok=True)
+    body = {"cwd": str(session.directory / place), "agent": session.dialect.name}
+    options = {"permission_mode": "ask", "use_worktree": use_worktree}
+    with session.server.generate(script("text hello"), f"{session.id}-2", **body, **options) as stream:
+        assert stream.rest()[-1].json["status"] == "completed"
+
+    assert (has_counted, mark.exists()) == (True, False)
 
 
 def test_trusted_repository_counts_in_every_mode(session: Session) -> None:

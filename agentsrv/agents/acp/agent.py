@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agentsrv.agents.acp.adapter import AcpAdapter
-from agentsrv.agents.acp.known import KnownAgent, Quirk
+from agentsrv.agents.acp.known import Distrust, KnownAgent, Quirk
 from agentsrv.agents.acp.requests import initialize
 from agentsrv.agents.acp.updates import AcpUpdates
 from agentsrv.agents.contract import AgentInfo, Check, Launch
 from agentsrv.agents.conversations import as_conversation
 from agentsrv.agents.messages import user_event
-from agentsrv.agents.options import require_effort, require_mcp_servers
+from agentsrv.agents.options import counts_repository, require_effort, require_mcp_servers
 from agentsrv.config import Config
 from agentsrv.errors import unsupported
 from agentsrv.jsontext import as_object, dump, load_object
@@ -33,6 +33,9 @@ WAIT = ("/bin/sh", "-c", 'sleep "$1"; shift; exec "$@"', "sh")
 """Runs the command behind the seconds, after so many."""
 
 MINUTE_S = 60
+
+SETTINGS_FILE = "settings.json"
+TRUST = "`trust_repository` of the session, or TRUST_REPOSITORIES"
 
 LACKING = {
     "system_prompt": "ACP agents take no instructions besides the prompt",
@@ -74,7 +77,12 @@ class AcpAgent:
             argv = (*RELAY, *argv)
         if (seconds := self._seconds_to_wait(session)) > 0:
             argv = (*WAIT, str(seconds), *argv)
-        return Launch(argv=argv, env=self._environment(options), opening=initialize())
+        env, files = self._environment(options), dict[str, bytes]()
+        if (distrust := self._distrust(options)) is not None:
+            path = str(directory / SETTINGS_FILE)
+            env |= {name: value.format(settings=path) for name, value in distrust.environment.items()}
+            files = {SETTINGS_FILE: distrust.settings} if distrust.settings else {}
+        return Launch(argv=argv, env=env, files=files, opening=initialize())
 
     async def check(self, options: TurnOptions) -> None:
         for field, why in LACKING.items():
@@ -89,12 +97,32 @@ class AcpAgent:
         if options.mcp_servers and not self._known.mcp:
             raise unsupported("mcp_servers", f"{self.name} does not use servers that come with a prompt")
         require_mcp_servers(options, self._known.mcp)
-        if options.setting_sources is not None and "project" not in options.setting_sources:
-            raise unsupported("setting_sources", f"{self.name} always reads the settings of the directory")
+        self._check_trust(options)
+
+    def _check_trust(self, options: TurnOptions) -> None:
+        if counts_repository(options):
+            return
+        if (distrust := self._known.distrust) is None:
+            if options.setting_sources is not None:
+                raise unsupported(
+                    "setting_sources", f"{self.name} always reads the settings of the directory"
+                )
+        elif options.permission_mode not in distrust.modes:
+            needs = f"{self.name} needs a repository that is trusted for this mode ({TRUST})"
+            raise unsupported("permission_mode", needs)
+        elif options.mcp_servers and not distrust.mcp:
+            needs = f"{self.name} starts servers only in a repository that is trusted ({TRUST})"
+            raise unsupported("mcp_servers", needs)
+
+    def _distrust(self, options: TurnOptions) -> Distrust | None:
+        """What keeps it from the settings of the directory, if they do not count."""
+        return None if counts_repository(options) else self._known.distrust
 
     def process_key(self, options: TurnOptions) -> str:
         # Modes, models and efforts are set in the process.
-        facts = (options.mcp_servers, self._known.mode_environment.get(options.permission_mode))
+        variables = self._known.mode_environment.get(options.permission_mode)
+        distrust = self._distrust(options)
+        facts = (options.mcp_servers, variables, None if distrust is None else distrust.environment)
         return hashlib.sha256(dump(facts)).hexdigest()
 
     def new_internal_id(self, session_id: str) -> None:

@@ -48,6 +48,20 @@ class Package:
     machine: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """How an agent is kept from the settings that a repository brings along: its servers, hooks, variables and rules.
+
+    modes: those that it can work in so. environment: what its processes get besides; `{settings}` in it stands for the
+    path of a file with `settings`. `mcp`: the servers that come with a prompt work nevertheless.
+    """
+
+    modes: frozenset[PermissionMode] = frozenset(PermissionMode)
+    environment: dict[str, str] = field(default_factory=dict)
+    settings: bytes = b""
+    mcp: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownAgent:
     """What the adapter cannot find out.
@@ -58,6 +72,7 @@ class KnownAgent:
     modes: its name of each mode that prompts can ask for; None where nothing has to be said.
     mode_option: the config option that stands for its modes; None: `session/set_mode`, or the option of that category.
     mode_environment: what its processes get besides in a mode.
+    distrust: how it leaves a repository's settings out; None: it has no way to.
     mcp: the kinds of MCP servers that work with it.
     failures: how its last message begins when its model has failed, and the agent says `end_turn`.
     notices: begins pieces of messages that are the agent's own words and not its model's.
@@ -75,6 +90,7 @@ class KnownAgent:
     modes: dict[PermissionMode, str | None]
     mode_option: str | None = None
     mode_environment: dict[PermissionMode, dict[str, str]] = field(default_factory=dict)
+    distrust: Distrust | None = None
     efforts: tuple[str, ...] = ()
     mcp: tuple[str, ...] = ()
     takes_images: bool = False
@@ -97,8 +113,9 @@ GEMINI = KnownAgent(
         "GEMINI_CLI_NO_RELAUNCH": "true",
         "GEMINI_TELEMETRY_ENABLED": "false",
     },
-    # In a directory that is not trusted it works in its mode `default` alone, and reads no settings there.
+    # A directory counts as trusted, or what is said below.
     mode_environment={mode: {"GEMINI_CLI_TRUST_WORKSPACE": "true"} for mode in PermissionMode},
+    distrust=Distrust(frozenset({ASK, PLAN}), {"GEMINI_CLI_TRUST_WORKSPACE": "false"}, mcp=False),
     passed=("GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GEMINI_MODEL"),
     credentials=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     files=(".gemini/oauth_creds.json",),
@@ -129,6 +146,7 @@ OPENCODE = KnownAgent(
         EDITS: {"OPENCODE_PERMISSION": _OPENCODE_ASKS_BUT_EDITS},
         PLAN: {"OPENCODE_PERMISSION": _OPENCODE_ASKS},
     },
+    distrust=Distrust(environment={"OPENCODE_DISABLE_PROJECT_CONFIG": "1"}),
     mcp=HTTP_MCP,
     takes_images=True,
     login_command=("opencode", "auth", "login"),
@@ -162,6 +180,7 @@ KIMI = KnownAgent(
     credentials=("KIMI_API_KEY", "MOONSHOT_API_KEY"),
     files=(".kimi-code/config.toml",),
     modes={ASK: "default", PLAN: "plan", BYPASS: "yolo"},
+    distrust=Distrust(),
     mcp=HTTP_MCP,
     takes_images=True,
     login_command=("kimi", "login"),
@@ -176,6 +195,7 @@ GOOSE = KnownAgent(
     passed=("GOOSE_PROVIDER", "GOOSE_MODEL", "OPENAI_HOST", "OPENAI_BASE_PATH", "ANTHROPIC_HOST"),
     credentials=("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "OPENROUTER_API_KEY"),
     modes={ASK: "approve", BYPASS: "auto"},
+    distrust=Distrust(),
     mcp=("stdio", "http"),
     failures=("Ran into this error: ",),
     login_command=("goose", "configure"),
@@ -191,6 +211,13 @@ QWEN = KnownAgent(
     files=(".qwen/oauth_creds.json",),
     # Its own default is a classifier.
     modes={ASK: "default", EDITS: "auto-edit", PLAN: "plan", BYPASS: "yolo"},
+    # Settings of the system go before those of the directory, which would switch it off.
+    distrust=Distrust(
+        frozenset({ASK, PLAN}),
+        {"QWEN_CODE_SYSTEM_SETTINGS_PATH": "{settings}", "QWEN_CODE_TRUSTED_FOLDERS_PATH": "/nowhere"},
+        b'{"security": {"folderTrust": {"enabled": true}}}',
+        mcp=False,
+    ),
     mcp=HTTP_MCP,
     login_command=("qwen",),
     package=Package("npm", "0.24.4"),

@@ -77,9 +77,9 @@ class Codex:
         self._sandbox = Sandbox(programs)
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> CodexAdapter:
-        return CodexAdapter(self._around(session.cwd, session.fork), session.internal_session_id, state)
+        return CodexAdapter(self._around(session.cwd, session), session.internal_session_id, state)
 
-    def _around(self, cwd: str, fork: Fork | None = None) -> Surroundings:
+    def _around(self, cwd: str, session: Session | None = None) -> Surroundings:
         settings = self._settings
         environment = self._config.environment
         key = next((environment[name] for name in KEYS if environment.get(name)), None)
@@ -89,7 +89,8 @@ class Codex:
             llm=llm_server(self._config, "/v1"),
             provider=settings.own_provider,
             model=settings.model,
-            fork=fork,
+            origin_cwd=None if session is None else session.origin_cwd,
+            fork=None if session is None else session.fork,
         )
 
     def _server(self, options: TurnOptions) -> ModelServer:

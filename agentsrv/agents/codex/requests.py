@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -48,6 +49,8 @@ class Surroundings:
 
     cwd: str
     own: ModelServer
+    origin_cwd: str | None = None
+    """Where it was asked to work, when that is not where it works: a worktree's repository is around that."""
     llm: ModelServer | None = None
     """Asked for models that are named `provider/model`."""
     provider: str | None = None
@@ -113,10 +116,9 @@ def turn_request(
 
 def _thread_config(around: Surroundings, options: TurnOptions) -> dict[str, Any]:
     config: dict[str, Any] = {}
-    if options.setting_sources is not None or not counts_repository(options):
-        # The program itself trusts every repository in which it may write, and keeps that for all modes.
-        trust = "trusted" if counts_repository(options) else "untrusted"
-        config["projects"] = {around.cwd: {"trust_level": trust}}
+    # Said each time: by itself the program trusts every repository in which it may write, and notes that for good.
+    trust = "trusted" if counts_repository(options) else "untrusted"
+    config["projects"] = {place: {"trust_level": trust} for place in _places(around)}
     if options.mcp_servers is not None:
         servers = options.mcp_servers.items()
         config["mcp_servers"] = {name: _mcp_server(server) for name, server in servers}
@@ -129,6 +131,12 @@ def _thread_config(around: Surroundings, options: TurnOptions) -> dict[str, Any]
         }
         config["model_providers"] = {OUR_PROVIDER: provider}
     return config
+
+
+def _places(around: Surroundings) -> list[str]:
+    """Where it may find the repository that it works in, and its note of another thread's trust."""
+    paths = [PurePath(path) for path in (around.cwd, around.origin_cwd) if path]
+    return list(dict.fromkeys(str(place) for path in paths for place in (path, *path.parents)))
 
 
 def inputs_of(event: bytes) -> list[dict[str, str]]:
