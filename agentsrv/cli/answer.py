@@ -134,7 +134,8 @@ class Desk:
         question = self._asker.current
         where = "" if question is None else f"{question.session_id}  "
         foot = Text(one_line(f"{where}q leaves" if question else "nothing waits; q leaves"), "dim")
-        self._screen.draw([], self._asker.lines(), foot)
+        plain = [foot] if self._screen.is_plain else []  # there it would not be seen below
+        self._screen.draw([], [*plain, *self._asker.lines()], foot)
 
     def _key(self, key: str) -> None:
         if not self._asker.key(key) and key in LEAVE_KEYS:

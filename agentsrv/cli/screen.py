@@ -24,12 +24,15 @@ BOX_LINES = 7
 
 
 class Screen:
-    """`print` is for good; `draw` replaces what was drawn before. On a plain terminal only what is new is printed."""
+    """`print` is for good; `draw` replaces what was drawn before.
+
+    On a plain terminal only what is new of a question is printed, and nothing of the rest.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self.console = output.console
-        self._is_plain = output.is_plain
+        self.is_plain = output.is_plain
         self._box = ASCII_BOX if output.is_ascii else ROUNDED
         self._live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._asked: list[str] = []
@@ -38,7 +41,7 @@ class Screen:
     @contextmanager
     def open(self) -> Iterator[None]:
         """While this is open, what is drawn stands below what is printed; afterwards it is gone."""
-        if self._is_plain:
+        if self.is_plain:
             yield
             return
         with self._live:
@@ -55,17 +58,20 @@ class Screen:
 
     def draw(self, tail: list[Text], question: list[Text], foot: Text) -> None:
         """The last lines of `tail`, a question in its box, and a line below."""
-        if self._is_plain:
+        if self.is_plain:
             self._ask_plainly(question)
             return
-        if question and len(self.rows(question, self.width - 4)) > BOX_LINES:
+        if not question:
+            self._told = []
+        rows = self._rows(question)
+        if len(rows) > max(1, min(BOX_LINES, self.console.height - 4)):
             self._tell(question[:-1])
-            question = question[-1:]
+            rows = self._rows(question[-1:])
         parts: list[RenderableType] = []
-        if question:
-            parts.append(Panel(Text("\n").join(question), box=self._box, style="yellow", width=self.width))
+        if rows:
+            parts.append(Panel(Text("\n").join(rows), box=self._box, style="yellow", width=self.width))
         parts.append(self._cropped(foot, 1))
-        used = (len(self.rows(question, self.width - 4)) + 2 if question else 0) + 1
+        used = (len(rows) + 2 if rows else 0) + 1
         room = min(MAX_LIVE_LINES, self.console.height - 1) - used
         parts.insert(0, self._cropped(Text("\n").join(tail), max(0, room)))
         self._live.update(Group(*[part for part in parts if part != Text("")]), refresh=True)
@@ -75,14 +81,15 @@ class Screen:
         return max(20, self.console.width - 1)
 
     def _tell(self, lines: list[Text]) -> None:
-        """Print what is too long for the box, once: nothing of what is asked is cut off."""
+        """Print what is too long for the box, once for a question: nothing of what is asked is cut off."""
         told = [line.plain for line in lines]
         if told != self._told:
             self._told = told
             self.print(lines)
 
-    def rows(self, lines: list[Text], width: int) -> list[Text]:
-        return list(Text("\n").join(lines).wrap(self.console, max(1, width))) if lines else []
+    def _rows(self, lines: list[Text]) -> list[Text]:
+        """As they stand in the box: it would cut off what is wider."""
+        return list(Text("\n").join(lines).wrap(self.console, self.width - 4)) if lines else []
 
     def _cropped(self, text: Text, rows: int) -> Text:
         wrapped = list(text.wrap(self.console, self.width)) if text.plain else []
@@ -91,13 +98,16 @@ class Screen:
     def _ask_plainly(self, question: list[Text]) -> None:
         """Print what is new, and what is typed as it is typed."""
         lines, before = [line.plain for line in question], self._asked
-        self._asked = lines
-        if lines and before and lines[:-1] == before[:-1] and lines[-1].startswith(before[-1]):
+        if lines == before:
+            return
+        is_known = bool(lines and before) and lines[:-1] == before[:-1]
+        if is_known and lines[-1].startswith(before[-1]):
             self._write(lines[-1].removeprefix(before[-1]))
-        elif lines != before:
+        else:
             self._write("\n" if before else "")
-            self.print(question[:-1])
+            self._output.print(*([] if is_known else question[:-1]))
             self._write(lines[-1] if lines else "")
+        self._asked = lines
 
     def _write(self, text: str) -> None:
         self.console.file.write(text)

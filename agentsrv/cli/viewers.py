@@ -45,7 +45,10 @@ def make_transcript(output: Output, *, is_full: bool = False) -> Transcript:
 
 
 class Silent:
-    """Only the end counts."""
+    """Only the end counts, and what stands in its way."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -55,7 +58,10 @@ class Silent:
 
     def ask(self, question: Question[Any]) -> None: ...
 
-    def state(self, text: str) -> None: ...
+    def state(self, text: str) -> None:
+        """Not among objects: there it would be an error."""
+        if text and self._output.format == "text":
+            self._output.say(f"agentsrv: {text}")
 
     def tick(self) -> None: ...
 
@@ -66,7 +72,7 @@ class JsonLines(Silent):
     """Every frame, as the server sent it, with its id; `is_raw`: without."""
 
     def __init__(self, output: Output, *, is_raw: bool = False) -> None:
-        self._output = output
+        super().__init__(output)
         self._is_raw = is_raw
 
     def take(self, events: Sequence[AsyncEvent]) -> None:
@@ -77,7 +83,7 @@ class Lines(Silent):
     """The transcript, line by line."""
 
     def __init__(self, output: Output, *, is_full: bool = False) -> None:
-        self._output = output
+        super().__init__(output)
         self._transcript = make_transcript(output, is_full=is_full)
 
     @contextmanager
@@ -138,10 +144,17 @@ class Drawn:
 
     def state(self, text: str) -> None:
         self._said = one_line(text)
+        if self._said and self._screen.is_plain:
+            self._screen.print([Text(self._said, "dim")])
         self.tick()
 
     def tick(self) -> None:
-        self._screen.draw(self._transcript.tail(), self._asker.lines(), self._foot())
+        self._screen.draw(self._transcript.tail(), self._asker.lines() or self._typed(), self._foot())
+
+    def _typed(self) -> list[Text]:
+        """Where no foot is drawn, the prompt that is being typed stands alone."""
+        is_shown = self._screen.is_plain and self._line.text
+        return [Text(f"> {visible(self._line.text)}")] if is_shown else []
 
     def end(self, job: JobInfo) -> None:
         self._screen.print([self._transcript.foot(job.status, cost_usd=job.cost_usd)])

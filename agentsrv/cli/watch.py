@@ -62,7 +62,7 @@ class Watch:
         if output.format == "jsonl" or manners.is_raw:
             return JsonLines(output, is_raw=manners.is_raw)
         if output.format == "json" or (manners.stops and not output.is_terminal):
-            return Silent()
+            return Silent(output)
         if not output.is_interactive or not manners.is_live:
             return Lines(output, is_full=manners.is_full)
         return Drawn(

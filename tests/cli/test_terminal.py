@@ -216,6 +216,66 @@ def test_forty_columns_are_enough(server: Server, open_window: Open, tmp_path: P
     assert window.text.count("y allow") == 0
 
 
+def test_what_is_asked_is_wrapped_and_not_cut_off(server: Server, session: str, open_window: Open) -> None:
+    """In a narrow window, too, all of a command is seen, and every key."""
+    long = "echo " + " ".join(f"word{number}" for number in range(12))
+    window = open_window(
+        "run", script(f'ask 1 Bash {{"command": "{long}"}}'), "--ask", "-s", session, cols=40
+    )
+    window.shows("d later")
+    boxed = " ".join(line.strip("│ ") for line in window.text.split("\n") if line.startswith("│"))
+
+    assert long in boxed
+    assert "y allow   a always   n deny" in boxed
+    window.type("n")
+    assert window.ended() == 0
+
+
+def test_a_plain_question_is_told_once(server: Server, session: str, open_window: Open) -> None:
+    """A screen reader says what is new: neither a key nor the time says all of it again."""
+    window = open_window("run", script(ASK, "say after"), "--ask", "-s", session, "--plain")
+    window.shows("y allow")
+    window.type("zz")
+    window.type("eWhy\x7fat for\r")
+
+    assert window.ended() == 0
+    assert window.text.count("Bash wants leave") == 1
+    assert "\n? Bash: touch x  denied: What for\n" in window.text
+
+
+def test_a_plain_window_shows_what_is_typed_and_where(
+    server: Server, session: str, open_window: Open
+) -> None:
+    """`attach --plain` has a prompt line, `answer --plain` the session that asks."""
+    server.generate("hello", session).rest()
+    window = open_window("attach", session, "--plain")
+    window.shows("hello")
+    window.type("SCRIPT: ask 1 Bash {}")
+    window.shows("\n> SCRIPT: ask 1 Bash {}")
+    window.type("\x15\x04")
+    assert window.ended() == 0
+
+    server.start_job(script(ASK), session, permission_mode="ask")
+    window = open_window("answer", "--plain")
+    window.shows(f"{session} q leaves\nBash wants leave")
+    window.type("y")
+    assert window.ended() == 0
+
+
+def test_a_window_that_is_too_low_shows_what_is_asked(
+    server: Server, session: str, open_window: Open
+) -> None:
+    """In six lines the keys stay, and what they are about stands above."""
+    window = open_window("run", script(ASK, ASK), "--ask", "-s", session, rows=6)
+    for _ in range(2):
+        window.shows("y allow")
+        window.shows("Bash wants leave\n  touch x")
+        window.type("n")
+        window.hides("y allow")
+
+    assert window.ended() == 0
+
+
 def test_a_session_in_a_window(server: Server, session: str, open_window: Open) -> None:
     """`attach`: what was, what comes, questions, and a line for prompts; Ctrl-D leaves."""
     server.generate("hello", session).rest()
