@@ -28,7 +28,7 @@ async def main(cli: Cli) -> int:
     if arguments.detach:
         return detached(cli, job)
     if output.is_terminal and output.format == "text":
-        output.console.print(await head(cli, job), soft_wrap=False, no_wrap=True, overflow="ellipsis")
+        output.print(await head(cli, job))
     watch = Watch(cli, manners(cli), job)
     code = await watch.run(job.events(on_break=watch.told_of_break, times=True))
     if code is not None:
@@ -135,13 +135,15 @@ def detached(cli: Cli, job: AsyncJob) -> int:
 
 
 async def head(cli: Cli, job: AsyncJob) -> Text:
-    """Session, agent, model, the branch of its worktree, and where the console shows it."""
+    """Session, agent, model, the branch of its worktree, and where the console shows it: whole, to be copied."""
     session = await cli.client.sessions.get(job.session_id)
     worktrees = await cli.client.git.worktrees() if session.worktree else ()
     branches = [each.branch or "" for each in worktrees if each.path == session.worktree]
+    facts = [session.id, session.agent, session.model or "", *branches]
+    line = Text("  ".join(one_line(each) for each in facts if each), "dim")
     link = "" if cli.server.socket else f"{cli.server.url}/console/#/s/{quote(session.id)}"
-    facts = [session.id, session.agent, session.model or "", *branches, link]
-    return Text("  ".join(one_line(each) for each in facts if each), "dim")
+    has_room = line.cell_len + len(link) + 2 <= cli.output.console.width
+    return line.append(f"{'  ' if has_room else chr(10)}{link}" if link else "")
 
 
 def finished(cli: Cli, result: JobResult, watch: Watch) -> int:

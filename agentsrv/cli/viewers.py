@@ -98,6 +98,14 @@ class Lines(Silent):
         self._output.print(self._transcript.foot(job.status, cost_usd=job.cost_usd))
 
 
+def shortened(line: Text, width: int) -> Text:
+    """One that stands in `width` columns."""
+    if line.cell_len > width:
+        line.truncate(width - 3, overflow="crop")
+        line.append("...")
+    return line
+
+
 class Drawn:
     """On a terminal. Keys answer questions; what is not for a question goes to `on_key`, or to the prompt line."""
 
@@ -161,9 +169,9 @@ class Drawn:
 
     def _foot(self) -> Text:
         foot = self._transcript.foot(self._said or self._state)
-        if self._on_line is not None:
-            return Text.assemble(foot, "  > ", visible(self._line.text))
-        return foot
+        if self._on_line is None:
+            return shortened(foot, self._screen.width)
+        return Text.assemble(shortened(foot, self._screen.width // 2), "  > ", visible(self._line.text))
 
     def _key(self, key: str) -> None:
         if self._asker.current is not None and self._asker.key(key):

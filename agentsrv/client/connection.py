@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 from aiohttp import (
     ClientError,
+    ClientPayloadError,
     ClientResponse,
     ClientSession,
     ClientTimeout,
@@ -239,6 +240,8 @@ class Connection:
         """`exc` in a few words. Not chained: some errors of aiohttp hold the request's headers."""
         if isinstance(exc, TimeoutError):
             return APITimeoutError(self.server.url, "no answer in time")
+        if isinstance(exc, ClientPayloadError):
+            return APIConnectionError(self.server.url, "it broke off in the middle of an answer")
         number = getattr(exc, "errno", None) or 0
         reason = os.strerror(number) if number > 0 else str(exc) or type(exc).__name__
         return APIConnectionError(self.server.url, reason)

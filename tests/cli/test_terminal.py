@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Open
-from tests.cli.kit import command, has_a_loop
+from tests.cli.kit import command, environment, has_a_loop
+from tests.cli.window import Window
+from tests.conftest import ServerMaker
 from tests.kit import KEY, Server, script, wait_until
+from tests.workspace.git_kit import make_repository
 
 ASK = 'ask 1 Bash {"command": "touch x"}'
 
@@ -196,6 +199,41 @@ def test_simple_terminals_are_spared(
         assert window.output.isascii()
     if words or "TERM" in variables:
         assert b"\x1b" not in window.output
+
+
+def test_a_lost_server_is_told_in_one_line(make_server: ServerMaker, tmp_path: Path) -> None:
+    """What is drawn below says why, from its beginning on; then the turn goes on where it was."""
+    server = make_server()
+    server.workspace.mkdir(parents=True, exist_ok=True)
+    go = tmp_path / "go"
+    prompt = script("say one", f"rate 1 {go} 100", "say two")
+    window = Window("run", prompt, cwd=server.workspace, environment=environment(server, tmp_path), cols=40)
+    try:
+        window.shows("one\nrunning")
+        server.kill9()
+        window.shows("one\nconnecting again: http://127.0.0.1")
+        server.start()
+        window.shows("one\nrunning")
+        go.touch()
+        assert window.ended() == 0
+    finally:
+        window.close()
+    assert "two\ncompleted" in window.text
+
+
+def test_the_head_says_where_it_works_and_where_it_is_shown(
+    server: Server, session: str, open_window: Open
+) -> None:
+    """Session, agent, the branch of its worktree, and the whole link, also where it needs a line."""
+    root = make_repository(server.workspace / session, {"a.txt": "one\n"})
+    words = ("run", "hello", "-s", session, "--cwd", str(root), "--worktree")
+    wide = open_window(*words, cols=150)
+    narrow = open_window("run", "again", "-s", f"{session}-2", cols=40, LC_ALL="C")
+    link = f"http://127.0.0.1:{server.port}/console/#/s/{session}"
+
+    assert (0, 0) == (wide.ended(), narrow.ended())
+    assert wide.text.split("\n")[0] == f"{session}  claude-code  session/{session}  {link}"
+    assert narrow.text.replace("\n", "").startswith(f"{session}-2  claude-code{link}-2")
 
 
 def test_forty_columns_are_enough(server: Server, open_window: Open, tmp_path: Path) -> None:
