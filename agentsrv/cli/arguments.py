@@ -138,7 +138,7 @@ def add_looking(commands: Commands) -> None:
     command = commands.of_user("logs", "show the transcript of a session or job")
     command.add_argument("id", metavar="ID", help="a session, a job, or how one of them begins")
     command.add_argument("-f", "--follow", action="store_true", help="stay for what comes")
-    command.add_argument("--since", type=int, metavar="N", help="only what came after event N")
+    command.add_argument("--since", type=event_id, metavar="N", help="only what came after event N")
     command.add_argument("--full", action="store_true", help="also thoughts, and whole prompts and edits")
     command.add_argument("--raw", action="store_true", help="the agent's own lines")
 
@@ -286,6 +286,13 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError("must be a number of seconds")
+    return value
+
+
+def event_id(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError("must be the number of an event")
     return value
 
 

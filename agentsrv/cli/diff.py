@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
 import msgspec
 from rich.text import Text
 
@@ -84,9 +81,4 @@ def page(cli: Cli, patch: bytes) -> None:
         for line in visible(patch.decode("utf-8", "replace")).splitlines():
             style = "" if line.startswith(("+++", "---")) else STYLES.get(line[:1], "")
             console.print(Text(line, style), soft_wrap=True)
-    pager = shutil.which("less")
-    if pager is None or cli.output.is_plain:
-        cli.output.write(captured.get())
-    else:
-        command = [pager, "--RAW-CONTROL-CHARS", "--quit-if-one-screen", "--no-init"]
-        subprocess.run(command, input=captured.get().encode("utf-8", "replace"), check=False)
+    cli.output.page(captured.get())

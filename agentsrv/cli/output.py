@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -15,6 +20,9 @@ from rich.console import Console
 from rich.text import Text
 
 from agentsrv.cli.safe import visible
+
+LESS = {"LESS": "FRX"}
+"""What `less` needs, as git has it: colours are let through, and what fits on the screen stays there."""
 
 
 class Paper(Console):
@@ -76,6 +84,16 @@ class Output:
                 Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
             )
 
+    def page(self, text: str) -> None:
+        """Safe text for a terminal, in a pager where there is one. Ctrl-C is a key of the pager."""
+        pager = [] if self.is_plain else pager_of(os.environ)
+        if not pager:
+            self.write(text)
+            return
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
+        data = text.encode("utf-8", "replace")
+        subprocess.run(pager, input=data, env={**LESS, **os.environ}, check=False)
+
     def say(self, text: str) -> None:
         """Something for people that is not the result. It may hold what others wrote."""
         with suppress(BrokenPipeError):
@@ -88,6 +106,12 @@ class Output:
         else:
             with suppress(BrokenPipeError):
                 sys.stderr.write(json.dumps({"error": message, **fields}) + "\n")
+
+
+def pager_of(environment: Mapping[str, str]) -> list[str]:
+    """Its command; nothing where none is wanted, or there."""
+    words = shlex.split(environment.get("PAGER", "less"))
+    return words if words and shutil.which(words[0]) else []
 
 
 def _keyboard() -> int | None:

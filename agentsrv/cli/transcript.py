@@ -20,6 +20,8 @@ from agentsrv.client import events as e
 DIFF_LINES = 12
 FAILURE_LINES = 5
 PROMPT_LINES = 10
+UNSHOWN = frozenset({"available_commands_update", "current_mode_update", "config_option_update"})
+"""Updates that are about what may be typed elsewhere."""
 OUTPUT_KEPT = 2000
 """Characters of a running command's output that are kept, for its last lines."""
 
@@ -251,7 +253,7 @@ class Transcript:
             case e.Gap(after=after):
                 told = f"the server's machine lost its power: what came after event {after} is void"
                 return [Text(f"{mark} {told}", "bold yellow")]
-            case e.Unknown(kind=kind) if self._is_full:
+            case e.Unknown(kind=kind) if self._is_full and kind not in UNSHOWN:
                 return [Text(f"{mark} {one_line(kind) or 'something'} that this client does not know", "dim")]
         return []
 

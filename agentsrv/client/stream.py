@@ -95,7 +95,7 @@ class EventStream(Generic[R]):
     def until(self, last_id: int) -> Self:
         """Do not wait for events that are to come: `last_id` is the newest one that is there."""
         self._until = last_id
-        self._is_over = last_id <= (self._after or 0)
+        self._is_over = last_id == (self._after or 0)  # one that lies ahead is for the server to refuse
         return self
 
     def __aiter__(self) -> AsyncIterator[Event[R]]:
