@@ -10,12 +10,13 @@ from rich.text import Text
 
 from agentsrv.cli import exits
 from agentsrv.cli.ask import Asker, describe
-from agentsrv.cli.exits import Refused, UsageError
+from agentsrv.cli.exits import AWAY, Refused, UsageError
 from agentsrv.cli.safe import one_line
 from agentsrv.cli.screen import Screen, keyboard
 from agentsrv.cli.start import Cli
-from agentsrv.cli.watch import LEAVE_KEYS, send
-from agentsrv.client import AgentsrvError, Question
+from agentsrv.cli.viewers import shortened
+from agentsrv.cli.watch import LEAVE_KEYS, SENDING_S, send
+from agentsrv.client import AgentsrvError, ConflictError, NotFoundError, Question
 from agentsrv.tasks import Tasks
 
 LOOK_AGAIN_S = 1.0
@@ -92,31 +93,48 @@ class Desk:
         self._cli = cli
         self._screen = Screen(cli.output)
         self._asker = Asker(self._decided)
-        self._tasks = Tasks("answer")
-        self._seen: dict[tuple[str, str], Question[Any]] = {}
+        self._sent = Tasks("answer")
+        self._seen: dict[tuple[str, str], Question[Any]] | None = None
         self._sending = 0
+        self._problem = ""
         self._has_news = asyncio.Event()
-        self._is_over = False
+        self._scope = asyncio.timeout(None)
 
     async def run(self) -> None:
         with self._screen.open(), keyboard(self._cli.output.keyboard, self._key):
-            while not self._is_over:
-                await self._look()
-                if self._asker.current is None and not self._sending and not self._cli.arguments.watch:
-                    break
-                self._draw()
-                await self._wait()
+            try:
+                async with self._scope:
+                    await self._look_on()
+            except TimeoutError:
+                pass  # `q` ends the looking
+            await self._sent.join(SENDING_S)
         if not self._seen:
             self._cli.output.say("nothing waits for an answer")
 
     async def close(self) -> None:
-        await self._tasks.close()
+        await self._sent.close()
+
+    async def _look_on(self) -> None:
+        """Until nothing waits, or for ever; then a server that goes away for a while is waited for."""
+        while True:
+            try:
+                await self._look()
+                self._problem = ""
+            except AWAY as exc:
+                if self._seen is None or not self._cli.arguments.watch:
+                    raise
+                self._problem = f"connecting again: {exc}"
+            if self._asker.current is None and not self._sending and not self._cli.arguments.watch:
+                return
+            self._draw()
+            await self._wait()
 
     async def _look(self) -> None:
         """Take in what is new, and let go of what others have answered."""
         waiting = {
             (each.task_id, each.request_id): each async for each in self._cli.client.permissions.list()
         }
+        self._seen = self._seen or {}
         for ids, question in waiting.items():
             if ids not in self._seen:
                 self._asker.add(question)
@@ -132,27 +150,31 @@ class Desk:
 
     def _draw(self) -> None:
         question = self._asker.current
-        where = "" if question is None else f"{question.session_id}  "
-        foot = Text(one_line(f"{where}q leaves" if question else "nothing waits; q leaves"), "dim")
+        where = self._problem or ("nothing waits" if question is None else question.session_id)
+        foot = shortened(Text(f"{one_line(where)}; q leaves", "dim"), self._screen.width)
         plain = [foot] if self._screen.is_plain else []  # there it would not be seen below
         self._screen.draw([], [*plain, *self._asker.lines()], foot)
 
     def _key(self, key: str) -> None:
         if not self._asker.key(key) and key in LEAVE_KEYS:
-            self._is_over = True
+            self._scope.reschedule(asyncio.get_running_loop().time())
         self._draw()
         self._has_news.set()
 
     def _decided(self, question: Question[Any], fields: dict[str, Any]) -> None:
         self._sending += 1
-        self._tasks.spawn(self._send(question, fields), name="answer")
+        self._sent.spawn(self._send(question, fields), name="send")
 
     async def _send(self, question: Question[Any], fields: dict[str, Any]) -> None:
+        """What is not taken is asked again, unless it is settled otherwise."""
         mark = f"{one_line(question.session_id)}: {one_line(question.title)}"
         try:
             await send(question, fields)
             self._screen.print([Text(f"{mark}  {fields['decision']}", "yellow")])
         except AgentsrvError as exc:
             self._screen.print([Text(f"{mark}  {one_line(str(exc))}", "red")])
-        self._sending -= 1
-        self._has_news.set()
+            if not isinstance(exc, ConflictError | NotFoundError):
+                self._asker.add(question)
+        finally:
+            self._sending -= 1
+            self._has_news.set()

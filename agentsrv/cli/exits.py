@@ -31,6 +31,10 @@ BY_STATUS = {"completed": OK, "failed": FAILED, "cancelled": CANCELLED, "interru
 """Of a job that has ended."""
 
 
+AWAY = APIConnectionError, ServiceUnavailableError
+"""A server that may come back."""
+
+
 class UsageError(Exception):
     """The command line is wrong in a way that only the command can tell."""
 

@@ -12,6 +12,7 @@ import msgspec
 from rich.text import Text
 
 from agentsrv.cli import exits
+from agentsrv.cli.exits import AWAY
 from agentsrv.cli.safe import one_line
 from agentsrv.cli.start import Cli
 from agentsrv.cli.transcript import duration
@@ -72,13 +73,18 @@ def roughly(seconds: float) -> str:
 
 
 async def main(cli: Cli) -> int:
-    while True:
-        rows = await look(cli.client)
-        shown = rows if cli.arguments.all else [row for row in rows if row.is_active]
-        show(cli, shown, hidden=len(rows) - len(shown))
-        if not cli.arguments.watch:
-            return exits.OK
+    show(cli, await look(cli.client))
+    is_away = False
+    while cli.arguments.watch:
         await asyncio.sleep(WATCH_PAUSE_S)
+        try:
+            show(cli, await look(cli.client))
+            is_away = False
+        except AWAY as exc:
+            if not is_away:
+                cli.output.say(f"agentsrv: connecting again: {exc}")
+            is_away = True
+    return exits.OK
 
 
 async def look(client: AsyncAgentsrv) -> list[Row]:
@@ -92,8 +98,9 @@ def row_of(session: SessionActivity, questions: Sequence[Permission]) -> Row:
     return Row(session, [each for each in questions if each.session_id == session.id])
 
 
-def show(cli: Cli, rows: list[Row], *, hidden: int) -> None:
+def show(cli: Cli, everything: list[Row]) -> None:
     output = cli.output
+    rows = everything if cli.arguments.all else [row for row in everything if row.is_active]
     if output.format != "text":
         found = [row.json() for row in rows]
         output.objects([{"sessions": found}] if output.format == "json" else found)
@@ -105,7 +112,7 @@ def show(cli: Cli, rows: list[Row], *, hidden: int) -> None:
         output.console.clear()
     output.print(*table(rows))
     if not rows:
-        output.say(f"nothing runs; {hidden} more with -a" if hidden else "there are no sessions")
+        output.say(f"nothing runs; {len(everything)} more with -a" if everything else "there are no sessions")
 
 
 def table(rows: list[Row]) -> list[Text]:

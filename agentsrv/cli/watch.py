@@ -17,6 +17,8 @@ from agentsrv.client.jobs import AsyncStream
 from agentsrv.tasks import Tasks
 
 TICK_S = 1.0
+SENDING_S = 10.0
+"""How long somebody who leaves is kept for what they have just decided or typed."""
 PATIENT = 1_000
 """Attempts of a request on which the watching depends: it outlives a restart of the server as the stream does."""
 LEAVE_KEYS = "q\x04"
@@ -50,6 +52,8 @@ class Watch:
         self._manners = manners
         self._job = job
         self._tasks = Tasks("watch")
+        self._sent = Tasks("watch")
+        """Answers and prompts on their way: who leaves has given them."""
         self._scope = asyncio.timeout(manners.timeout_s)
         self._left: int | None = None
         self._farewell = ""
@@ -67,14 +71,14 @@ class Watch:
             return Lines(output, is_full=manners.is_full)
         return Drawn(
             output,
-            answer=lambda question, fields: self._tasks.spawn(self._answer(question, fields), name="answer"),
+            answer=lambda question, fields: self._sent.spawn(self._answer(question, fields), name="answer"),
             on_key=self._key,
             on_line=self._prompt if manners.prompts_to is not None else None,
             is_full=manners.is_full,
         )
 
     def _prompt(self, text: str) -> None:
-        self._tasks.spawn(self._send_prompt(text), name="prompt")
+        self._sent.spawn(self._send_prompt(text), name="prompt")
 
     async def _send_prompt(self, text: str) -> None:
         """While a turn runs it is for that one; else it begins one."""
@@ -92,9 +96,12 @@ class Watch:
             with self.viewer.open():
                 self._tasks.spawn(self._tick(), name="clock")
                 await self._watch(stream)
+                if self.ending is None:
+                    await self._sent.join(SENDING_S)
         finally:
             stream.close()
             await self._tasks.close()
+            await self._sent.close()
             self._listen_no_more()
         if self._farewell:
             self._cli.output.say(self._farewell)

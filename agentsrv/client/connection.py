@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -156,14 +156,23 @@ class Connection:
         timeout: float | None = None,
     ) -> bytes:
         """The bytes of an answer that is 2xx; asked for again where that is safe and may help."""
-        is_repeatable = method == "GET" if is_repeatable is None else is_repeatable
-        attempt = 0
+
+        async def attempt() -> bytes:
+            async with asyncio.timeout(timeout or self.options.timeout):
+                response = await self.open(method, path, query=query, body=body, headers=headers)
+                async with response:
+                    return await response.read()
+
+        return await self.again(
+            attempt, is_repeatable=method == "GET" if is_repeatable is None else is_repeatable
+        )
+
+    async def again(self, attempt: Callable[[], Awaitable[T]], *, is_repeatable: bool = True) -> T:
+        """What `attempt` gives; it is made again, up to `max_retries` times, when that is safe and may help."""
+        count = 0
         while True:
             try:
-                async with asyncio.timeout(timeout or self.options.timeout):
-                    response = await self.open(method, path, query=query, body=body, headers=headers)
-                    async with response:
-                        return await response.read()
+                return await attempt()
             except NETWORK_ERRORS as exc:
                 error: AgentsrvError = self.connection_error(exc)
             except APIConnectionError as exc:
@@ -172,10 +181,10 @@ class Connection:
                 if exc.status not in AGAIN:
                     raise
                 error = exc
-            if not is_repeatable or attempt >= self.options.max_retries:
+            if not is_repeatable or count >= self.options.max_retries:
                 raise error
-            await asyncio.sleep(pause_s(attempt, getattr(error, "retry_after", None)))
-            attempt += 1
+            await asyncio.sleep(pause_s(count, getattr(error, "retry_after", None)))
+            count += 1
 
     async def open(
         self,

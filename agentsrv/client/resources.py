@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import ClientWebSocketResponse
 from msgspec import Struct
 
-from agentsrv.client.connection import NETWORK_ERRORS, Connection
+from agentsrv.client.connection import Connection
 from agentsrv.client.events import AsyncEvent, Question, read
 from agentsrv.client.frames import FrameReader
 from agentsrv.client.jobs import AsyncJob, AsyncStream, Told, in_path, replying, send_answer
@@ -107,19 +107,19 @@ class AsyncSessions(Resource):
 
     async def activity(self) -> Activity:
         """The newest sessions with what goes on in them, and all that is asked, by one request."""
-        async with asyncio.timeout(self._connection.options.timeout):
-            return msgspec.json.decode(await self._first_message("/activity"), type=Activity)
+        message = await self._connection.again(lambda: self._first_message("/activity"))
+        return msgspec.json.decode(message, type=Activity)
 
     async def _first_message(self, path: str) -> bytes:
         frames = FrameReader(has_ids=False)
-        try:
-            async with await self._connection.open("GET", path) as response:
-                async for data in response.content.iter_any():
-                    for _, messages in frames.feed(data):
-                        return messages[0]
-        except NETWORK_ERRORS as exc:
-            raise self._connection.connection_error(exc) from None
-        raise self._connection.connection_error(ConnectionResetError("the stream broke off"))
+        async with (
+            asyncio.timeout(self._connection.options.timeout),
+            await self._connection.open("GET", path) as response,
+        ):
+            async for data in response.content.iter_any():
+                for _, messages in frames.feed(data):
+                    return messages[0]
+        raise ConnectionResetError("the stream broke off")
 
     async def create(
         self,

@@ -17,7 +17,9 @@ def changed(server: Server, session: str) -> Path:
     """The repository in which the session works, with a long change, and one that a terminal would obey."""
     root = make_repository(server.workspace / session, {"a.txt": "one\n"})
     server.generate("hello", session, cwd=str(root)).rest()
-    write_files(root, {"a.txt": "1\n", "b.txt": "".join(f"line {n}\n" for n in range(60)) + "\x1b]0;evil\x07\n"})
+    write_files(
+        root, {"a.txt": "1\n", "b.txt": "".join(f"line {n}\n" for n in range(60)) + "\x1b]0;evil\x07\n"}
+    )
     return root
 
 

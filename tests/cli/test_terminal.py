@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Open
-from tests.cli.kit import command, environment, has_a_loop
-from tests.cli.window import Window
-from tests.conftest import ServerMaker
+from tests.cli.kit import command, has_a_loop
 from tests.kit import KEY, Server, script, wait_until
 from tests.workspace.git_kit import make_repository
 
@@ -141,6 +139,22 @@ def test_leaving_lets_it_work(server: Server, session: str, open_window: Open, k
     assert server.ask("GET", f"/sessions/{session}").json["isStreaming"]
 
 
+def test_who_decides_and_leaves_at_once_has_decided(server: Server, session: str, open_window: Open) -> None:
+    """An answer, or a prompt, that is on its way arrives."""
+    window = open_window("run", script(ASK, "hang"), "--ask", "-s", session)
+    window.shows("y allow")
+    window.type("yq")
+    assert window.ended() == 0
+    assert server.ask("GET", "/permissions").json["permissions"] == []
+    server.stop(session)
+
+    window = open_window("attach", session)
+    window.shows("\ncancelled")
+    window.type("SCRIPT: say more\r\x04")
+    assert window.ended() == 0
+    wait_until(lambda: "more" in command(server, "logs", session).stdout)
+
+
 def test_a_closed_window_lets_it_work(server: Server, session: str, open_window: Open) -> None:
     """SIGHUP only leaves."""
     window = open_window("run", script("say one", "hang"), "-s", session)
@@ -199,26 +213,6 @@ def test_simple_terminals_are_spared(
         assert window.output.isascii()
     if words or "TERM" in variables:
         assert b"\x1b" not in window.output
-
-
-def test_a_lost_server_is_told_in_one_line(make_server: ServerMaker, tmp_path: Path) -> None:
-    """What is drawn below says why, from its beginning on; then the turn goes on where it was."""
-    server = make_server()
-    server.workspace.mkdir(parents=True, exist_ok=True)
-    go = tmp_path / "go"
-    prompt = script("say one", f"rate 1 {go} 100", "say two")
-    window = Window("run", prompt, cwd=server.workspace, environment=environment(server, tmp_path), cols=40)
-    try:
-        window.shows("one\nrunning")
-        server.kill9()
-        window.shows("one\nconnecting again: http://127.0.0.1")
-        server.start()
-        window.shows("one\nrunning")
-        go.touch()
-        assert window.ended() == 0
-    finally:
-        window.close()
-    assert "two\ncompleted" in window.text
 
 
 def test_the_head_says_where_it_works_and_where_it_is_shown(
@@ -295,7 +289,7 @@ def test_a_plain_window_shows_what_is_typed_and_where(
 
     server.start_job(script(ASK), session, permission_mode="ask")
     window = open_window("answer", "--plain")
-    window.shows(f"{session} q leaves\nBash wants leave")
+    window.shows(f"{session}; q leaves\nBash wants leave")
     window.type("y")
     assert window.ended() == 0
 
@@ -353,13 +347,13 @@ def test_questions_that_come_are_shown(server: Server, session: str, open_window
     window = open_window("answer", "--watch")
     window.shows("nothing waits; q leaves")
     jobs = [server.start_job(script(ASK), session, permission_mode="ask")]
-    window.shows(f"{session} q leaves")
+    window.shows(f"{session}; q leaves")
     window.type("y")
     window.shows("nothing waits; q leaves")
     jobs.append(server.start_job(script(ASK), f"{session}-2", permission_mode="ask"))
-    window.shows(f"{session}-2 q leaves")
+    window.shows(f"{session}-2; q leaves")
     command(server, "answer", f"{session}-2", "deny")
-    window.hides(f"{session}-2 q leaves")
+    window.hides(f"{session}-2; q leaves")
     window.type("q")
 
     assert window.ended() == 0

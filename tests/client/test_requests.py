@@ -76,6 +76,23 @@ async def test_reading_is_asked_again(status: int) -> None:
     assert len(asked) == 3
 
 
+async def test_what_goes_on_is_asked_again() -> None:
+    """Also where the answer is the beginning of a stream, and breaks off before it."""
+    left = [503, 0]
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        status = left.pop(0) if left else 200
+        body = b'data: {"sessions": [], "permissions": []}\n\n' if status == 200 else b": hello\n\n"
+        if status == 503:
+            return web.json_response(BUSY, status=503)
+        return web.Response(body=body, content_type="text/event-stream")
+
+    async with answering(handler) as (client, asked):
+        assert list((await client.sessions.activity()).sessions) == []
+
+    assert len(asked) == 3
+
+
 async def test_as_often_as_is_wanted() -> None:
     """Then the last answer is raised."""
     async with answering(refusing(9, 503), max_retries=1) as (client, asked):
