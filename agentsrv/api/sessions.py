@@ -153,7 +153,7 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
         return await send(request, pieces, headers={"Content-Type": "application/json; charset=utf-8"})
     if after is not None:
         raise invalid_field("before", "cannot be given together with after")
-    found = await history.messages_before(session, before, limit or DEFAULT_PAGE, as_acp=is_acp)
+    found, end = await history.messages_before(session, before, limit or DEFAULT_PAGE, as_acp=is_acp)
     values = [msgspec.Raw(value) for one in found for value in _values(one, timed=query.times)]
     return json_response(
         MessageList(
@@ -163,6 +163,7 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
             first_event_id=found[0].seq if found else 0,
             last_event_id=found[-1].seq if found else 0,
             event_ids=[one.seq for one in found for _ in one.values],
+            up_to_event_id=end,
             timestamp=timestamp(),
         )
     )

@@ -33,8 +33,10 @@ from agentsrv.threads import Pool
 MARK_EVERY = 2000
 """Events, rounded up to whole chunks."""
 
-SPAN = 2000
-"""So many events are read at once to find the last messages."""
+SPANS = (250, 2000)
+"""So many events are read at once to find the last messages: few first, for most logs have a page in them, then twice
+as many each time, up to the most.
+"""
 
 PAGE_BYTES = 8 * 1024 * 1024
 """Of messages that are read backwards, which are held until all are found."""
@@ -139,23 +141,25 @@ class History:
 
     async def messages_before(
         self, session: Session, before: Seq, limit: int, *, as_acp: bool
-    ) -> list[Messages]:
+    ) -> tuple[list[Messages], Seq]:
         """The last `limit` messages of what lies before an event, oldest first; fewer when they are large.
 
-        What one event gives stays together. The log is read backwards, so a page costs the same at its end.
+        And up to which event there are no others. What one event gives stays together. The log is read backwards, so
+        a page costs the same at its end.
         """
         read = self.acp_messages if as_acp else self.messages
-        last = min(before - 1, (await self._log.session(session.id)).last_seq)
+        last = end = min(before - 1, (await self._log.session(session.id)).last_seq)
         found: list[Messages] = []
         left, bytes_left = limit, PAGE_BYTES
+        span, most = SPANS
         while last > 0 and left > 0 and bytes_left > 0:
-            first = max(last - SPAN, 0)
+            first = max(last - span, 0)
             part = await _last_of(read(session, first, last), last, left, bytes_left)
             left -= sum(len(one.values) for one in part)
             bytes_left -= sum(map(_size, part))
             found = part + found
-            last = first
-        return found
+            last, span = first, min(2 * span, most)
+        return found, end
 
     async def _written(
         self, session_id: SessionId, after: Seq, last: Seq | None

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { Cursor, follow } from "../src/api/follow.ts";
-import type { Api, Query } from "../src/api/http.ts";
+import { Cursor, follow, SILENCE_MS } from "../src/api/follow.ts";
+import { type Api, type Query, Unreachable } from "../src/api/http.ts";
 
 Object.assign(globalThis, { window: new EventTarget(), document: new EventTarget() });
 
@@ -26,4 +26,65 @@ test("what the log has lost behind my back is read again, once", async () => {
   await follow(server, what, end.signal);
 
   assert.deepEqual([asked, seen], [[49, 50, 41, 42], [50, 42]]);
+});
+
+/** Streams in which nothing comes, each for as long as nobody hangs up; when they were begun is in `begun`. */
+function silent(begun: number[], now: () => number): Api {
+  const stream = (_path: string, _query: Query, signal: AbortSignal) => {
+    begun.push(now());
+    const body = new ReadableStream({ start: (to) => signal.addEventListener("abort", () => to.error(signal.reason)) });
+    return Promise.resolve(new Response(body));
+  };
+  return { stream } as unknown as Api;
+}
+
+/** Let what has been started go on until it waits. */
+async function settled(): Promise<void> {
+  for (let round = 0; round < 50; round += 1) await new Promise(setImmediate);
+}
+
+test("a stream in which nothing comes for 45 s is dead, and tried again soon", async ({ mock }) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.method(Math, "random", () => 0.5);
+  let now = 0;
+  const pass = async (ms: number) => { now += ms; mock.timers.tick(ms); await settled(); };
+  const [begun, connected]: [number[], boolean[]] = [[], []];
+  const end = new AbortController();
+  const what = { path: "events", cursor: new Cursor(0), onBatch: () => {}, onConnected: (is: boolean) => void connected.push(is) };
+  const following = follow(silent(begun, () => now), what, end.signal);
+  await settled();
+  await pass(SILENCE_MS - 1);
+  assert.deepEqual([begun, connected], [[0], [true]]);
+  await pass(1);
+  assert.deepEqual(connected, [true, false]);
+  await pass(200);
+  assert.deepEqual([begun, connected], [[0, 45_200], [true, false, true]]);
+  end.abort();
+  await following;
+});
+
+test("pauses grow from a fifth of a second to five seconds, and end at once when the network is back", async ({ mock }) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.method(Math, "random", () => 0.5);
+  let asked = 0;
+  const refusing = { stream: () => { asked += 1; return Promise.reject(new Unreachable("away")); } } as unknown as Api;
+  const end = new AbortController();
+  const following = follow(refusing, { path: "events", cursor: new Cursor(0), onBatch: () => {}, onConnected: () => {} }, end.signal);
+  await settled();
+  for (const [round, pause] of [200, 400, 800, 1600, 3200, 5000, 5000].entries()) {
+    mock.timers.tick(pause - 1);
+    await settled();
+    assert.equal(asked, round + 1);
+    mock.timers.tick(1);
+    await settled();
+    assert.equal(asked, round + 2);
+  }
+  for (const [target, name] of [[window, "online"], [window, "pointerdown"], [document, "visibilitychange"]] as const) {
+    const before = asked;
+    target.dispatchEvent(new Event(name));
+    await settled();
+    assert.equal(asked, before + 1, name);
+  }
+  end.abort();
+  await following;
 });

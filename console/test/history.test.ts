@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { asBatches } from "../src/model/history.ts";
+import { areAll, asBatches } from "../src/model/history.ts";
 import { type Row, Transcript } from "../src/model/transcript.ts";
 import { matching } from "../src/model/find.ts";
 import { type Shown, shown } from "../src/model/turns.ts";
@@ -29,17 +29,17 @@ const EVENTS: [number, object][] = [
 ];
 const JOBS = [job("t2", 14), job("t1", 8), job("t3", 0, { status: "queued" })];
 
-function page(from: number, to: number) {
+function page(from: number, to: number, upToEventId: number) {
   const events = EVENTS.slice(from, to);
   return {
     messages: events.map(([, message]) => message), eventIds: events.map(([id]) => id),
-    firstEventId: events[0]?.[0] ?? 0, lastEventId: events.at(-1)?.[0] ?? 0,
+    firstEventId: events[0]?.[0] ?? 0, lastEventId: events.at(-1)?.[0] ?? 0, upToEventId,
   };
 }
 
 function read(from: number, to: number, before: number, name = ""): Transcript {
   const transcript = new Transcript(name);
-  for (const batch of asBatches(page(from, to), JOBS, before)) transcript.apply(batch.id, batch.data);
+  for (const batch of asBatches(page(from, to, before - 1), JOBS)) transcript.apply(batch.id, batch.data);
   return transcript;
 }
 
@@ -49,6 +49,18 @@ const seen = (rows: readonly Row[]) => rows.map((row) => JSON.stringify({ ...row
 test("a page has its turns' ends where they were", () => {
   const rows = read(0, EVENTS.length, Infinity).rows;
   assert.deepEqual(rows.map((row) => row.kind), ["user", "call", "call", "text", "done", "user", "text", "done"]);
+});
+
+test("the end of a turn that ended behind the page comes with what follows", () => {
+  const batches = asBatches(page(0, EVENTS.length, 13), JOBS);
+  assert.deepEqual(batches.at(-1)?.id, 13);
+});
+
+test("jobs that were asked for with the page tell of all ends in it, unless a turn may have begun since", () => {
+  const [ended, next] = [job("t1", 8), job("t2", 0, { status: "running", firstEventId: 9 })];
+  const found = [page(0, 6, 8), page(0, 7, 10)].map((one) => [areAll([ended], one), areAll([next, ended], one)]);
+  assert.deepEqual(found, [[true, false], [false, false]]);
+  assert.ok(areAll([], { ...page(0, 0, 0) }));
 });
 
 test("pages that are put before each other give what one page gives, wherever they are cut", () => {
@@ -74,7 +86,7 @@ test("a turn that has ended shows its answer, its steps when they are wanted", (
   assert.deepEqual(kinds(folded), ["user", "steps", "text", "done", "user", "text", "done"]);
   const steps = folded[1];
   assert.ok(steps?.kind === "steps");
-  assert.deepEqual([steps.steps, steps.failed], [2, 1]);
+  assert.deepEqual([steps.steps, steps.failed, steps.taskId], [2, 1, "t1"]);
   assert.deepEqual(kinds(shown(rows, new Set([steps.key]))).slice(0, 5), ["user", "steps", "call", "call", "text"]);
 });
 

@@ -205,11 +205,13 @@ async def test_messages_are_read_backwards_page_by_page(server: Server, format_:
         return (await server.ask("GET", f"/sessions/s/messages?format={format_}&{query}")).json
 
     whole = (await page(""))["messages"]
+    end = (await server.ask("GET", "/generate/v2/jobs?session_id=s")).json["jobs"][0]["lastEventId"]
     found: list[Any] = []
     before = 10**9
     while (part := await page(f"before={before}&limit=2"))["count"]:
         assert len(part["eventIds"]) == part["count"]
         assert part["eventIds"][0] == part["firstEventId"]
+        assert part["upToEventId"] == min(before - 1, end)
         found = part["messages"] + found
         before = part["firstEventId"]
 

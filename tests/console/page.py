@@ -70,6 +70,18 @@ async def press(page: Page, keys: str, modifiers: int = 0) -> None:
         await page.do("Input.dispatchKeyEvent", type="keyUp", **event)
 
 
+async def before_the_page(page: Page, script: str) -> None:
+    """Have this run before anything of the page."""
+    await page.do("Page.enable")
+    await page.do("Page.addScriptToEvaluateOnNewDocument", source=script)
+
+
+async def key(page: Page, name: str) -> None:
+    """One that has a name and types nothing."""
+    for kind in ("keyDown", "keyUp"):
+        await page.do("Input.dispatchKeyEvent", type=kind, key=name)
+
+
 async def shows(page: Page, text: str) -> None:
     await page.until("document.body.innerText", lambda shown: shown is not None and text in shown)
 

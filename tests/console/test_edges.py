@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Page
-from tests.console.page import click, fill, open_console, pick, shows
+from tests.console.page import before_the_page, click, fill, key, open_console, pick, shows
 from tests.console.test_questions import ASKS, CAN_ANSWER, answers
 from tests.console.test_workplace import begin
 from tests.kit import KEY, Server, write_fake_agent
@@ -30,18 +30,6 @@ CLICK_WHEN_IT_COMES = """
         allow.click();
     }).observe(document.body, {childList: true, subtree: true}); true
 """
-
-
-async def before_the_page(page: Page, script: str) -> None:
-    """Have this run before anything of the page."""
-    await page.do("Page.enable")
-    await page.do("Page.addScriptToEvaluateOnNewDocument", source=script)
-
-
-async def key(page: Page, name: str) -> None:
-    """One that has a name and types nothing."""
-    for kind in ("keyDown", "keyUp"):
-        await page.do("Input.dispatchKeyEvent", type=kind, key=name)
 
 
 async def test_a_card_that_appears_under_the_finger_is_not_answered(server: Server, page: Page) -> None:

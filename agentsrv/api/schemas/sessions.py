@@ -163,7 +163,7 @@ class MessageList(Struct, kw_only=True, rename="camel"):
     """`last_event_id` is that of the last message: the next page comes after it.
 
     `first_event_id` is that of the first one, when pages are read backwards: the next one comes before it. `event_ids`
-    has the event of each message then.
+    has the event of each message then, and up to `up_to_event_id` there are no others.
     """
 
     session_id: str
@@ -172,4 +172,5 @@ class MessageList(Struct, kw_only=True, rename="camel"):
     first_event_id: int | UnsetType = UNSET
     last_event_id: int
     event_ids: list[int] | UnsetType = UNSET
+    up_to_event_id: int | UnsetType = UNSET
     timestamp: str

@@ -43,6 +43,8 @@ export interface MessagePage {
   eventIds: number[];
   firstEventId: number;
   lastEventId: number;
+  /** Up to this event there are no other messages behind the last one. */
+  upToEventId: number;
 }
 
 export interface Queued {

@@ -51,40 +51,43 @@ export class Console {
   readonly questions = signal<readonly Question[]>([]);
   readonly waiting = computed(() => new Set(this.questions.value.map((question) => question.sessionId)));
   readonly api: Api;
+  /** What somebody signs in with, until it is known whether it is good. */
+  private tried: string | null = null;
   private watching: AbortController | null = null;
   private readonly conversations = new Map<string, Conversation>();
   private onSignedIn: (() => void)[] = [];
 
   constructor(root: string) {
     this.api = new Api(root, {
-      token: () => this.token.peek(),
+      token: () => this.tried ?? this.token.peek(),
       onUnauthorized: () => (this.isLocked.value = this.token.peek() !== null && this.isLoaded.peek()),
       signedIn: () => new Promise((resolve) => this.onSignedIn.push(resolve)),
       onStorage: (isFull) => (this.isFull.value = isFull),
     });
   }
 
-  /** `code`: good once, from `agentsrv open`; it makes this device a token of its own. */
-  async load(code: string | null): Promise<void> {
+  /**
+   * `code`: good once, from `agentsrv open`; it makes this device a token of its own. `onSignedIn`: before anything is
+   * drawn, for what takes the server a moment.
+   */
+  async load(code: string | null, onSignedIn: () => void): Promise<void> {
     applyTheme(this.preferences.value);
     this.token.value = code === null ? await recall<string>(TOKEN) : await this.redeem(code);
+    if (this.token.value !== null) onSignedIn();
     this.isLoaded.value = true;
     if (this.token.value !== null) this.watch();
   }
 
-  /** Raises ApiError (401) for a wrong key. */
-  async signIn(key: string, isKept: boolean): Promise<void> {
-    const before = this.token.peek();
-    const wasLocked = this.isLocked.peek();
-    this.token.value = key;
+  /** With a key, a device's token, or a code that is good once. Raises ApiError (401) for what is none of them. */
+  async signIn(given: string, isKept: boolean): Promise<void> {
+    this.tried = given;
     try {
-      await this.api.get("permissions");
+      this.tried = await this.tokenOf(given);
       // What stays in a browser is a token of its own, never the server's key.
-      if (isKept) this.keepsNothing.value = !(await this.keep());
-    } catch (error) {
-      this.token.value = wasLocked ? before : null;
-      this.isLocked.value = wasLocked;
-      throw error;
+      if (isKept) this.keepsNothing.value = !(await this.keep(this.tried));
+      this.token.value = this.tried;
+    } finally {
+      this.tried = null;
     }
     this.isLocked.value = false;
     for (const resolve of this.onSignedIn.splice(0)) resolve();
@@ -137,29 +140,38 @@ export class Console {
   }
 
   /** Null for a code that is used, or too old. */
-  private async redeem(code: string): Promise<string | null> {
+  private async redeem(code: string, isKept = true): Promise<string | null> {
     try {
       const { token } = await this.api.post<{ token: string }>("auth/codes/redeem", { code, name: deviceName() });
-      this.keepsNothing.value = !(await keep(TOKEN, token));
+      if (isKept) void keep(TOKEN, token).then((isDone) => (this.keepsNothing.value = !isDone));
       return token;
     } catch {
       return null;
     }
   }
 
-  private async keep(): Promise<boolean> {
+  private async tokenOf(given: string): Promise<string> {
     try {
-      const made = await this.api.post<{ token: string }>("auth/tokens", { name: deviceName() });
-      this.token.value = made.token;
+      await this.api.get("permissions");
+      return given;
+    } catch (reason) {
+      const token = reason instanceof ApiError && reason.status === 401 ? await this.redeem(given, false) : null;
+      if (token === null) throw reason;
+      return token;
+    }
+  }
+
+  private async keep(token: string): Promise<boolean> {
+    try {
+      this.tried = (await this.api.post<{ token: string }>("auth/tokens", { name: deviceName() })).token;
     } catch (error) {
       // A device token was pasted: it may not make others, and is what is to be kept.
       if (!(error instanceof ApiError && error.status === 403)) return false;
     }
-    return keep(TOKEN, this.token.value ?? "");
+    return keep(TOKEN, this.tried ?? token);
   }
 
   private watch(): void {
-    void this.loadAgents().catch(() => undefined);
     this.watching?.abort();
     const { signal } = (this.watching = new AbortController());
     const shared = new Shared<Activity>(

@@ -5,7 +5,7 @@ import { Cursor, follow, insist } from "../api/follow.ts";
 import { type Api, ApiError, segment } from "../api/http.ts";
 import { inPlace } from "../api/shared.ts";
 import type { Job, MessagePage, Prompt } from "../api/types.ts";
-import { asBatches } from "./history.ts";
+import { areAll, asBatches } from "./history.ts";
 import { type Row, Transcript } from "./transcript.ts";
 import { shown } from "./turns.ts";
 
@@ -141,12 +141,13 @@ export class Conversation {
   /** A page of messages, with the ends of the turns that they belong to. */
   private async page(before: number): Promise<ReturnType<typeof asBatches>> {
     const path = `sessions/${segment(this.sessionId)}/messages`;
-    // The jobs first: what has ended by then has its messages in the page.
-    const jobs = before === NEWEST ? await this.findJobs() : [...this.jobs.value.values()];
-    const page = await this.api.get<MessagePage>(path, { format: "acp", limit: PAGE, before });
+    const asked = this.api.get<MessagePage>(path, { format: "acp", limit: PAGE, before });
+    let [page, jobs] = await Promise.all([asked, before === NEWEST ? this.findJobs() : [...this.jobs.value.values()]]);
+    // A turn may have ended between the two answers, and the next one have begun.
+    if (before === NEWEST && !areAll(jobs, page)) jobs = await this.findJobs();
     this.firstSeq = page.firstEventId;
     this.hasOlder.value = page.firstEventId > 1;
-    return asBatches(page, jobs, before === NEWEST ? Infinity : before);
+    return asBatches(page, jobs);
   }
 
   private async findJobs(): Promise<Job[]> {

@@ -5,16 +5,18 @@ import type { Job, MessagePage } from "../api/types.ts";
 
 const ENDED = new Set(["completed", "failed", "cancelled", "interrupted"]);
 
-/**
- * The messages of a page, each at its event, and where turns ended in it. `before`: the page reaches up to that event;
- * Infinity for the newest one.
- */
-export function asBatches(page: MessagePage, jobs: readonly Job[], before: number): Batch[] {
+/** Whether `jobs`, which were asked for together with the page, tell of all ends of turns that its messages surround. */
+export function areAll(jobs: readonly Job[], page: MessagePage): boolean {
+  return jobs.every((job) => ENDED.has(job.status)) && page.lastEventId <= Math.max(0, ...jobs.map((job) => job.lastEventId));
+}
+
+/** The messages of a page, each at its event, and where turns ended in it. What ended behind it comes with what follows. */
+export function asBatches(page: MessagePage, jobs: readonly Job[]): Batch[] {
   const batches = new Map<number, string[]>();
   const add = (id: number, data: string) => batches.set(id, [...(batches.get(id) ?? []), data]);
   page.messages.forEach((message, index) => add(page.eventIds[index] ?? page.lastEventId, JSON.stringify(message)));
   for (const job of jobs)
-    if (ENDED.has(job.status) && job.lastEventId > 0 && job.lastEventId >= page.firstEventId && job.lastEventId < before)
+    if (ENDED.has(job.status) && job.lastEventId > 0 && job.lastEventId >= page.firstEventId && job.lastEventId <= page.upToEventId)
       add(job.lastEventId, end(job));
   return [...batches].sort(([a], [b]) => a - b).map(([id, data]) => ({ id, data }));
 }

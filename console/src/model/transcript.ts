@@ -272,8 +272,7 @@ export class Transcript {
   private answered(message: Json): void {
     const row = this.question(text(message["requestId"]));
     if (row === undefined) return;
-    const said = message["message"];
-    row.answer = { decision: text(message["decision"]), ...(typeof said === "string" ? { message: said } : {}) };
+    row.answer = asAnswer(message);
     row.version += 1;
   }
 
@@ -390,6 +389,19 @@ export function asAsked(message: Json): Asked {
     input: object(message["input"]),
     canRemember: options.some((option) => option["remember"] === "session"),
   };
+}
+
+/** What a `permission_resolved` says. */
+function asAnswer(message: Json): NonNullable<QuestionRow["answer"]> {
+  const said = message["message"];
+  return { decision: text(message["decision"]), ...(typeof said === "string" ? { message: said } : {}) };
+}
+
+/** The answer to a question, among messages that may have it. */
+export function answerIn(messages: readonly unknown[], { taskId, requestId }: Asked): QuestionRow["answer"] {
+  const found = messages.map(object).findLast((one) =>
+    one["type"] === "permission_resolved" && one["requestId"] === requestId && one["taskId"] === taskId);
+  return found === undefined ? null : asAnswer(found);
 }
 
 function newCall(key: string, seq: number): CallRow {

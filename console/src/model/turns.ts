@@ -4,7 +4,7 @@
  * A turn that runs is shown whole. Of one that has ended: the prompt, a line for its steps, the answer, its end.
  */
 
-import type { CallRow, Row } from "./transcript.ts";
+import type { CallRow, DoneRow, Row } from "./transcript.ts";
 
 /** The steps of a turn that has ended. */
 export interface StepsRow {
@@ -14,6 +14,8 @@ export interface StepsRow {
   seq: number;
   steps: number;
   failed: number;
+  /** The job of their turn, which knows how long they have taken. */
+  taskId: string;
   isOpen: boolean;
 }
 export type Shown = Row | StepsRow;
@@ -28,23 +30,23 @@ export function shown(rows: readonly Row[], unfolded: ReadonlySet<string>): Show
     if (row.kind !== "done") return;
     // What ended it stands in its last line.
     const turn = rows.slice(start, index).filter((one) => one.kind !== "error" || one.text !== row.error);
-    found.push(...folded(turn, row.key, unfolded), row);
+    found.push(...folded(turn, row, unfolded), row);
     start = index + 1;
   });
   found.push(...rows.slice(start));
   return found;
 }
 
-function folded(turn: readonly Row[], end: string, unfolded: ReadonlySet<string>): Shown[] {
+function folded(turn: readonly Row[], end: DoneRow, unfolded: ReadonlySet<string>): Shown[] {
   const answer = turn.findLastIndex((row) => row.kind === "text");
   const isStep = (row: Row, index: number) => index !== answer && row.kind !== "user" && row.kind !== "error" && row.kind !== "gap";
   const steps = turn.filter(isStep);
   if (steps.length < FEW) return [...turn];
-  const key = `steps ${end}`;
+  const key = `steps ${end.key}`;
   const isOpen = unfolded.has(key);
   const failed = steps.filter((row) => row.kind === "call" && row.status === "failed").length;
   const line: StepsRow = {
-    kind: "steps", key, seq: steps[0]?.seq ?? 0, version: isOpen ? 1 : 0, steps: steps.length, failed, isOpen,
+    kind: "steps", key, seq: steps[0]?.seq ?? 0, version: isOpen ? 1 : 0, steps: steps.length, failed, taskId: end.taskId, isOpen,
   };
   const first = turn.findIndex(isStep);
   const before = turn.slice(0, first);

@@ -123,8 +123,11 @@ function Badge({ page }: { page: Console }) {
   );
 }
 
+/** What a phone has behind More. */
+const IN_MORE = new Set(["usage", "settings"]);
+
 export function NavLink(props: { to: View; icon: string; current: string; children?: preact.ComponentChildren }) {
-  const isCurrent = props.to === props.current;
+  const isCurrent = props.to === props.current || (props.to === "more" && IN_MORE.has(props.current));
   const isShort = useMedia("(max-width: 800px)");
   return (
     <a class={styles["link"]} data-to={props.to} href={`#/${props.to}`} aria-current={isCurrent ? "page" : undefined}>

@@ -12,7 +12,7 @@ export function Banners({ page }: { page: Console }) {
   const isLost = useLate(!page.isConnected.value, LOST_MS);
   return (
     <div class={styles["banners"]} role="status">
-      {isLost && <p>{t("connection.lost")}</p>}
+      {isLost && <p class={styles["lost"]}>{t("connection.lost")}</p>}
       {page.isFull.value && <p>{t("banner.full")}</p>}
       {page.keepsNothing.value && <p>{t("login.memory")}</p>}
       {page.isOutdated.value && (

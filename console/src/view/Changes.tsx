@@ -94,6 +94,7 @@ function FileView({ page, session, file, base }: { page: Console; session: Sessi
         <code class={styles["name"]} title={visible(name)}>{visible(name.slice(directoryOf(name).length))}</code>
         <span class="quiet">{t(`changes.${file.status}`)}</span>
         <Counts files={[file]} />
+        <Icon name="down" />
       </summary>
       <Notes file={file} />
       {isOpen.value && <Hunks page={page} session={session} name={name} base={base} />}

@@ -9,6 +9,7 @@ import { type Key } from "../i18n/en.ts";
 import { plural, t } from "../i18n/index.ts";
 import styles from "./Composer.module.css";
 import { Icon } from "./Icon.tsx";
+import { useMedia } from "./media.ts";
 import { Attempted } from "./Problem.tsx";
 import { QueueList } from "./QueueList.tsx";
 
@@ -24,6 +25,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
   const effort = useSignal("");
   const busy = useSignal<"steer" | "queue">("steer");
   const session = page.session(conversation.sessionId);
+  const isPhone = useMedia("(max-width: 480px)");
   const change = (what: { text?: string; images?: string[] }) => page.drafts.change(conversation.sessionId, what);
 
   const send = async (whenBusy: "steer" | "queue" | "reject") => {
@@ -69,7 +71,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
       <div class={styles["box"]}>
         <Thumbnails images={draft.value.images} onRemove={(images) => change({ images })} />
         <textarea id="composer" aria-label={t("composer.message")} rows={2} value={draft.value.text} onKeyDown={onKey}
-          placeholder={t(props.isBusy ? "composer.steer" : "composer.placeholder")}
+          placeholder={t(props.isBusy ? "composer.steer" : isPhone ? "composer.placeholderShort" : "composer.placeholder")}
           onPaste={(event) => void add(event.clipboardData?.files ?? [])}
           onInput={(event) => change({ text: event.currentTarget.value })} />
         <div class={styles["bar"]}>

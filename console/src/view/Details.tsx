@@ -64,7 +64,7 @@ function Changeable({ page, session }: { page: Console; session: Session }) {
       <label>{t("details.name")}
         <input defaultValue={session.name ?? ""} onChange={(event) => change({ name: event.currentTarget.value.trim() })} />
       </label>
-      <div class={styles["inline"]}>
+      <div class={styles["fields"]}>
         {models.length > 0 && (
           <label>{t("new.model")}
             <select value={session.model ?? ""} onChange={(event) => event.currentTarget.value && change({ model: event.currentTarget.value })}>

@@ -47,9 +47,11 @@ export function FileView({ page, session, path, line, changes }: Props) {
     <div class={styles["files"]}>
       <div class={styles["bar"]}>
         <BackToFiles session={session} />
-        <code class={styles["path"]} title={visible(path)}>{visible(path.startsWith(`${session.cwd}/`) ? path.slice(session.cwd.length + 1) : path)}</code>
+        <span class={styles["path"]}>
+          <code title={visible(path)}>{visible(path.startsWith(`${session.cwd}/`) ? path.slice(session.cwd.length + 1) : path)}</code>
+          <Copy text={path} />
+        </span>
         {content && <span class="quiet">{bytes(content.size)}</span>}
-        <Copy text={path} />
         <Download page={page} path={path} />
         {content?.isText && edited.value === null && (
           <button type="button" onClick={() => (edited.value = content)}>{t("files.edit")}</button>

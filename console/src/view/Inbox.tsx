@@ -1,14 +1,16 @@
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
+import { segment } from "../api/http.ts";
 import { keep, recall } from "../api/keep.ts";
-import type { Session } from "../api/types.ts";
+import type { MessagePage, Question, Session } from "../api/types.ts";
 import type { Console } from "../model/console.ts";
-import { asAsked } from "../model/transcript.ts";
+import { answerIn, asAsked } from "../model/transcript.ts";
 import { sessionHash } from "../model/route.ts";
 import { ago, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import styles from "./Inbox.module.css";
-import { QuestionCard } from "./QuestionCard.tsx";
+import { useLoaded } from "./load.ts";
+import { Answered, QuestionCard } from "./QuestionCard.tsx";
 import { statusWord } from "./RowView.tsx";
 import { Skeleton } from "./Skeleton.tsx";
 import { StatusMark } from "./StatusMark.tsx";
@@ -17,6 +19,7 @@ import { StatusMark } from "./StatusMark.tsx";
 export function Inbox({ page }: { page: Console }) {
   const questions = [...page.questions.value].sort((a, b) => (a.createdAt ?? "").localeCompare(b.createdAt ?? ""));
   const ended = useEnded(page);
+  const settled = useSettled(page);
   return (
     <section class={styles["inbox"]} aria-labelledby="inbox">
       <h1 id="inbox">{t("nav.inbox")}</h1>
@@ -24,16 +27,17 @@ export function Inbox({ page }: { page: Console }) {
       {page.hasSnapshot.value && questions.length === 0 && (
         <div class="empty"><p>{t("inbox.empty")}</p><p class="quiet">{t("inbox.emptyHint")}</p></div>
       )}
-      {questions.map((question, place) => (
+      {questions.map((question) => (
         <article key={`${question.taskId} ${question.requestId}`} class={styles["item"]}>
           <a class={styles["session"]} href={sessionHash(question.sessionId)}>
             {visible(page.session(question.sessionId)?.name || question.sessionId)}
           </a>
           <span class="quiet">{visible(page.session(question.sessionId)?.cwd ?? "")}</span>
-          <QuestionCard api={page.api} asked={asAsked({ ...question })} answer={null} place={place}
+          <QuestionCard api={page.api} asked={asAsked({ ...question })} answer={null}
             since={question.createdAt ?? null} expires={question.expiresAt ?? null} />
         </article>
       ))}
+      {settled.map((question) => <Settled key={`${question.taskId} ${question.requestId}`} page={page} question={question} />)}
       {ended.length > 0 && (
         <>
           <h2 class={styles["heading"]}>{t("inbox.ended")}</h2>
@@ -42,6 +46,27 @@ export function Inbox({ page }: { page: Console }) {
       )}
     </section>
   );
+}
+
+/** What was asked while somebody was here, and waits no more. */
+function useSettled(page: Console): readonly Question[] {
+  const waiting = page.questions.value;
+  const seen = useRef(new Map<string, Question>());
+  const key = (question: Question) => `${question.taskId} ${question.requestId}`;
+  for (const question of waiting) seen.current.set(key(question), question);
+  const now = new Set(waiting.map(key));
+  return [...seen.current.values()].filter((question) => !now.has(key(question)) && page.session(question.sessionId) !== undefined);
+}
+
+const NEWEST = 2 ** 52;
+
+/** Somebody has answered, here or elsewhere: it says what. */
+function Settled({ page, question }: { page: Console; question: Question }) {
+  const path = `sessions/${segment(question.sessionId)}/messages`;
+  const found = useLoaded(() => page.api.get<MessagePage>(path, { format: "acp", before: NEWEST }), []);
+  const asked = asAsked({ ...question });
+  const answer = (found.value && answerIn(found.value.messages, asked)) ?? { decision: t("question.settled") };
+  return found.value === null && found.problem === null ? null : <Answered asked={asked} answer={answer} />;
 }
 
 function Ended({ session }: { session: Session }) {

@@ -2,6 +2,7 @@ import { ApiError, type Problem as Detail, Unreachable } from "../api/http.ts";
 import type { Attempt } from "../model/attempt.ts";
 import { plural, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
+import { Copy } from "./Copy.tsx";
 import styles from "./Problem.module.css";
 
 /** What was refused and why, what to do, and the id that finds it in the server's log. */
@@ -14,7 +15,7 @@ export function Problem(props: { reason: unknown; onRetry?: (() => void) | undef
     <div class={styles["problem"]} role="alert">
       <p>{explain(reason)}</p>
       {details.length > 0 && <ul>{details.map((detail) => <li>{detailText(detail)}</li>)}</ul>}
-      {request !== null && <p class={styles["request"]}>{t("error.request")} <code>{request}</code></p>}
+      {request !== null && <p class={styles["request"]}>{t("error.request")} <code>{request}</code> <Copy text={request} /></p>}
       {(onRetry || props.children) && (
         <div class={styles["buttons"]}>
           {props.children}

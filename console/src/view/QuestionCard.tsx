@@ -1,4 +1,4 @@
-import { useSignal } from "@preact/signals";
+import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { type Api, ApiError, segment } from "../api/http.ts";
 import type { Asked, QuestionRow } from "../model/transcript.ts";
@@ -12,6 +12,9 @@ import { QuestionForm } from "./QuestionForm.tsx";
 
 /** Who is about to tap something else must not answer a card that has just come under the finger. */
 const INERT_MS = 500;
+/** So often it is looked whether the card has moved; a tap looks once more. */
+const LOOK_MS = 100;
+const MOVED_PX = 2;
 
 type Decision = { decision: "allow" | "deny"; remember?: "session"; message?: string; updatedInput?: object };
 
@@ -21,31 +24,26 @@ interface Props {
   answer: QuestionRow["answer"];
   since?: string | null;
   expires?: string | null;
-  /** Where it stands among others: when that changes, a finger may be on its way to another card. */
-  place?: number;
 }
 
 /** What an agent asks, whole, and the ways to answer. The same in a conversation and in the inbox. */
-export function QuestionCard({ api, asked, answer, since, expires, place = 0 }: Props) {
+export function QuestionCard({ api, asked, answer, since, expires }: Props) {
   const error = useSignal("");
-  const isInert = useSignal(true);
+  const isSent = useSignal(false);
   const isDenying = useSignal(false);
   const card = useRef<HTMLElement>(null);
-  useEffect(() => {
-    isInert.value = true;
-    const timer = setTimeout(() => (isInert.value = false), INERT_MS);
-    return () => clearTimeout(timer);
-  }, [place]);
+  const still = useStill(card, answer === null);
+  const isInert = isSent.value || !still.is.value;
   if (answer !== null) return <Answered asked={asked} answer={answer} />;
 
   const give = async (decision: Decision) => {
-    if (isInert.value) return;
-    isInert.value = true;
+    if (isSent.value || !still.look()) return;
+    isSent.value = true;
     try {
       await api.post(`generate/v2/jobs/${segment(asked.taskId)}/permissions/${segment(asked.requestId)}`, decision);
     } catch (reason) {
       error.value = explain(reason);
-      isInert.value = false;
+      isSent.value = false;
     }
   };
   const allow = () => void give({ decision: "allow" });
@@ -81,10 +79,10 @@ export function QuestionCard({ api, asked, answer, since, expires, place = 0 }: 
         <DenyForm onDeny={(message) => void give({ decision: "deny", ...(message ? { message } : {}) })}
           onBack={() => (isDenying.value = false)} />
       ) : (
-        <div class={styles["buttons"]} aria-disabled={isInert.value}>
+        <div class={styles["buttons"]} aria-disabled={isInert}>
           {asked.kind === "permission"
             ? <Button label="question.allow" hint="Y" isMain onPress={allow} />
-            : <button type="submit" form={form} class="primary" disabled={isInert.value}>{t("question.answer")}</button>}
+            : <button type="submit" form={form} class="primary" disabled={isInert}>{t("question.answer")}</button>}
           {asked.kind === "permission" && asked.canRemember && (
             <Button label="question.always" hint="A" onPress={always} />
           )}
@@ -93,6 +91,24 @@ export function QuestionCard({ api, asked, answer, since, expires, place = 0 }: 
       )}
     </section>
   );
+}
+
+/** Whether the card has stood where it stands for a while; `look` says it for this moment. */
+function useStill(card: { current: HTMLElement | null }, isAsked: boolean): { is: Signal<boolean>; look(): boolean } {
+  const is = useSignal(false);
+  const seen = useRef({ top: NaN, since: 0 });
+  const look = () => {
+    const [top, now] = [card.current?.getBoundingClientRect().top ?? NaN, performance.now()];
+    if (!(Math.abs(top - seen.current.top) < MOVED_PX)) seen.current = { top, since: now };
+    return (is.value = now - seen.current.since >= INERT_MS);
+  };
+  useEffect(() => {
+    if (!isAsked) return undefined;
+    look();
+    const timer = setInterval(look, LOOK_MS);
+    return () => clearInterval(timer);
+  }, [isAsked]);
+  return { is, look };
 }
 
 function titleOf({ kind, input }: Asked): Key {
@@ -136,7 +152,8 @@ function Times({ since, expires }: { since: string | null | undefined; expires: 
   );
 }
 
-function Answered({ asked, answer }: { asked: Asked; answer: NonNullable<QuestionRow["answer"]> }) {
+/** What was said, and by which words it was asked. */
+export function Answered({ asked, answer }: { asked: Asked; answer: NonNullable<QuestionRow["answer"]> }) {
   const known = ["allow", "deny", "timed_out", "cancelled"] as const;
   const word = known.find((decision) => decision === answer.decision);
   return (

@@ -109,12 +109,15 @@ function AskedView({ row, page }: { row: Extract<Row, { kind: "question" }>; pag
 }
 
 function StepsView({ row, conversation }: { row: StepsRow; conversation: Conversation }) {
+  const job = conversation.jobs.value.get(row.taskId);
+  const took = job === undefined ? 0 : timeOf(job);
   return (
     <button type="button" class={styles["steps"]} aria-expanded={row.isOpen}
       onClick={() => conversation.unfold(row.key, !row.isOpen)}>
       <Chevron />
       <span>{plural("chat.steps", row.steps)}</span>
       {row.failed > 0 && <span class={styles["bad"]}>{plural("chat.failed", row.failed)}</span>}
+      {took > 0 && <span>{duration(took)}</span>}
     </button>
   );
 }

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo } from "preact/hooks";
 import type { ApiError } from "../api/http.ts";
 import { Attempt } from "../model/attempt.ts";
 import type { Console } from "../model/console.ts";
@@ -34,10 +34,16 @@ export function SessionView({ page, route }: Props) {
   const { id, tab } = route;
   const conversation = useMemo(() => page.conversation(id), [id]);
   const isWide = useMedia(WIDE);
-  useEffect(() => {
+  // Before anything is painted: what it asks for is on its way meanwhile.
+  useLayoutEffect(() => {
     conversation.open();
     return () => conversation.close();
   }, [conversation]);
+  const isLoaded = conversation.isLoaded.value;
+  // What agents there are takes the server a moment; the conversation comes first.
+  useEffect(() => {
+    if (isLoaded && page.agents.peek() === null) void page.loadAgents().catch(() => undefined);
+  }, [isLoaded]);
   const cwd = page.session(id)?.cwd ?? "";
   const place = useMemo(() => ({ id, cwd }), [id, cwd]);
   const error = conversation.error.value;
