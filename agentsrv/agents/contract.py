@@ -7,7 +7,7 @@ writes to its stdin what `prompt`, `interrupt` and `Effect.reply` say, and gives
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -79,7 +79,7 @@ class Effect:
     question: the agent waits for an answer; the event of the log is made from it instead of from the line.
     withdrawn: the question with this id needs no answer any more.
     lost_steer: the agent has refused the steering message with this id; it will never read it.
-    read_steer: the agent has read the steering message with this id.
+    read_steers: the agent has read the steering messages with these ids.
     looks_over: the signs of the turn's end are there though the agent has not said so; when nothing else comes for
         a pause, it is over, with `outcome`.
     cwd: the agent works in this directory from now on; an absolute path of its own choice.
@@ -91,7 +91,7 @@ class Effect:
     question: Question | None = None
     withdrawn: str | None = None
     lost_steer: str | None = None
-    read_steer: str | None = None
+    read_steers: Collection[str] = ()
     takes_prompt: bool = False
     begins: bool = False
     outcome: Outcome | None = None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from agentsrv.agents.contract import Check
 
 MOUNTS = Path("/proc/self/mountinfo")
+
+PIECE_BYTES, MAX_PIECES, MARK_BYTES = 256 * 1024, 1024, 64
+"""A record is looked through up to 256 MiB; what is in a longer one is the agent's affair."""
 
 FLEETING = {"tmpfs": "memory", "ramfs": "memory", "overlay": "a container's own layer"}
 """Where a directory is gone with the machine or the container, by the type of its file system."""
@@ -29,22 +34,39 @@ def check_records(subject: str, directory: Path, *, mounts: Path = MOUNTS) -> Ch
     return Check(subject, str(directory), True)
 
 
-def is_written(record: Path) -> bool:
-    """Is it a file that holds something? What a power loss leaves may be empty, or zeros."""
+def is_written(record: Path, message: re.Pattern[bytes]) -> bool:
+    """Is it a file in which something was said? What a power loss or a full disk leaves may be empty, zeros, or only
+    a beginning: the agent would know nothing, or not start.
+
+    `message`: what lines of messages have in them, near their place in the file.
+    """
     try:
         descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
         return True  # The agent may read it.
     except OSError:
         return False
-    try:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, 1) not in (b"", b"\0")
-    finally:
-        os.close(descriptor)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        return _has_message(file, message)
+
+
+def _has_message(file: BinaryIO, message: re.Pattern[bytes]) -> bool:
+    """The first one is near the beginning, unless there is none."""
+    before = b""
+    for number in range(MAX_PIECES):
+        piece = file.read(PIECE_BYTES)
+        if not piece or (number == 0 and piece.startswith(b"\0")):
+            return False
+        if message.search(before + piece):
+            return True
+        before = piece[-MARK_BYTES:]
+    return True
 
 
 def put_aside(record: Path) -> None:
-    """Nothing is in it, and it would keep its agent from beginning anew under this name."""
+    """Nothing was said in it, and it would keep its agent from beginning anew under this name."""
     with suppress(OSError):
         record.rename(record.with_name(f"{record.name}.empty"))
 

@@ -307,8 +307,8 @@ class TurnDriver:
             self.feed(facts.Withdrawn(effect.withdrawn))
         if effect.lost_steer is not None:
             self.feed(facts.Unheard(effect.lost_steer))
-        if effect.read_steer is not None:
-            self.feed(facts.Read(effect.read_steer))
+        for message_id in effect.read_steers:
+            self.feed(facts.Read(message_id))
         if effect.cwd is not None:
             self._moved(effect.cwd)
         if effect.outcome is not None:

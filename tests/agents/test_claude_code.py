@@ -352,7 +352,7 @@ def test_transcript_is_found_wherever_it_is_kept(tmp_path: Path, directory: str)
     before = agent.transcript_of(make_session())
     path = tmp_path / ".claude" / "projects" / directory / f"{CONVERSATION}.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_text("{}\n")
+    path.write_text('{"type": "user"}\n')
 
     assert before is None
     assert agent.transcript_of(make_session()) == path

@@ -760,7 +760,7 @@ def test_transcript_is_found(tmp_path: Path) -> None:
         / "rollout-2026-11-23T04-50-09-t-1.jsonl"
     )
     path.parent.mkdir(parents=True)
-    path.write_text("{}\n")
+    path.write_text('{"role": "assistant"}\n')
 
     assert before is None
     assert agent.transcript_of(make_session("t-1")) == path
@@ -854,10 +854,46 @@ def test_record_of_an_earlier_server_is_brought(tmp_path: Path) -> None:
     before = agent.has_record(make_session(thread))
     record = tmp_path / ".codex/sessions/2026/11/29" / f"rollout-2026-11-29T10-00-00-{thread}.jsonl"
     record.parent.mkdir(parents=True)
-    record.write_text("{}\n")
+    record.write_text('{"role":"assistant"}\n')
 
     assert not before
     assert agent.has_record(make_session(thread))
     found = agent.transcript_of(make_session(thread))
     assert found is not None
-    assert (found.read_text(), found.is_relative_to(tmp_path / "state")) == ("{}\n", True)
+    assert (found.read_text(), found.is_relative_to(tmp_path / "state")) == ('{"role":"assistant"}\n', True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_one"),
+    [
+        (
+            "rollout-x-{}.jsonl",
+            b'{"type":"session_meta"}\n{"type":"response_item","payload":{"role":"assistant"}}',
+            True,
+        ),
+        (
+            "rollout-x-{}.jsonl",
+            b'{"type":"session_meta"}\n{"type":"event_msg","payload":{"type": "user_message"}}',
+            True,
+        ),
+        ("rollout-x-{}.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", True),
+        (
+            "rollout-x-{}.jsonl",
+            b'{"type":"session_meta"}\n{"type":"response_item","payload":{"role":"user"}}',
+            False,
+        ),
+        ("rollout-x-{}.jsonl", b"", False),
+        ("rollout-x-{}.jsonl.partial", b'{"role":"assistant"}', False),
+    ],
+)
+def test_record_is_one_in_which_something_was_said(
+    tmp_path: Path, name: str, content: bytes, *, is_one: bool
+) -> None:
+    """In the shapes of today and before, also compressed. Where it only begins there is nothing to go on from."""
+    agent, thread = make_agent(tmp_path), "01a209db-94b8-7d02-a749-9d50e4abd6d4"
+    record = tmp_path / "state/codex/sessions/2026/11/29" / name.format(thread)
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content)
+
+    assert agent.has_record(make_session(thread)) == is_one
+    assert (agent.transcript_of(make_session(thread)) == record) == is_one

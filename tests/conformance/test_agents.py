@@ -512,6 +512,35 @@ def test_late_steering_is_not_lost(session: Session, delta: int) -> None:
     assert session.said.count("a late word") == 1
 
 
+@pytest.mark.parametrize("end", ["killed", "too long", "stopped"])
+def test_what_was_not_read_is_not_lost(new_session: Callable[..., Session], end: str) -> None:
+    """The agent dies, or its time is over, before its model has read what I added: it reads that next. When I stop
+    it, I am told what was dropped.
+    """
+    session, words = new_session(TURN_TIMEOUT="5" if end == "too long" else "600"), ("pear", "quince")
+    with session.prompt(f"bash {UNTIL_GO}", f"bash {UNTIL_GO}", "text one") as stream:
+        wait_until((session.directory / "begun").exists)
+        for word in words:
+            session.start(script(f"text {word}"), if_busy="steer")
+        if end == "killed":
+            os.kill(session.agent, signal.SIGKILL)
+        elif end == "stopped":
+            session.stop()
+        first = session.ended(stream)
+    session.ended_jobs()
+    dropped = [event.json["uuid"] for event in first.events if event.type == "prompt_dropped"]
+    told = [event for event in first.events if event.type == "user" and event.json["uuid"] in dropped]
+    # Codex lets its model read while a command runs.
+    read = "".join(call.conversation for call in session.calls)
+
+    if end == "stopped":
+        assert (first.status, len(session.ended_jobs())) == ("cancelled", 1)
+    else:
+        assert dropped == []
+    for word in words:
+        assert word in read or any(word in str(event.json) for event in told)
+
+
 def test_queued_prompts_run_one_after_the_other(session: Session) -> None:
     """Prompts that I queue behind a running turn are jobs that run in their order, and each knows the last."""
     with session.prompt(f"bash {UNTIL_GO}", "text one") as stream:
@@ -632,8 +661,30 @@ def test_wanted_output_that_is_wrong_or_missing_fails_the_job(session: Session) 
         assert "structuredOutput" not in turn.job
 
 
-def lose_conversation(session: Session, *, leave: bytes | None = None) -> None:
-    """The agent's process ends, and its record of the session is removed, or only `leave` is left in it."""
+def nothing(record: bytes) -> bytes:
+    return b""
+
+
+def zeros(record: bytes) -> bytes:
+    """What a power loss leaves."""
+    return bytes(len(record))
+
+
+def beginning(record: bytes) -> bytes:
+    """Before anything was said."""
+    return b"".join(record.splitlines(keepends=True)[:2])
+
+
+def torn(record: bytes) -> bytes:
+    return record[:200] + bytes(len(record) - 200)
+
+
+def other(record: bytes) -> bytes:
+    return b"{}\nnot a record\n"
+
+
+def lose_conversation(session: Session, leave: Callable[[bytes], bytes] | None = None) -> None:
+    """The agent's process ends, and its record of the session is removed, or only `leave` is left of it."""
     pid, runner = session.agent, session.runner
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid) and not is_alive(runner))
@@ -644,16 +695,18 @@ def lose_conversation(session: Session, *, leave: bytes | None = None) -> None:
         if leave is None:
             record.unlink()
         else:
-            record.write_bytes(leave)
+            record.write_bytes(leave(record.read_bytes()))
 
 
-@pytest.mark.parametrize("leave", [None, b"", bytes(4096)], ids=["gone", "empty", "zeros"])
-def test_lost_conversation_is_told_before_anything_happens(session: Session, leave: bytes | None) -> None:
-    """My agent's record is gone, or nothing is in it: it would know nothing. I am asked what to do, and what is done
-    is in the log.
+@pytest.mark.parametrize("leave", [None, nothing, zeros, beginning, torn, other])
+def test_lost_conversation_is_told_before_anything_happens(
+    session: Session, leave: Callable[[bytes], bytes] | None
+) -> None:
+    """My agent's record is gone, or nothing of what was said is in it: it would know nothing. I am asked what to do,
+    and what is done is in the log.
     """
     session.turn("text the word is plum")
-    lose_conversation(session, leave=leave)
+    lose_conversation(session, leave)
     refused = session.prompt("text never")
     again = session.turn("text new", if_lost="restart")
 
@@ -661,6 +714,19 @@ def test_lost_conversation_is_told_before_anything_happens(session: Session, lea
     assert (again.text, "plum" in session.known) == ("new", False)
     assert [event.json.get("if_lost") for event in again.events if event.type == "system"][:1] == ["restart"]
     assert session.turn("text on").status == "completed"
+
+
+def test_record_that_is_old_or_torn_at_its_end_is_kept(session: Session) -> None:
+    """Another session begins months later, and the last line was not written whole: nothing is lost."""
+    session.turn("text the word is plum")
+    lose_conversation(session, lambda record: record[:-40])
+    name = session.server.ask("GET", f"/sessions/{session.id}").json["internalSessionId"]
+    (record,) = session.server.directory.rglob(f"*{name}.jsonl")
+    os.utime(record, (1_000_000_000, 1_000_000_000))
+    session.beside(f"{session.id}-2").turn("text hello")
+
+    assert session.turn("text on").status == "completed"
+    assert "plum" in session.known
 
 
 def test_lost_conversation_is_rebuilt_from_the_log(session: Session) -> None:

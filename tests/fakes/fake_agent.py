@@ -449,7 +449,7 @@ def open_session(agent: FakeAgent) -> None:
     else:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as file:
-            file.write("{}\n")
+            file.write('{"type":"user"}\n')
 
 
 def main() -> None:

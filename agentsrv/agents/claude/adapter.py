@@ -258,14 +258,12 @@ class ClaudeAdapter:
             return Effect(event=line, timer=fired)
         if message_id is None:
             return None
-        read_steer = message_id if state in READ and message_id in turn.steered else None
+        read = [message_id] if state in READ and message_id in turn.steered else []
         if state not in DEALT_WITH:
-            return Effect(event=line, read_steer=read_steer) if read_steer else None
+            return Effect(event=line, read_steers=read) if read else None
         note(turn.dealt_with, message_id, {str(turn.prompt_id), *turn.steered})
         if state not in UNREAD:
-            return Effect(
-                event=line, read_steer=read_steer, outcome=turn.outcome, looks_over=self._looks_over
-            )
+            return Effect(event=line, read_steers=read, outcome=turn.outcome, looks_over=self._looks_over)
         if message_id == turn.prompt_id and turn.outcome is None:
             turn.outcome = Outcome(TurnStatus.FAILED, f"the agent has {state} the prompt", "agent_error")
         return Effect(event=line, outcome=turn.outcome, lost_steer=as_id(message_id))

@@ -53,6 +53,8 @@ OPTIONS = (
     "output_schema", "partial_messages",
 )  # fmt: skip
 
+MESSAGE = re.compile(rb'"type": ?"(?:user|assistant)"')
+"""In a transcript."""
 MESSAGE_TYPES = frozenset({"user", "assistant", "result", "error", "raw"})
 MESSAGE_SUBTYPES = frozenset({"init", "worktree_init", "worktree_setup", "compact_boundary"})
 
@@ -154,9 +156,10 @@ class ClaudeCode:
     def _transcript(self, conversation: str, cwd: str) -> Path | None:
         if as_conversation(conversation) is None:
             return None
-        if is_written(usual := self._usual_place(conversation, cwd)):
+        if is_written(usual := self._usual_place(conversation, cwd), MESSAGE):
             return usual
-        others = filter(is_written, usual.parent.parent.glob(f"*/{usual.name}"))
+        places = usual.parent.parent.glob(f"*/{usual.name}")
+        others = (place for place in places if is_written(place, MESSAGE))
         return max(others, key=_changed_at, default=None)
 
     def _usual_place(self, conversation: str, cwd: str) -> Path:

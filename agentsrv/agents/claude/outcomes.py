@@ -36,6 +36,8 @@ STATUS_CODES = {
     401: "authentication_failed",
     402: "billing_error",
     403: "authentication_failed",
+    408: "server_error",
+    413: "prompt_too_long",
     429: "rate_limit",
     529: "overloaded",
 }

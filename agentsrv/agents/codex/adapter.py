@@ -60,6 +60,9 @@ from agentsrv.model import (
     TurnStatus,
 )
 
+SPOKEN = frozenset({"agentMessage", "reasoning", "plan"})
+"""What a model begins with. A command may be that of an earlier answer."""
+
 OURS = re.compile(
     r"(initialize|login|config|config-new|resume|start|fork)\Z|(turn|interrupt|steer|refusal|end)-"
 )
@@ -178,7 +181,7 @@ class CodexAdapter:
             case "turn/completed":
                 return self._turn_completed(line)
             case "thread/tokenUsage/updated":
-                self._add_usage(line)
+                return self._add_usage(line)
             case "item/started" | "item/completed":
                 return self._item(method, line)
             case "error":
@@ -330,9 +333,12 @@ class CodexAdapter:
         if b'"commandExecution"' in line or b'"fileChange"' in line or b'"mcpToolCall"' in line:
             self._note_call(method, line)
         if b'"userMessage"' in line and (item := item_of(line)).type == "userMessage":
-            read = item.client_id if item.client_id in self._turn.steered else None
+            if method == "item/completed" and item.client_id in self._turn.steered:
+                self._turn.taken.add(str(item.client_id))
             event = _without_images(line)
-            return Effect(event=event, read_steer=read) if read or event is not line else None
+            return Effect(event=event) if event is not line else None
+        if self._turn.taken and item_of(line).type in SPOKEN and thread_of(line) == self._process.thread_id:
+            return Effect(event=line, read_steers=self._turn.all_taken())
         return None
 
     def _note_call(self, method: str, line: bytes) -> None:
@@ -357,17 +363,18 @@ class CodexAdapter:
             case _:
                 pass
 
-    def _add_usage(self, line: bytes) -> None:
+    def _add_usage(self, line: bytes) -> Effect | None:
         """Add up what each call to the model has used. A resumed thread tells of its last turn again."""
         params, turn = params_of(line), self._turn
         if turn.turn_id is None or params.get("turnId") != turn.turn_id:
-            return
+            return None
         usage = as_object(params.get("tokenUsage"))
         last, total = as_object(usage.get("last")), hashlib.sha256(dump(usage.get("total"))).hexdigest()
         # A call that did not fit is reported as one that filled the context and used nothing.
         if total != turn.total and (last.get("inputTokens") or last.get("outputTokens")):
             turn.total = total
             add_counts(turn.usage, last)
+        return Effect(event=line, read_steers=turn.all_taken()) if turn.taken else None
 
     def _turn_completed(self, line: bytes) -> Effect | None:
         if thread_of(line) != self._process.thread_id:
@@ -378,7 +385,8 @@ class CodexAdapter:
         self._turn.turn_id = None
         is_over = self._is_steered_out()
         self._turn.ended = None if is_over else outcome
-        return Effect(event=line, outcome=outcome, is_over=is_over)
+        read = self._turn.all_taken() if outcome.status is TurnStatus.COMPLETED else []
+        return Effect(event=line, outcome=outcome, read_steers=read, is_over=is_over)
 
     def _outcome(self, turn: Mapping[str, Any]) -> Outcome:
         wants_output = self._options.output_schema is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,25 +17,50 @@ ERROR_CODES = {
     "usageLimitExceeded": "agent_rate_limited",
     "rateLimitExceeded": "agent_rate_limited",
     "serverOverloaded": "agent_overloaded",
+    "flexUnavailable": "agent_overloaded",
     "internalServerError": "agent_api_error",
     "unauthorized": "agent_not_authenticated",
     "cyberPolicy": "model_refused",
+    "misalignmentPolicyViolation": "model_refused",
+    "sessionBudgetExceeded": "max_budget_reached",
 }
 TOLD = {
-    "reason: max_output_tokens": "output_limit_reached",
-    "content_filter": "model_refused",
-    "Check your plan and billing": "agent_billing",
+    r"reason: max_output_tokens": "output_limit_reached",
+    r"content_filter|our usage policy": "model_refused",
+    r"Check your plan and billing|out of credits|ChatGPT plan, upgrade|[Bb]illing hard limit": "agent_billing",
+    r"model .{1,200} does not exist": "model_not_found",
 }
 """What is told in words alone: the kind of these errors is `other`, or that of a limit which passes."""
 
+MAX_TOLD = 10_000
+"""So many characters of a message are looked through."""
+
+API_CODES = {
+    "model_not_found": "model_not_found",
+    "context_length_exceeded": "context_too_long",
+    "insufficient_quota": "agent_billing",
+    "billing_hard_limit_reached": "agent_billing",
+    "invalid_prompt": "model_refused",
+    "content_policy_violation": "model_refused",
+}
+"""What OpenAI's API calls its own errors."""
+
 STATUS_CODES = {
     401: "agent_not_authenticated",
+    402: "agent_billing",
     403: "agent_not_authenticated",
+    413: "context_too_long",
     429: "agent_rate_limited",
+    529: "agent_overloaded",
     None: "agent_api_unreachable",
 }
 UNREACHED = frozenset(
-    {"httpConnectionFailed", "responseStreamConnectionFailed", "responseTooManyFailedAttempts"}
+    {
+        "httpConnectionFailed",
+        "responseStreamConnectionFailed",
+        "responseStreamDisconnected",
+        "responseTooManyFailedAttempts",
+    }
 )
 
 
@@ -77,19 +103,27 @@ def failure(error: Mapping[str, Any]) -> tuple[str, str]:
     """(message, code) of a turn's error. Its kind is a word, or an object of one word and what belongs to it."""
     message = _text(error.get("message") or "the agent failed without a word")
     info = error.get("codexErrorInfo")
-    if (code := next((code for words, code in TOLD.items() if words in message), None)) is not None:
-        return message, code
+    if (
+        code := next((code for words, code in TOLD.items() if re.search(words, message[:MAX_TOLD])), None)
+    ) is not None:
+        return _said(message)[0] or message, code
     if info == "other" and message.startswith("stream disconnected"):
         return message, "agent_api_unreachable"
     if isinstance(info, str):
-        # What the API had against a request comes as its whole answer.
-        said = as_object(as_object(load_object(message.encode())).get("error")).get("message")
-        return _text(said or message), ERROR_CODES.get(info, "agent_error")
+        said, code = _said(message)
+        return said or message, code or ERROR_CODES.get(info, "agent_error")
     if isinstance(info, dict) and UNREACHED.intersection(info):
         status = as_object(next(iter(info.values()))).get("httpStatusCode")
         is_known = status is None or isinstance(status, int)
         return message, STATUS_CODES.get(status, "agent_api_error") if is_known else "agent_error"
     return message, "agent_error"
+
+
+def _said(message: str) -> tuple[str | None, str | None]:
+    """(message, code) where what the API had against a request comes as its whole answer."""
+    error = as_object(as_object(load_object(message.encode())).get("error"))
+    said, name = error.get("message"), error.get("code")
+    return _text(said) if said else None, API_CODES.get(name) if isinstance(name, str) else None
 
 
 def refusal_of(error: Any) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from contextlib import suppress
@@ -11,23 +12,30 @@ from pathlib import Path
 from agentsrv.agents.conversations import as_conversation
 from agentsrv.agents.records import is_written, put_aside
 
+MESSAGE = re.compile(
+    rb'"type": ?"(?:user_message|UserMessage|agent_message|AgentMessage|compacted)"|"role": ?"assistant"'
+    rb"|\A\x28\xb5\x2f\xfd"
+)
+"""In a record, or at the beginning of one that Codex has compressed (`local_thread_store_compression`, 0.163)."""
+
 
 def find_rollout(thread_id: str, home: Path) -> Path | None:
     """The record of a thread in a CODEX_HOME."""
     if as_conversation(thread_id) is None:
         return None
-    return next(filter(is_written, _rollouts(thread_id, home)), None)
+    return next((record for record in _rollouts(thread_id, home) if is_written(record, MESSAGE)), None)
 
 
 def put_rollouts_aside(thread_id: str, home: Path) -> None:
-    """Those in which nothing is."""
+    """Those in which nothing was said."""
     if as_conversation(thread_id) is not None:
         for record in _rollouts(thread_id, home):
             put_aside(record)
 
 
 def _rollouts(thread_id: str, home: Path) -> list[Path]:
-    return list((home / "sessions").glob(f"*/*/*/rollout-*-{thread_id}.jsonl"))
+    found = (home / "sessions").glob(f"[0-9]*/[0-9]*/[0-9]*/rollout-*-{thread_id}.jsonl*")
+    return [record for record in found if record.name.endswith((".jsonl", ".jsonl.zst"))]
 
 
 def bring_rollout(thread_id: str, source: Path, home: Path) -> bool:

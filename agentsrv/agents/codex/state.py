@@ -29,7 +29,8 @@ class Process(msgspec.Struct):
 class TurnState(msgspec.Struct):
     """`calls`: the items that have begun and not ended, whose details questions leave out; `sizes`: of their JSON.
     `total`: the counts that were told last, by their hash. `ended`: how the turn has ended while a message to it is
-    not answered yet. `likely`: how it seems to have ended, while its end has not been told.
+    not answered yet. `taken`: messages to it that are in the thread, and behind which the model has said nothing yet.
+    `likely`: how it seems to have ended, while its end has not been told.
     """
 
     prompt_id: str | None = None
@@ -40,6 +41,7 @@ class TurnState(msgspec.Struct):
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
     steered: set[str] = msgspec.field(default_factory=set)
     steers_answered: set[str] = msgspec.field(default_factory=set)
+    taken: set[str] = msgspec.field(default_factory=set)
     ended: Outcome | None = None
     likely: Outcome | None = None
 
@@ -57,6 +59,11 @@ class TurnState(msgspec.Struct):
     def forget_call(self, id_: str) -> None:
         self.calls.pop(id_, None)
         self.sizes.pop(id_, None)
+
+    def all_taken(self) -> list[str]:
+        """The model has spoken: these it has read. Each is told once."""
+        read, self.taken = sorted(self.taken), set()
+        return read
 
 
 def _without_contents(item: dict[str, Any]) -> dict[str, Any]:
