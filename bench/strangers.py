@@ -1,4 +1,4 @@
-"""What a thousand people without a key cost everybody else: those who say nothing, trickle, or never read."""
+"""What a thousand people without a key cost others: who say nothing, trickle, never read, or ask all the time."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def strangers(directory: Path) -> Iterator[Row]:
         "silent": (_nothing, _nothing),
         "one byte a second": (_begin_a_head, _trickle),
         "never read": (_ask_for_much, _nothing),
+        "ask all the time": (_ask_often, _ask_again),
     }
     program = compile_agent()
     for kind, (first, every_second) in kinds.items():
@@ -40,7 +41,6 @@ def strangers(directory: Path) -> Iterator[Row]:
 def _measured(server: Server, kind: str, first: Step, every_second: Step) -> Iterator[Row]:
     server.ask("GET", "/health").close()
     rss, lines, times = rss_bytes(server.pid), _logged(server), list[float]()
-    health = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
     everybody: list[socket.socket] = []
     with ExitStack() as crowd:
         began, highest, step_at = time.monotonic(), rss, 0.0
@@ -52,9 +52,8 @@ def _measured(server: Server, kind: str, first: Step, every_second: Step) -> Ite
             if now >= step_at:
                 _each(everybody, every_second)
                 highest, step_at = max(highest, rss_bytes(server.pid)), now + 1
-            times.append(_asked(health))
+            times.append(_asked(server.port))
             time.sleep(ASK_EVERY_S)
-    health.close()
     yield Row(f"(t) 1,000 {kind}: /health p95", statistics.quantiles(times, n=20)[-1], "ms", None, -100)
     yield Row(f"(t) 1,000 {kind}: RSS added", (highest - rss) / MIB, "MiB", None, -50)
     logged = (_logged(server) - lines) / (time.monotonic() - began)
@@ -96,11 +95,23 @@ def _ask_for_much(connection: socket.socket) -> None:
     connection.send(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 30)
 
 
-def _asked(health: http.client.HTTPConnection) -> float:
-    """Milliseconds."""
+def _ask_often(connection: socket.socket) -> None:
+    connection.send(b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 4)
+
+
+def _ask_again(connection: socket.socket) -> None:
+    """Whoever has an answer asks for more."""
+    connection.recv(1 << 16)
+    _ask_often(connection)
+
+
+def _asked(port: int) -> float:
+    """Milliseconds, with a connection of its own, as a probe has it."""
     began = time.perf_counter()
+    health = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     health.request("GET", "/health")
     answer = health.getresponse()
     assert answer.status == 200, answer.status
     answer.read()
+    health.close()
     return (time.perf_counter() - began) * 1000

@@ -24,7 +24,7 @@ CLIENT_GONE = 499
 MAX_PATH = 200
 """Characters of a path that are logged."""
 
-LINES_PER_SPELL = 20
+LINES_PER_SPELL = 10
 SPELL_S = 60.0
 """So many requests without a key are told one by one in a spell; what else there was is counted."""
 

@@ -61,6 +61,9 @@ PAUSE_S = 0.2
 FRESH_S = 0.05
 """Who has just come has this long to ask something, before it makes room for others."""
 
+RARELY_S = 2.0
+"""A client that has no key, and asks once in so long, goes before those who ask all the time."""
+
 TELL_AGAIN_S = 60.0
 
 MIN_CLIENTS = 32
@@ -181,8 +184,8 @@ class Connection(web.RequestHandler):
     """One client. aiohttp reads and answers its requests; what is here is how long it may take."""
 
     __slots__ = (
-        "_connections", "_head_bytes", "_head_since", "_last_payload", "_progress", "_progress_at", "_wire",
-        "address", "is_fresh",
+        "_connections", "_head_bytes", "_head_since", "_last_payload", "_often_until", "_progress", "_progress_at",
+        "_wire", "address", "is_fresh",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, connections: Connections, address: str, **options: Any) -> None:
@@ -193,6 +196,7 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         """aiohttp forgets its transport when it closes it, and then what was sent may still wait in there."""
         self.is_fresh = True
+        self._often_until = 0.0
         self._head_bytes = 0
         self._head_since: float | None = None
         self._last_payload: Any = None
@@ -234,6 +238,14 @@ class Connection(web.RequestHandler):
     def is_waiting(self) -> bool:
         """Is nothing asked that is not answered?"""
         return self._current_request is None and not self._messages
+
+    def asks_rarely(self) -> bool:
+        """Is this one request within RARELY_S? Those between do not count against it."""
+        now = self._loop.time()
+        is_rare = now >= self._often_until
+        if is_rare:
+            self._often_until = now + RARELY_S
+        return is_rare
 
     def check(self, now: float) -> None:
         """Cut it off if it takes too long to send the head of a request, or to take an answer."""

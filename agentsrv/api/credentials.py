@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agentsrv.access import Caller
 from agentsrv.api.access_log import IS_KNOWN
+from agentsrv.api.connections import Connection
 from agentsrv.api.hop import caller_of, is_hop
 from agentsrv.api.keys import KEYRING, PUBLIC, REQUESTS, SCOPES
 from agentsrv.api.proxies import client_address
@@ -40,7 +41,7 @@ def authenticate(config: Config) -> Middleware:
             request[CALLER] = caller
             require_rate(of_keys.take(caller.hash.hex()))
         else:
-            await request.app[REQUESTS].wait()
+            await request.app[REQUESTS].wait(is_rare=_asks_rarely(request))
         if needs_key(request):
             if caller is None:
                 require_rate(failures.take(address), code="too_many_failures")
@@ -49,6 +50,11 @@ def authenticate(config: Config) -> Middleware:
         return await handler(request)
 
     return authenticate
+
+
+def _asks_rarely(request: web.Request) -> bool:
+    """Of a host that has embedded the server the connections are not ours: they are all alike."""
+    return isinstance(request.protocol, Connection) and request.protocol.asks_rarely()
 
 
 async def _identify(request: web.Request) -> Caller | None:

@@ -13,22 +13,26 @@ from collections.abc import AsyncGenerator
 STEPS = 4
 """So many of the line go on in one pass of the loop."""
 
-SLICE_BYTES = 16 * 1024
-"""Of an answer, in one step. Less than the kernel takes at once: a step must not wait."""
+SLICE_BYTES = 8 * 1024
+"""Of an answer, in one step. Less than the kernel takes at once: a step must not wait. What it does not take is ours."""
 
 
 class Line:
-    """First come, first served: whole requests, and each slice of an answer."""
+    """First come, first served: whole requests, and each slice of an answer.
+
+    Who asks rarely goes before who asks all the time: a probe of `/health` does not wait for a thousand that pipeline.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._rare: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
         self._is_moving = False
 
-    async def wait(self) -> None:
+    async def wait(self, *, is_rare: bool = False) -> None:
         """Until it is our turn, for one step."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        self._waiting.append(turn)
+        (self._rare if is_rare else self._others).append(turn)
         if not self._is_moving:
             self._is_moving = True
             loop.call_soon(self._move)
@@ -41,10 +45,12 @@ class Line:
             yield body[start : start + SLICE_BYTES]
 
     def _move(self) -> None:
-        for _ in range(min(STEPS, len(self._waiting))):
-            turn = self._waiting.popleft()
+        for step in range(min(STEPS, len(self._rare) + len(self._others))):
+            # The last step is for the others: however many come anew, they do not stand still.
+            first = self._rare if step < STEPS - 1 else self._others
+            turn = (first or self._rare or self._others).popleft()
             if not turn.done():  # its client may have left
                 turn.set_result(None)
-        self._is_moving = bool(self._waiting)
+        self._is_moving = bool(self._rare or self._others)
         if self._is_moving:
             asyncio.get_running_loop().call_soon(self._move)

@@ -52,3 +52,39 @@ async def test_who_waits_in_line_goes_on_in_turn() -> None:
 
     assert most <= STEPS
     assert done == 2 * list(range(20))
+
+
+async def test_who_asks_rarely_goes_first() -> None:
+    """However many wait because they ask all the time; and they do not stand still."""
+    line, done = Line(), list[str]()
+
+    async def stranger(name: str, *, is_rare: bool) -> None:
+        await line.wait(is_rare=is_rare)
+        done.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(100):
+            tasks.create_task(stranger(f"often {number}", is_rare=False))
+        for number in range(6):
+            tasks.create_task(stranger(f"rarely {number}", is_rare=True))
+
+    assert done.index("rarely 5") < 2 * STEPS
+    assert [name for name in done if "often" in name] == [f"often {number}" for number in range(100)]
+    assert done.index("often 0") < STEPS
+
+
+async def test_one_request_of_a_connection_in_a_while_is_rare(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who keeps asking on it waits behind others; who comes anew does not."""
+    asked = list[bool]()
+
+    async def wait(_line: Line, *, is_rare: bool) -> None:
+        asked.append(is_rare)
+
+    monkeypatch.setattr(Line, "wait", wait)
+    for _ in range(2):
+        await server.send(2 * b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert asked[0]
+    assert asked.count(True) == 2
