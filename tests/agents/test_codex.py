@@ -837,9 +837,7 @@ def test_idle_thread_with_an_error_has_failed() -> None:
         (PermissionMode.BYPASS, ("user",), "untrusted"),
     ],
 )
-def test_whose_settings_count(
-    mode: PermissionMode, sources: tuple[str, ...] | None, trust: str
-) -> None:
+def test_whose_settings_count(mode: PermissionMode, sources: tuple[str, ...] | None, trust: str) -> None:
     """The repository's in bypass, else not, unless it is trusted: said with each thread, for all that is around it."""
     options = TurnOptions(permission_mode=mode, setting_sources=sources)
     config = first_turn("two_turns", options=options).requests[0]["params"]["config"]

@@ -92,6 +92,10 @@ class Dialect(ABC):
         """Settings of its user against work without asking, in the home directory or its own."""
 
     @abstractmethod
+    def hook_prompts(self, program: Path, home: Path, own: Path, command: str) -> None:
+        """Settings of its user with which it runs a command before each prompt."""
+
+    @abstractmethod
     def texts(self, events: list[Event]) -> list[str]:
         """The whole messages of the agent."""
 
@@ -102,6 +106,10 @@ class Dialect(ABC):
     @abstractmethod
     def commands(self, events: list[Event]) -> list[Command]:
         """Those that have ended."""
+
+
+def hook_of(event: str, command: str) -> dict[str, Any]:
+    return {"hooks": {event: [{"hooks": [{"type": "command", "command": command}]}]}}
 
 
 class ClaudeCode(Dialect):
@@ -176,6 +184,10 @@ class ClaudeCode(Dialect):
         (home / ".claude").mkdir(parents=True)
         ban = {"permissions": {"disableBypassPermissionsMode": "disable"}}
         (home / ".claude" / "settings.json").write_text(json.dumps(ban))
+
+    def hook_prompts(self, program: Path, home: Path, own: Path, command: str) -> None:
+        (home / ".claude").mkdir(parents=True)
+        (home / ".claude" / "settings.json").write_text(json.dumps(hook_of("UserPromptSubmit", command)))
 
     def texts(self, events: list[Event]) -> list[str]:
         return [block["text"] for block in self._blocks(events, "assistant", "text")]
@@ -263,6 +275,31 @@ class Codex(Dialect):
         (own / "config.toml").write_text(
             'sandbox_mode = "read-only"\napproval_policy = "on-request"\n' + text
         )
+
+    def hook_prompts(self, program: Path, home: Path, own: Path, command: str) -> None:
+        (own / "hooks.json").write_text(json.dumps(hook_of("UserPromptSubmit", command)))
+        # What its user does on a terminal: look at the hook, and trust it.
+        client = {"clientInfo": {"name": "test", "version": "1"}, "capabilities": {"experimentalApi": True}}
+        requests = [
+            {"id": 1, "method": "initialize", "params": client},
+            {"method": "initialized"},
+            {"id": 2, "method": "hooks/list", "params": {"cwds": [str(own)]}},
+        ]
+        environment = {"CODEX_HOME": str(own), "HOME": str(home)}
+        with subprocess.Popen(
+            [program, "app-server"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write("".join(json.dumps(request) + "\n" for request in requests).encode())
+            server.stdin.flush()
+            answers = map(json.loads, server.stdout)
+            listed = next(answer for answer in answers if answer.get("id") == 2)["result"]["data"][0]
+            server.kill()
+        with (own / "config.toml").open("a") as config:
+            for hook in listed["hooks"]:
+                table = f"[hooks.state.{json.dumps(hook['key'])}]"
+                config.write(f'{table}\ntrusted_hash = "{hook["currentHash"]}"\n')
 
     def texts(self, events: list[Event]) -> list[str]:
         return [item["text"] for item in self._items(events, "agentMessage")]

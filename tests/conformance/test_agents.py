@@ -661,6 +661,32 @@ def test_wanted_output_that_is_wrong_or_missing_fails_the_job(session: Session) 
         assert "structuredOutput" not in turn.job
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("echo not today >&2; exit 2", "prompt_blocked"),
+        ("""echo '{"decision": "block", "reason": "not today"}'""", "prompt_blocked"),
+        ("""echo '{"continue": false, "stopReason": "not today"}'""", "stopped_by_hook"),
+        ("true", None),
+    ],
+)
+def test_prompt_that_a_hook_blocks_is_not_called_done(
+    new_session: Callable[..., Session], command: str, code: str | None
+) -> None:
+    """The model has not seen it: the job says so, and why. A hook that lets it through changes nothing."""
+    session = new_session()
+    own = session.server.directory / "agent"
+    session.dialect.hook_prompts(session.program, session.server.home, own, command)
+    turn = session.turn("text done")
+
+    if code is None:
+        assert (turn.text, turn.status) == ("done", "completed")
+    else:
+        assert turn.error == ("failed", code)
+        assert "not today" in turn.job["error"]
+        assert session.calls == []
+
+
 def nothing(record: bytes) -> bytes:
     return b""
 

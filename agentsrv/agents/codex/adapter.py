@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from agentsrv.agents.codex.lines import REFUSED, decode_envelope, item_of, params_of, thread_of
-from agentsrv.agents.codex.outcomes import outcome_of, refusal_of
+from agentsrv.agents.codex.outcomes import halted_by, outcome_of, refusal_of
 from agentsrv.agents.codex.questions import answer_lines, read_question, request_name, unasked_answer
 from agentsrv.agents.codex.requests import (
     OUR_PROVIDER,
@@ -62,6 +62,8 @@ from agentsrv.model import (
 
 SPOKEN = frozenset({"agentMessage", "reasoning", "plan"})
 """What a model begins with. A command may be that of an earlier answer."""
+
+COMPLETED = {"status": "completed"}
 
 OURS = re.compile(
     r"(initialize|login|config|config-new|resume|start|fork)\Z|(turn|interrupt|steer|refusal|end)-"
@@ -184,6 +186,8 @@ class CodexAdapter:
                 return self._add_usage(line)
             case "item/started" | "item/completed":
                 return self._item(method, line)
+            case "hook/completed":
+                self._hook_has_run(params_of(line))
             case "error":
                 return self._failed(line)
             case "serverRequest/resolved":
@@ -280,7 +284,7 @@ class CodexAdapter:
         if self._turn.turn_id is None or as_object(params_of(line).get("status")).get("type") != "idle":
             return None
         outcome = Outcome(TurnStatus.COMPLETED, stop_reason="end_turn", usage=dict(self._turn.usage) or None)
-        return self._looks_over(line, outcome)
+        return self._looks_over(line, outcome if self._turn.halted is None else self._outcome(COMPLETED))
 
     def _failed(self, line: bytes) -> Effect | None:
         """An error: if nothing is tried again, the end of the turn is told right after it."""
@@ -337,9 +341,15 @@ class CodexAdapter:
                 self._turn.taken.add(str(item.client_id))
             event = _without_images(line)
             return Effect(event=event) if event is not line else None
-        if self._turn.taken and item_of(line).type in SPOKEN and thread_of(line) == self._process.thread_id:
+        is_news = bool(self._turn.taken or self._turn.halted)
+        if is_news and item_of(line).type in SPOKEN and thread_of(line) == self._process.thread_id:
+            self._turn.halted = None
             return Effect(event=line, read_steers=self._turn.all_taken())
         return None
+
+    def _hook_has_run(self, params: Mapping[str, Any]) -> None:
+        if params.get("threadId") == self._process.thread_id:
+            self._turn.halted = halted_by(as_object(params.get("run"))) or self._turn.halted
 
     def _note_call(self, method: str, line: bytes) -> None:
         """Remember what is about to be done: a request for leave does not say it again. And count commands."""
@@ -389,6 +399,8 @@ class CodexAdapter:
         return Effect(event=line, outcome=outcome, read_steers=read, is_over=is_over)
 
     def _outcome(self, turn: Mapping[str, Any]) -> Outcome:
+        if self._turn.halted is not None and turn.get("status") == "completed":
+            return Outcome(TurnStatus.FAILED, *self._turn.halted, usage=dict(self._turn.usage) or None)
         wants_output = self._options.output_schema is not None
         return bounded(outcome_of(turn, dict(self._turn.usage) or None, wants_output=wants_output))
 

@@ -35,6 +35,10 @@ TOLD = {
 MAX_TOLD = 10_000
 """So many characters of a message are looked through."""
 
+ENDS = frozenset({"stop", "subagentStop", "sessionEnd", "interrupt"})
+"""Events whose hooks come when the work is done."""
+MAX_REASON = 1000
+
 API_CODES = {
     "model_not_found": "model_not_found",
     "context_length_exceeded": "context_too_long",
@@ -117,6 +121,19 @@ def failure(error: Mapping[str, Any]) -> tuple[str, str]:
         is_known = status is None or isinstance(status, int)
         return message, STATUS_CODES.get(status, "agent_api_error") if is_known else "agent_error"
     return message, "agent_error"
+
+
+def halted_by(run: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(message, code) when a hook that has run keeps the model from its work. Codex calls such a turn completed."""
+    event, status = run.get("eventName"), run.get("status")
+    entries = run.get("entries")
+    texts = [as_object(entry).get("text") for entry in (entries if isinstance(entries, list) else [])]
+    reason = "; ".join(_text(text) for text in texts if text)[:MAX_REASON]
+    if event == "userPromptSubmit" and status == "blocked":
+        return f"a hook has blocked the prompt: {reason}", "prompt_blocked"
+    if status == "stopped" and event not in ENDS:
+        return f"a hook has stopped the agent: {reason}", "stopped_by_hook"
+    return None
 
 
 def _said(message: str) -> tuple[str | None, str | None]:

@@ -30,7 +30,8 @@ class TurnState(msgspec.Struct):
     """`calls`: the items that have begun and not ended, whose details questions leave out; `sizes`: of their JSON.
     `total`: the counts that were told last, by their hash. `ended`: how the turn has ended while a message to it is
     not answered yet. `taken`: messages to it that are in the thread, and behind which the model has said nothing yet.
-    `likely`: how it seems to have ended, while its end has not been told.
+    `likely`: how it seems to have ended, while its end has not been told. `halted`: (message, code) when a hook has
+    kept the model from its work, and it has said nothing since.
     """
 
     prompt_id: str | None = None
@@ -44,6 +45,7 @@ class TurnState(msgspec.Struct):
     taken: set[str] = msgspec.field(default_factory=set)
     ended: Outcome | None = None
     likely: Outcome | None = None
+    halted: tuple[str, str] | None = None
 
     def note_call(self, id_: str, item: dict[str, Any]) -> None:
         """Remember an item; of one that is too large its paths alone, and of too many the latest."""
