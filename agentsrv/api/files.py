@@ -51,6 +51,9 @@ from agentsrv.workspace.files.walk import Entry, Listing, wire_second, wire_time
 from agentsrv.workspace.files.watch import Changes, TreeWatch
 from agentsrv.workspace.paths import displayed, file_uri, is_text
 
+COMPRESSED = re.compile(r"[-;](?:gzip|deflate|br|zstd)\Z")
+"""What Apache, Caddy and others put to the end of an ETag when they compress; none of ours has it."""
+
 PIECE_BYTES = 256 * 1024
 ANY_TAG = (ETag("*"),)
 
@@ -316,7 +319,8 @@ def _not_satisfiable(facts: FileFacts) -> web.Response:
 def _condition(request: web.Request) -> Condition:
     """From `If-Match` and `If-None-Match`.
 
-    A weak tag counts like the strong one that a proxy has made it of: ours stand for the exact bytes.
+    A tag that a proxy has made weak, or told apart, because it compresses, counts like ours, which stands for the
+    exact bytes.
     """
     match, none_match = request.if_match, request.if_none_match
     if hdrs.IF_NONE_MATCH in request.headers and none_match != ANY_TAG:
@@ -326,7 +330,7 @@ def _condition(request: web.Request) -> Condition:
 
 
 def _strong(tag: ETag) -> str:
-    return tag.value if tag.value == "*" else f'"{tag.value}"'
+    return tag.value if tag.value == "*" else f'"{COMPRESSED.sub("", tag.value)}"'
 
 
 def _attachment(name: str) -> str:

@@ -226,7 +226,7 @@ class Router:
         if home is not None and server not in ("", home):
             home = await self._known_now(key, home)
         if home is None:
-            if "Last-Event-ID" in request.headers:
+            if request.headers.get("Last-Event-ID") or request.query.get("lastEventId"):
                 return await handler(request)  # Whoever comes back begins nothing.
             if body:
                 await require_valid(request, body, request.app[BODIES][request.match_info.handler])
