@@ -23,10 +23,10 @@ from tests.fakes.scripted import (
     TOOLS,
     ScriptedApi,
     Step,
-    cut,
     part_after,
     script_of,
     serve,
+    stream,
     text_parts,
     usage_of,
 )
@@ -113,22 +113,7 @@ class ChatApi(ScriptedApi[ChatCall]):
                 return web.json_response({"error": error}, status=status)
         if not call.body.get("stream"):
             return web.json_response(await self._whole(call, steps))
-        return await self._stream(request, call, steps)
-
-    async def _stream(self, request: web.Request, call: ChatCall, steps: list[Step]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        async for chunk in self._play(call, steps):
-            match chunk:
-                case Step("hang"):
-                    await asyncio.Event().wait()
-                case Step("drop"):
-                    return cut(request)
-                case _:
-                    await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        await response.write(b"data: [DONE]\n\n")
-        await response.write_eof()
-        return response
+        return await stream(request, self._play(call, steps), last=b"data: [DONE]\n\n")
 
     async def _play(self, call: ChatCall, steps: list[Step]) -> AsyncIterator[dict[str, Any] | Step]:
         """The stream's chunks for `steps`; `hang` and `drop` come out as they are."""

@@ -22,10 +22,10 @@ from tests.fakes.scripted import (
     TOOLS,
     ScriptedApi,
     Step,
-    cut,
     part_after,
     script_of,
     serve,
+    stream,
     text_parts,
     usage_of,
 )
@@ -96,7 +96,7 @@ class GeminiApi(ScriptedApi[GeminiCall]):
             if status := self.error_status(step, call.body["contents"]):
                 error = {"code": status, "message": f"scripted error {status}", "status": "SCRIPTED"}
                 return web.json_response({"error": error}, status=status)
-        return await self._stream(request, call, steps)
+        return await stream(request, self._play(call, steps))
 
     async def _aside(self, call: GeminiCall, verb: str) -> web.Response:
         """What it asks beside the conversation: which model to take, whether the other one goes on."""
@@ -109,20 +109,6 @@ class GeminiApi(ScriptedApi[GeminiCall]):
         if verb != "streamGenerateContent":
             return web.json_response(answer)
         return web.Response(text=f"data: {json.dumps(answer)}\n\n", content_type="text/event-stream")
-
-    async def _stream(self, request: web.Request, call: GeminiCall, steps: list[Step]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        async for part in self._play(call, steps):
-            match part:
-                case Step("hang"):
-                    await asyncio.Event().wait()
-                case Step("drop"):
-                    return cut(request)
-                case _:
-                    await response.write(f"data: {json.dumps(part)}\n\n".encode())
-        await response.write_eof()
-        return response
 
     async def _play(self, call: GeminiCall, steps: list[Step]) -> AsyncIterator[dict[str, Any] | Step]:
         reason = "STOP"

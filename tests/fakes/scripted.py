@@ -13,10 +13,11 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Generic, Self, TypeVar
 
 from aiohttp import web
@@ -150,9 +151,12 @@ class ScriptedApi(ABC, Generic[Call]):
 
 
 async def stream(
-    request: web.Request, events: AsyncIterator[dict[str, Any] | Step], headers: dict[str, str]
+    request: web.Request,
+    events: AsyncIterator[dict[str, Any] | Step],
+    headers: Mapping[str, str] = MappingProxyType({}),
+    last: bytes = b"",
 ) -> web.StreamResponse:
-    """Send events as SSE; `hang`, `drop` and `drip` among them are carried out."""
+    """Send events as SSE, and `last` behind them; `hang`, `drop` and `drip` among them are carried out."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **headers})
     crumb_s: float | None = None
     async for event in events:
@@ -169,7 +173,7 @@ async def stream(
                 if not response.prepared:
                     await response.prepare(request)
                 await write_frame(response, event, crumb_s)
-    await response.write_eof()
+    await response.write_eof(last)
     return response
 
 
@@ -181,7 +185,8 @@ def cut(request: web.Request) -> web.StreamResponse:
 
 
 async def write_frame(response: web.StreamResponse, event: dict[str, Any], crumb_s: float | None) -> None:
-    frame = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+    name = f"event: {event['type']}\n" if "type" in event else ""
+    frame = f"{name}data: {json.dumps(event)}\n\n".encode()
     if crumb_s is None:
         await response.write(frame)
         return
