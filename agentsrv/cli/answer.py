@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from rich.text import Text
 
 from agentsrv.cli import exits
@@ -54,7 +55,9 @@ async def answered(cli: Cli) -> int:
         raise UsageError("say allow or deny")
     question = await find_question(cli, arguments.id)
     fields: dict[str, Any] = {"decision": arguments.decision, "message": arguments.message}
-    await send(question, fields | ({"remember": True} if arguments.always else {}))
+    answer = await send(question, fields | ({"remember": True} if arguments.always else {}))
+    if cli.output.format != "text":
+        cli.output.object(msgspec.to_builtins(answer))
     return exits.OK
 
 
@@ -99,6 +102,7 @@ class Desk:
         self._problem = ""
         self._has_news = asyncio.Event()
         self._scope = asyncio.timeout(None)
+        self._is_over = False
 
     async def run(self) -> None:
         with self._screen.open(), keyboard(self._cli.output.keyboard, self._key):
@@ -107,6 +111,7 @@ class Desk:
                     await self._look_on()
             except TimeoutError:
                 pass  # `q` ends the looking
+            self._is_over = True
             await self._sent.join(SENDING_S)
         if not self._seen:
             self._cli.output.say("nothing waits for an answer")
@@ -156,7 +161,7 @@ class Desk:
         self._screen.draw([], [*plain, *self._asker.lines()], foot)
 
     def _key(self, key: str) -> None:
-        if not self._asker.key(key) and key in LEAVE_KEYS:
+        if not self._asker.key(key) and key in LEAVE_KEYS and not self._is_over:
             self._scope.reschedule(asyncio.get_running_loop().time())
         self._draw()
         self._has_news.set()

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from agentsrv.cli.exits import Refused, UsageError
 from agentsrv.cli.safe import one_line
 from agentsrv.cli.start import Cli
 from agentsrv.cli.watch import Manners, Watch
-from agentsrv.client import AsyncJob, JobResult, NotFoundError
+from agentsrv.client import AgentsrvError, AsyncJob, JobInfo, JobResult, NotFoundError
 
 
 async def main(cli: Cli) -> int:
@@ -32,8 +33,17 @@ async def main(cli: Cli) -> int:
     watch = Watch(cli, manners(cli), job)
     code = await watch.run(job.events(on_break=watch.told_of_break, times=True))
     if code is not None:
+        if output.format == "json":
+            output.object({**msgspec.to_builtins(await as_it_is(job)), "text": None})
         return code
     return finished(cli, await job.result(), watch)
+
+
+async def as_it_is(job: AsyncJob) -> JobInfo:
+    """What can be told of it by now."""
+    with suppress(AgentsrvError):
+        await job.refresh()
+    return job.info
 
 
 def manners(cli: Cli) -> Manners:

@@ -17,19 +17,27 @@ async def main(cli: Cli) -> int:
     jobs = (
         await every_job(cli) if cli.arguments.all else [await job_of(cli, each) for each in cli.arguments.ids]
     )
+    stopped = []
     for job in jobs:
         if job is not None:
-            info = await job.stop()
-            tell(cli, info)
+            stopped.append(told(await job.stop()))
+            tell(cli, stopped[-1])
+    if cli.output.format == "json":
+        cli.output.object({"jobs": stopped})
     return exits.OK
 
 
-def tell(cli: Cli, job: JobInfo) -> None:
+def told(job: JobInfo) -> dict[str, str]:
     """A job and how it is."""
+    return {"sessionId": job.session_id, "taskId": job.task_id, "status": job.status}
+
+
+def tell(cli: Cli, job: dict[str, str]) -> None:
+    """At once: stopping the next one may take a while."""
     if cli.output.format == "text":
-        cli.output.print(f"{job.session_id} {job.task_id} {job.status}")
-    else:
-        cli.output.object({"sessionId": job.session_id, "taskId": job.task_id, "status": job.status})
+        cli.output.print(" ".join(job.values()))
+    elif cli.output.format == "jsonl":
+        cli.output.object(job)
 
 
 async def every_job(cli: Cli) -> list[AsyncJob]:

@@ -79,6 +79,22 @@ class JsonLines(Silent):
         self._output.objects(event.raw if self._is_raw else {"id": event.id, **event.raw} for event in events)
 
 
+class OneObject(Silent):
+    """All of them at the end."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._events: list[dict[str, Any]] = []
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        yield
+        self._output.object({"events": self._events})
+
+    def take(self, events: Sequence[AsyncEvent]) -> None:
+        self._events += ({"id": event.id, **event.raw} for event in events)
+
+
 class Lines(Silent):
     """The transcript, line by line."""
 

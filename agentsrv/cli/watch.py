@@ -10,10 +10,11 @@ from typing import Any
 from agentsrv.cli import exits
 from agentsrv.cli.ask import describe
 from agentsrv.cli.start import Cli
-from agentsrv.cli.viewers import Drawn, JsonLines, Lines, Silent, Viewer
+from agentsrv.cli.viewers import Drawn, JsonLines, Lines, OneObject, Silent, Viewer
 from agentsrv.client import AgentsrvError, AsyncJob, ConflictError
 from agentsrv.client.events import Question
 from agentsrv.client.jobs import AsyncStream
+from agentsrv.client.models import PermissionAnswer
 from agentsrv.tasks import Tasks
 
 TICK_S = 1.0
@@ -21,6 +22,8 @@ SENDING_S = 10.0
 """How long somebody who leaves is kept for what they have just decided or typed."""
 PATIENT = 1_000
 """Attempts of a request on which the watching depends: it outlives a restart of the server as the stream does."""
+GONE = "interrupted"
+"""The code of an error: somebody ended the watching."""
 LEAVE_KEYS = "q\x04"
 """q and Ctrl-D."""
 
@@ -56,7 +59,10 @@ class Watch:
         """Answers and prompts on their way: who leaves has given them."""
         self._scope = asyncio.timeout(manners.timeout_s)
         self._left: int | None = None
+        self._is_over = False
         self._farewell = ""
+        self._fields: dict[str, Any] = {}
+        """What programs are told besides."""
         self.ending: int | None = None
         """The exit code of a turn that was stopped from here."""
         self.viewer = self._make_viewer()
@@ -65,6 +71,8 @@ class Watch:
         output, manners = self._cli.output, self._manners
         if output.format == "jsonl" or manners.is_raw:
             return JsonLines(output, is_raw=manners.is_raw)
+        if output.format == "json" and not manners.stops:
+            return OneObject(output)
         if output.format == "json" or (manners.stops and not output.is_terminal):
             return Silent(output)
         if not output.is_interactive or not manners.is_live:
@@ -103,9 +111,15 @@ class Watch:
             await self._tasks.close()
             await self._sent.close()
             self._listen_no_more()
-        if self._farewell:
-            self._cli.output.say(self._farewell)
+        self._say_farewell()
         return self._left
+
+    def _say_farewell(self) -> None:
+        output = self._cli.output
+        if self._farewell and output.format == "text":
+            output.say(self._farewell)
+        elif self._farewell:
+            output.error(self._farewell, self._fields)
 
     async def _watch(self, stream: AsyncStream) -> None:
         try:
@@ -115,7 +129,9 @@ class Watch:
                     for event in events:
                         if isinstance(event, Question):
                             await self._asked(event)
+            self._is_over = True
         except TimeoutError:
+            self._is_over = True
             if self._left is None:
                 self._left = exits.TIMEOUT
                 await self._time_is_over()
@@ -140,9 +156,11 @@ class Watch:
             case "deny":
                 await self._answer(question, {"decision": "deny"})
             case _:
-                told = [line.plain for line in describe(question)]
+                told = (
+                    [] if self._cli.output.format != "text" else [line.plain for line in describe(question)]
+                )
                 told.append(f"it waits for an answer: agentsrv answer {question.session_id} allow|deny")
-                self._leave(exits.QUESTION, "\n".join(told))
+                self._leave(exits.QUESTION, "\n".join(told), code="question_waits", question=question.raw)
 
     async def _waits(self, question: Question[Any]) -> bool:
         """In a stream are also questions that are settled already."""
@@ -170,9 +188,9 @@ class Watch:
     def _interrupted(self, code: int) -> None:
         keeps = code == exits.TERMINATED and self._manners.keeps_on_term
         if not self._manners.stops or keeps or self._job is None:
-            self._leave(code)
+            self._leave(code, self._how_to_look("it goes on") if self._manners.stops else "", code=GONE)
         elif self.ending is not None:
-            self._leave(code, f"not waiting for its end; look with: agentsrv logs -f {self._job.session_id}")
+            self._leave(code, self._how_to_look("not waiting for its end"), code=GONE)
         else:
             self.ending = code
             self.viewer.state("stopping")
@@ -186,29 +204,41 @@ class Watch:
         try:
             await job.stop()
         except AgentsrvError as exc:
-            self._leave(self.ending or exits.INTERRUPT, f"it could not be stopped: {exc}")
+            self._leave(self.ending or exits.INTERRUPT, f"it could not be stopped: {exc}", code=GONE)
 
     async def _time_is_over(self) -> None:
-        if self._manners.stops and self._job is not None and not self._manners.keeps_on_term:
-            self.viewer.state("stopping")
+        self._fields = {"code": "timeout"}
+        if self._job is None or self._manners.keeps_on_term:
+            self._farewell = self._how_to_look("the time is over, it goes on")
+            return
+        self.viewer.state("stopping")
+        self._farewell = "the time is over, it was stopped"
+        try:
             await self._job.stop()
+        except AgentsrvError as exc:
+            self._farewell = f"the time is over, and it could not be stopped: {exc}"
+
+    def _how_to_look(self, told: str) -> str:
+        return told if self._job is None else f"{told}; look with: agentsrv logs -f {self._job.session_id}"
 
     def _key(self, key: str) -> None:
         if key in LEAVE_KEYS:
             name = self._manners.prompts_to or (self._job.session_id if self._job else "")
             self._leave(exits.OK, f"it goes on; come back with: agentsrv attach {name}")
 
-    def _leave(self, code: int, message: str = "") -> None:
-        if self._left is None:
-            self._left, self._farewell = code, message
+    def _leave(self, exit_code: int, message: str = "", /, **fields: Any) -> None:
+        if self._left is None and not self._is_over:
+            self._left, self._farewell, self._fields = exit_code, message, fields
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
-async def send(question: Question[Any], fields: dict[str, Any]) -> None:
+async def send(question: Question[Any], fields: dict[str, Any]) -> PermissionAnswer:
     """Answer with what was decided: `decision`, `remember`, `message`, `answers`."""
+    answer: PermissionAnswer
     if "answers" in fields:
-        await question.answer(fields["answers"])
+        answer = await question.answer(fields["answers"])
     elif fields["decision"] == "allow":
-        await question.allow(remember=fields.get("remember", False))
+        answer = await question.allow(remember=fields.get("remember", False))
     else:
-        await question.deny(fields.get("message"))
+        answer = await question.deny(fields.get("message"))
+    return answer

@@ -166,6 +166,71 @@ def test_stop_wait_fork_and_rm(server: Server, session: str) -> None:
     assert server.ask("GET", f"/sessions/{session}").status == 404
 
 
+def test_every_command_has_its_object(server: Server, session: str) -> None:
+    """`--json`: one, however many there are; `--jsonl`: one for each."""
+    task_id = server.start_job(script(ASK, "hang"), session, permission_mode="ask")
+    wait_until(lambda: waits_for_answer(server, session))
+    answered = object_of(command(server, "answer", session, "allow", "--json").stdout)
+    stopped = object_of(command(server, "stop", session, "--json").stdout)
+    events = object_of(command(server, "logs", session, "--json").stdout)["events"]
+    frames = [json.loads(line) for line in command(server, "logs", session, "--jsonl").stdout.splitlines()]
+    forked = object_of(command(server, "fork", session, "--name", "other", "--json").stdout)
+    removed = object_of(command(server, "rm", session, forked["id"], "--json").stdout)
+
+    assert answered["decision"] == "allow"
+    assert stopped["jobs"] == [{"sessionId": session, "taskId": task_id, "status": "cancelled"}]
+    assert events == frames
+    assert events[-1]["status"] == "cancelled"
+    assert forked["name"] == "other"
+    assert [each["sessionId"] for each in removed["sessions"]] == [session, forked["id"]]
+
+
+def test_worktrees_go_with_their_sessions(server: Server, session: str) -> None:
+    """`rm --worktree`: not while something is only there, unless it is forced."""
+    root = make_repository(server.workspace / session, {"a.txt": "one\n"})
+    server.generate("hello", session, cwd=str(root), use_worktree=True).rest()
+    worktree = Path(server.ask("GET", f"/sessions/{session}").json["worktree"])
+    write_files(worktree, {"new.txt": "only here\n"})
+    refused = command(server, "rm", session, "--worktree")
+    there = worktree.exists()
+    forced = command(server, "rm", session, "--worktree", "--force")
+
+    assert (5, 0) == (refused.returncode, forced.returncode), forced.stderr
+    assert (True, False) == (there, worktree.exists())
+
+
+def test_a_full_transcript(server: Server, session: str) -> None:
+    """`logs --full` has thoughts and whole prompts."""
+    thought = (
+        '{"type":"assistant","message":{"role":"assistant","content":[{"type":"thinking","thinking":"hm"}]}}'
+    )
+    prompt = script(f"raw {thought}", "say done") + "\nmore" * 20
+    server.generate(prompt, session).rest()
+    short, full = (command(server, "logs", session, *words).stdout for words in ((), ("--full",)))
+
+    assert "more lines" in short
+    assert full.count("\u00bb more\n") == 20
+    assert (False, True) == ("\nhm\n" in short, "\nhm\n" in full)
+
+
+def test_the_worst_of_several_jobs_counts(server: Server, session: str) -> None:
+    """`wait` of one that failed and one that is fine."""
+    fine = server.start_job("hello", session)
+    failed = server.start_job(script('result {"is_error": true}'), f"{session}-2")
+    done = command(server, "wait", fine, failed)
+
+    assert done.returncode == 1
+    assert done.stdout.split()[2::3] == ["completed", "failed"]
+
+
+def test_colours_are_given_where_they_are_asked_for(server: Server, session: str) -> None:
+    """`FORCE_COLOR`: also in a pipe; else there are none."""
+    server.generate("hello", session).rest()
+
+    assert "\x1b[1m" in command(server, "logs", session, FORCE_COLOR="1").stdout
+    assert "\x1b" not in command(server, "logs", session).stdout
+
+
 def test_everything_is_stopped(server: Server, session: str) -> None:
     """`stop --all` ends what runs in any session; without it, and without an ID, nothing is meant."""
     jobs = [server.start_job(script("hang"), f"{session}-{n}") for n in range(2)]

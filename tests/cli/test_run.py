@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.kit import command, environment, handles_interrupts, object_of
-from tests.kit import Server, script, wait_until
+from tests.kit import KEY, Server, script, wait_until
 from tests.pictures import noise
+from tests.workspace.git_kit import make_repository
+
+ASK = 'ask 1 Bash {"command": "touch x"}'
+FAILURE = '{"is_error": true, "subtype": "error_during_execution"}'
 
 
 def test_the_result_is_the_last_answer(server: Server) -> None:
@@ -67,11 +71,11 @@ def test_jsonl_has_every_frame(server: Server, session: str) -> None:
     ("steps", "words", "code"),
     [
         (["say fine"], [], 0),
-        (['result {"is_error": true, "subtype": "error_during_execution"}'], [], 1),
+        (["result " + FAILURE], [], 1),
         (["say fine"], ["--no-such-option"], 2),
         (["say fine"], ["--image", "no-such-file"], 2),
         *((["say fine"], ["--max-budget", text], 2) for text in ("nan", "inf", "0", "-1", "much")),
-        (['ask 1 Bash {"command": "touch x"}'], ["--ask"], 3),
+        ([ASK], ["--ask"], 3),
         (["say fine"], ["--cwd", "/"], 5),
         (["hang"], ["--timeout", "0.5"], 124),
     ],
@@ -94,6 +98,105 @@ def test_a_mistake_is_an_object_too(server: Server) -> None:
         told = object_of(command(server, *words).stderr)
         assert told["error"], words
         assert told["code"], words
+
+
+@pytest.mark.parametrize(
+    ("steps", "words", "code", "told", "status"),
+    [
+        ([ASK], ["--ask", "--no-input"], 3, "question_waits", "waiting_for_approval"),
+        (["hang"], ["--timeout", "0.5"], 124, "timeout", "cancelled"),
+        (["hang"], ["--timeout", "0.5", "--keep"], 124, "timeout", "running"),
+        (["result " + FAILURE], [], 1, "agent_error", "failed"),
+    ],
+)
+def test_what_does_not_end_well_is_two_objects(
+    server: Server, session: str, steps: list[str], words: list[str], code: int, told: str, status: str
+) -> None:
+    """`--json`: how the job is by then, and on stderr why."""
+    done = command(server, "run", script(*steps), "-s", session, "--json", *words)
+    job, error = object_of(done.stdout), object_of(done.stderr)
+
+    assert (code, told, status) == (done.returncode, error["code"], job["status"])
+    assert server.job(job["taskId"])["status"] == status
+    assert error.get("question", {"title": "Bash: touch x"})["title"] == "Bash: touch x"
+
+
+def test_a_question_is_a_frame_too(server: Server, session: str) -> None:
+    """`--jsonl` has it, and its settlement."""
+    done = command(server, "run", script(ASK), "--ask", "--deny", "--jsonl", "-s", session)
+    types = [json.loads(line).get("type") for line in done.stdout.splitlines()]
+
+    assert types.index("permission_request") < types.index("permission_resolved")
+
+
+def test_a_question_that_nobody_here_can_answer(server: Server, session: str) -> None:
+    """It is printed with the command that answers it, and waits on; so says `answer` where there is no terminal."""
+    done = command(server, "run", script(ASK, "say after"), "--ask", "--no-input", "-s", session)
+    waits = command(server, "answer")
+    command(server, "answer", session, "allow")
+
+    assert (3, 3, "") == (done.returncode, waits.returncode, done.stdout)
+    assert "Bash wants leave\n  touch x\n" in done.stderr
+    assert f"agentsrv answer {session} allow|deny" in done.stderr
+    assert command(server, "wait", session).returncode == 0
+    assert "after" in command(server, "logs", session).stdout
+
+
+def test_a_reader_that_has_enough_ends_no_turn(server: Server, session: str) -> None:
+    """`run --jsonl | head -n 1`: a quiet end, and the agent works on."""
+    words = ("run", script("say one", "sleep 0.5", "say two", "hang"), "--jsonl", "-s", session)
+    with subprocess.Popen(
+        [sys.executable, "-m", "agentsrv", *words],
+        env=environment(server, server.directory),
+        cwd=server.workspace,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (0, b"") == (process.wait(60), process.stderr.read())
+
+    assert server.ask("GET", f"/sessions/{session}").json["isStreaming"]
+
+
+def test_what_is_asked_for_reaches_the_agent(server: Server, session: str) -> None:
+    """Agent, model, effort, mode, a worktree."""
+    root = make_repository(server.workspace / session, {"a.txt": "one\n"})
+    words = ("--agent", "claude-code", "--model", "best", "--effort", "low", "--mode", "plan", "--worktree")
+    command(server, "run", script("echo"), "-s", session, *words, cwd=root)
+    [seen] = [event.json for event in server.history(session) if event.type == "fake"]
+    found = server.ask("GET", f"/sessions/{session}").json
+
+    assert {"--model=best", "--effort=low", "--permission-mode=plan"} <= set(seen["argv"])
+    assert seen["cwd"] == found["worktree"] != str(root)
+
+
+def test_a_prompt_that_waits_is_shown_when_its_turn_comes(server: Server, session: str) -> None:
+    """`--if-busy queue`."""
+    first = server.start_job(script("sleep 1"), session)
+    done = command(server, "run", "later", "-s", session, "--if-busy", "queue", "--json")
+
+    assert (0, "later") == (done.returncode, object_of(done.stdout)["text"])
+    assert object_of(done.stdout)["taskId"] != first
+
+
+def test_the_key_is_in_no_object(server: Server, session: str) -> None:
+    """Whatever is asked for."""
+    told = [
+        command(server, *words, "--json")
+        for words in (
+            ("run", "hello", "-s", session),
+            ("ps", "-a"),
+            ("logs", session),
+            ("logs", "no-such"),
+            ("servers",),
+        )
+    ]
+
+    assert KEY not in "".join(each.stdout + each.stderr for each in told)
 
 
 def test_text_that_is_no_text_is_no_failure(server: Server, session: str) -> None:
