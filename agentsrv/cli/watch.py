@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class Watch:
         self._left: int | None = None
         self._is_over = False
         self._farewell = ""
-        self._fields: dict[str, Any] = {}
+        self._fields: Mapping[str, Any] = {}
         """What programs are told besides."""
         self.ending: int | None = None
         """The exit code of a turn that was stopped from here."""
@@ -160,7 +161,9 @@ class Watch:
                     [] if self._cli.output.format != "text" else [line.plain for line in describe(question)]
                 )
                 told.append(f"it waits for an answer: agentsrv answer {question.session_id} allow|deny")
-                self._leave(exits.QUESTION, "\n".join(told), code="question_waits", question=question.raw)
+                self._leave(
+                    exits.QUESTION, "\n".join(told), {"code": "question_waits", "question": question.raw}
+                )
 
     async def _waits(self, question: Question[Any]) -> bool:
         """In a stream are also questions that are settled already."""
@@ -188,9 +191,9 @@ class Watch:
     def _interrupted(self, code: int) -> None:
         keeps = code == exits.TERMINATED and self._manners.keeps_on_term
         if not self._manners.stops or keeps or self._job is None:
-            self._leave(code, self._how_to_look("it goes on") if self._manners.stops else "", code=GONE)
+            self._leave(code, self._how_to_look("it goes on") if self._manners.stops else "", {"code": GONE})
         elif self.ending is not None:
-            self._leave(code, self._how_to_look("not waiting for its end"), code=GONE)
+            self._leave(code, self._how_to_look("not waiting for its end"), {"code": GONE})
         else:
             self.ending = code
             self.viewer.state("stopping")
@@ -204,7 +207,7 @@ class Watch:
         try:
             await job.stop()
         except AgentsrvError as exc:
-            self._leave(self.ending or exits.INTERRUPT, f"it could not be stopped: {exc}", code=GONE)
+            self._leave(self.ending or exits.INTERRUPT, f"it could not be stopped: {exc}", {"code": GONE})
 
     async def _time_is_over(self) -> None:
         self._fields = {"code": "timeout"}
@@ -226,9 +229,9 @@ class Watch:
             name = self._manners.prompts_to or (self._job.session_id if self._job else "")
             self._leave(exits.OK, f"it goes on; come back with: agentsrv attach {name}")
 
-    def _leave(self, exit_code: int, message: str = "", /, **fields: Any) -> None:
+    def _leave(self, code: int, message: str = "", fields: Mapping[str, Any] | None = None) -> None:
         if self._left is None and not self._is_over:
-            self._left, self._farewell, self._fields = exit_code, message, fields
+            self._left, self._farewell, self._fields = code, message, fields or {}
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
