@@ -821,6 +821,29 @@ def test_default_model_comes_back_and_a_wrong_one_is_not_kept(session: Session) 
     assert used[2] != asked
 
 
+def test_default_model_comes_back_by_the_session_and_in_a_fork(session: Session) -> None:
+    """Told to the session, or to a fork of it, the agent's own name goes back to its default too; an agent that was
+    killed since does not go back to the other one.
+    """
+    asked, default = session.dialect.models[1], session.dialect.name
+    path = f"/sessions/{session.id}"
+    session.turn("text ok", model=asked)
+    forks = [session.server.ask("POST", f"{path}/fork", body).json["id"] for body in ({}, {"model": default})]
+    put = session.server.ask("PUT", path, {"model": default}).json["model"]
+    session.restart_all()
+    session.turn("text own")
+    for fork in forks:
+        session.ended(session.server.generate(script(f"text {fork}"), fork))
+    used = {
+        words: next(call.model for call in session.api.requests if words in call.conversation)
+        for words in ("text own", *forks)
+    }
+
+    assert put is None
+    assert used[forks[0]] == asked
+    assert used["text own"] == used[forks[1]] != asked
+
+
 # What I have allowed, and take back
 
 
