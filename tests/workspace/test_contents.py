@@ -13,6 +13,7 @@ import pytest
 
 from agentsrv.errors import Unprocessable
 from agentsrv.workspace.git import worktrees
+from agentsrv.workspace.git.diff import changes
 from agentsrv.workspace.git.diff.answer import diff
 from agentsrv.workspace.git.program import configure_libgit2
 from agentsrv.workspace.git.protocol import DiffRequest, MakeWorktree
@@ -73,6 +74,26 @@ def test_many_large_binaries_are_not_read_whole(tmp_path: Path) -> None:
 
     assert (60, True) == (sum(found.values()) - found["gone"], found["gone"])
     assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("limit", [changes.MAX_CHANGES, 5_000])
+def test_new_files_do_not_hide_what_is_tracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """However many there are, and whatever they are called: what git tracks comes, also beyond every limit."""
+    monkeypatch.setattr(changes, "MAX_CHANGES", limit)
+    root = make_repository(tmp_path / "repo", {"zz": "z\n", "gone": "g\n", "moved": "m\n" * 9, "mode": "m\n"})
+    write_files(root, {"zz": "changed\n"})
+    (root / "mode").chmod(0o755)
+    (root / "gone").unlink()
+    (root / "build").mkdir()
+    for name in range(12_000):
+        os.mknod(root / f"build/{name}")
+    answer = json.loads(diff(Workspace(root.parent), DiffRequest(path=str(root), summary=True)) + b"}")
+    found = [(file["status"], file["oldPath"]) for file in answer["files"]]
+
+    assert answer["truncated"]
+    assert {("modified", "zz"), ("deleted", "gone"), ("modified", "mode")} <= set(found)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def diff(workspace: Workspace, request: DiffRequest) -> bytes:
             wanted = [
                 change for change in changes if not paths or is_wanted(part.prefix + change.path, paths)
             ]
-            renderer.add(with_renames(wanted, contents, copies=request.copies), contents, part.prefix)
+            paired = with_renames(wanted, contents, copies=request.copies, deadline=deadline)
+            renderer.add(paired, contents, part.prefix)
         renderer.is_truncated |= is_cut
         if request.submodules == "contents":
             pending += submodules_of(workspace, part, changes)

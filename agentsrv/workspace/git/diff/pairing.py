@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Container, Sequence
 from contextlib import suppress
@@ -27,17 +28,20 @@ MAX_READ_BYTES = 256 * 1024 * 1024
 class _Reader:
     """Reads what `renames` looks at, mostly more than once, and keeps a part of it."""
 
-    def __init__(self, contents: Contents, sizes: Container[int]) -> None:
+    def __init__(self, contents: Contents, sizes: Container[int], deadline: float) -> None:
         self.contents = contents
         self._sizes = sizes
+        self._deadline = deadline
         self._kept: dict[bytes, bytes] = {}
         self._kept_bytes = 0
         self._read_bytes = 0
 
     def read(self, entry: Version) -> bytes | None:
-        """None for what cannot be read, and for what is large and cannot be equal to a deleted file."""
+        """None for what cannot be read, or not in time, and for what is large and cannot be equal to a deleted file."""
         if (content := self._kept.get(entry.path)) is not None:
             return content
+        if time.monotonic() > self._deadline:
+            return None
         try:
             size = self.contents.size(entry)
             is_like_one = size in self._sizes
@@ -96,8 +100,11 @@ def sizes_of(entries: Sequence[Version], contents: Contents) -> set[int]:
     return found
 
 
-def with_renames(changes: list[Delta], contents: Contents, *, copies: bool) -> list[Delta]:
-    """`changes` with deleted and added files that belong together made one; with `copies` also changed ones."""
+def with_renames(changes: list[Delta], contents: Contents, *, copies: bool, deadline: float) -> list[Delta]:
+    """`changes` with deleted and added files that belong together made one; with `copies` also changed ones.
+
+    Half of the time that is left is for this: all of it has to be shown besides.
+    """
     old = [
         (change.old, change.new is not None)
         for change in changes
@@ -112,7 +119,7 @@ def with_renames(changes: list[Delta], contents: Contents, *, copies: bool) -> l
         return changes
     sources = [entry for entry, _ in old]
     kept = {index for index, (_, is_kept) in enumerate(old) if is_kept}
-    reader = _Reader(contents, sizes_of(sources, contents))
+    reader = _Reader(contents, sizes_of(sources, contents), (time.monotonic() + deadline) / 2)
     pairs = find_renames(
         [_Side(entry, reader) for entry in sources],
         [_Side(entry, reader) for entry in come],
