@@ -14,7 +14,7 @@ STEPS = 4
 """So many of the line go on in one pass of the loop."""
 
 SLICE_BYTES = 8 * 1024
-"""Of an answer, in one step. Less than the kernel takes at once: a step must not wait. What it does not take is ours."""
+"""Of an answer, in one step. Less than the kernel takes at once: a step must not wait. What it leaves is ours."""
 
 
 class Line:
