@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -147,13 +148,15 @@ async def list_messages(request: web.Request) -> web.StreamResponse:
     is_acp = query.format == "acp"
     after, before, limit = given(query.after), given(query.before), given(query.limit)
     if before is None:
-        read = history.acp_messages if is_acp else history.messages
+        read = partial(history.acp_messages, has_questions=query.questions) if is_acp else history.messages
         groups = read(session, after or 0)
         pieces = _message_list(session.id, groups, after or 0, limit or math.inf, timed=query.times)
         return await send(request, pieces, headers={"Content-Type": "application/json; charset=utf-8"})
     if after is not None:
         raise invalid_field("before", "cannot be given together with after")
-    found, end = await history.messages_before(session, before, limit or DEFAULT_PAGE, as_acp=is_acp)
+    found, end = await history.messages_before(
+        session, before, limit or DEFAULT_PAGE, as_acp=is_acp, has_questions=query.questions
+    )
     values = [msgspec.Raw(value) for one in found for value in _values(one, timed=query.times)]
     return json_response(
         MessageList(

@@ -57,6 +57,8 @@ OURS = frozenset(
 MESSAGES = frozenset({"error", "raw", "system"})
 """Those of them that belong to the conversation, and not to its course."""
 
+QUESTIONS = frozenset({"permission_request", "permission_resolved"})
+
 LIMITS: frozenset[StopReason] = frozenset({"max_tokens", "max_turn_requests", "refusal"})
 """Why a turn may fail and ACP knows a word for it."""
 
@@ -81,7 +83,8 @@ class _Turn:
 
 
 class Acp:
-    """The fold for one follower. `messages_only`: whole messages alone, for a reader of history.
+    """The fold for one follower. `messages_only`: whole messages alone, for a reader of history; `has_questions`: and
+    what was asked and answered between them.
 
     Events up to `after` are folded and not told of. `state` is what another fold of this session and kind had
     come to at an event of the same turn: what follows that event is to be read here.
@@ -94,12 +97,14 @@ class Acp:
         *,
         after: Seq = 0,
         messages_only: bool = False,
+        has_questions: bool = False,
         state: bytes | None = None,
     ) -> None:
         self._session_id = session_id
         self._make_reader = make_reader
         self._after = after
         self._messages_only = messages_only
+        self._ours = MESSAGES | QUESTIONS if has_questions else MESSAGES
         self._turn: _Turn = _Turn(None, make_reader()) if state is None else loads(state)
 
     def state(self) -> bytes:
@@ -139,7 +144,7 @@ class Acp:
             case _ if message.get("done"):
                 return self._done(message)
             case type_ if self._messages_only:
-                return [msgspec.Raw(line)] if as_text(type_) in MESSAGES else []
+                return [msgspec.Raw(line)] if as_text(type_) in self._ours else []
             case "permission_request" if message.get("kind") == "permission":
                 return [message | {"request": self._request(message)}]
             case "permission_resolved":

@@ -69,7 +69,13 @@ class History:
         event_log.growth_listeners.add(self._has_grown)
 
     async def acp(
-        self, session: Session, after: Seq, *, first: Seq | None = None, messages_only: bool = False
+        self,
+        session: Session,
+        after: Seq,
+        *,
+        first: Seq | None = None,
+        messages_only: bool = False,
+        has_questions: bool = False,
     ) -> tuple[Acp, Seq]:
         """A fold that tells of what comes after `after`, and the event after which it is to be read from.
 
@@ -84,7 +90,14 @@ class History:
         lock = self._locks.setdefault(session.id, asyncio.Lock())
         async with lock:  # What one has folded others need not.
             seq, state = await self._mark(session.id, kind, first, after) or (first - 1, None)
-            acp = Acp(session.id, reader, after=after, messages_only=messages_only, state=state)
+            acp = Acp(
+                session.id,
+                reader,
+                after=after,
+                messages_only=messages_only,
+                has_questions=has_questions,
+                state=state,
+            )
             if after - seq > MARK_EVERY:
                 seq = await self._advance(acp, session.id, kind, seq, after)
         return acp, seq
@@ -127,10 +140,10 @@ class History:
                 yield [Messages(seq, [line], chunk.created_at) for seq, line in lines if is_message(line)]
 
     async def acp_messages(
-        self, session: Session, after: Seq, last: Seq | None = None
+        self, session: Session, after: Seq, last: Seq | None = None, *, has_questions: bool = False
     ) -> AsyncGenerator[list[Messages], None]:
-        """The same as ACP notifications, of which an event may give several."""
-        acp, start = await self.acp(session, after, messages_only=True)
+        """The same as ACP notifications, of which an event may give several; and questions and answers as they are."""
+        acp, start = await self.acp(session, after, messages_only=True, has_questions=has_questions)
 
         def read(chunk: Chunk) -> list[Messages]:
             return [Messages(seq, values, chunk.created_at) for seq, values in encoded(acp.read(chunk))]
@@ -140,14 +153,14 @@ class History:
                 yield await fold(chunk, read, self._threads)
 
     async def messages_before(
-        self, session: Session, before: Seq, limit: int, *, as_acp: bool
+        self, session: Session, before: Seq, limit: int, *, as_acp: bool, has_questions: bool = False
     ) -> tuple[list[Messages], Seq]:
         """The last `limit` messages of what lies before an event, oldest first; fewer when they are large.
 
         And up to which event there are no others. What one event gives stays together. The log is read backwards, so
         a page costs the same at its end.
         """
-        read = self.acp_messages if as_acp else self.messages
+        read = partial(self.acp_messages, has_questions=has_questions) if as_acp else self.messages
         last = end = min(before - 1, (await self._log.session(session.id)).last_seq)
         found: list[Messages] = []
         left, bytes_left = limit, PAGE_BYTES

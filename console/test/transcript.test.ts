@@ -40,6 +40,25 @@ test("a question knows its answer", () => {
   assert.deepEqual([row.question.canRemember, row.answer], [true, { decision: "allow" }]);
 });
 
+test("an id that an agent uses again in another turn is another question", () => {
+  const of = (taskId: string, frame: string) => JSON.stringify({ ...(JSON.parse(frame) as object), taskId });
+  const resolved = JSON.stringify({ type: "permission_resolved", requestId: "q", decision: "deny" });
+  const rows = rowsOf(of("t1", asked), of("t1", resolved), of("t2", asked));
+  assert.deepEqual(rows.map((row) => row.kind === "question" && row.answer), [{ decision: "deny" }, null]);
+});
+
+test("a question knows its answer, wherever a page ends between them", () => {
+  const resolved = JSON.stringify({ type: "permission_resolved", requestId: "q", taskId: "t", decision: "allow" });
+  const transcript = new Transcript();
+  transcript.apply(9, [resolved]);
+  [words("agent_message_chunk", "between", "m"), asked].forEach((frame, index) => {
+    const before = new Transcript(`p${index}`);
+    before.apply(8 - index, [frame]);
+    transcript.prepend(before);
+  });
+  assert.deepEqual(transcript.rows.map((row) => row.kind === "question" && row.answer), [{ decision: "allow" }, false]);
+});
+
 test("a gap voids what came after it", () => {
   const gap = JSON.stringify({ type: "gap", after: 1 });
   const rows = rowsOf(words("agent_message_chunk", "kept", "m"), words("agent_message_chunk", "void", "n"), gap);

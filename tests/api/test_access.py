@@ -8,9 +8,11 @@ import hashlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,20 @@ async def test_a_device_may_do_no_more_than_its_maker(server: Server) -> None:
     assert [entry["name"] for entry in seen] == ["phone"]
     assert (ended.status, prompted.status) == (404, 403)
     assert (await server.ask("GET", "/sessions", key=device)).status == 401
+
+
+async def test_a_device_is_forgotten_when_it_is_away_for_long(config: Config) -> None:
+    """Its key ends 30 days after its last use, and with the key of `API_KEY` that it was made with."""
+    before = time.time()
+    async with serve(make_app(config)) as server:
+        made = (await server.ask("POST", "/auth/tokens", json={"name": "phone"})).json
+    ends = datetime.fromisoformat(made["expiresAt"]).timestamp()
+    async with serve(make_app(replace(config, api_keys=("second-key-0123456789",)))) as other:
+        after = await other.ask("GET", "/sessions", key=made["token"])
+
+    assert made.keys() >= {"id", "token", "expiresAt"}
+    assert 30 * 24 * 3600 - 60 < ends - before < 30 * 24 * 3600 + 60
+    assert after.status == 401
 
 
 async def redeem(server: Server, code: str) -> Answer:

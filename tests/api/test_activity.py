@@ -103,3 +103,16 @@ async def test_the_tool_that_runs_is_told(server: Server) -> None:
     assert 0 < busy["session"]["lastEventId"] <= ended["session"]["lastEventId"]
     assert ended["session"]["lastEventId"] == ended["session"]["lastJob"]["lastEventId"]
     assert "doing" not in ended["session"]
+
+
+async def test_what_waits_and_what_is_put_away_is_told(server: Server) -> None:
+    """How many prompts wait, how a long one begins, and when a session went to the archive."""
+    async with watch(server) as (watching, _):
+        await server.start("SCRIPT: hang\n" + "x" * 500)
+        await server.start("next", if_busy="queue")
+        busy = await watching.until(lambda message: message.get("session", {}).get("queued") == 1)
+        await server.ask("PUT", "/sessions/s", json={"archived": True})
+        put_away = await watching.until(lambda message: message.get("session", {}).get("archivedAt"))
+
+    assert (busy["session"]["status"], len(busy["session"]["preview"])) == ("running", 200)
+    assert put_away["session"]["id"] == "s"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from agentsrv import make_app
 from agentsrv.api import console
@@ -21,10 +22,44 @@ async def test_the_page_is_public_and_may_load_nothing_from_elsewhere(server: Se
     page = await server.ask("GET", "/console/", key=None)
 
     assert page.status == 200
-    policy = page.headers["Content-Security-Policy"]
-    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+    assert page.headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; font-src 'self'; "
+        "connect-src 'self'; worker-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types agentsrv-worker"
+    )
     assert page.headers["Cache-Control"] == "no-cache"
     assert page.headers["Referrer-Policy"] == "no-referrer"
+    assert page.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+
+
+async def test_files_come_compressed_and_the_worker_is_always_asked_for_anew(server: Server) -> None:
+    """What was packed when it was built; a service worker that is kept would keep an old page."""
+    (script,) = CONSOLE.glob("main-*.js")
+    packed = await server.ask("GET", f"/console/{script.name}", key=None, headers={"Accept-Encoding": "gzip"})
+    worker = await server.ask("GET", "/console/sw.js", key=None)
+
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert packed.text == script.read_text()
+    assert (worker.status, worker.headers["Cache-Control"]) == (200, "no-cache")
+
+
+async def test_behind_a_prefix_the_page_is_the_same(tmp_path: Path) -> None:
+    """Embedded in another application: its addresses are relative, and its own page may call."""
+    host = web.Application()
+    host.add_subapp("/agents", make_app(make_config(tmp_path)))
+    async with serve(host) as server:
+        own = {"Origin": f"http://127.0.0.1:{server.port}"}
+        page = await server.ask("GET", "/agents/console/", key=None, headers=own)
+        names = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        found = [(await server.ask("GET", f"/agents/console/{name}", key=None)).status for name in names]
+        called = [
+            (await server.ask("GET", "/agents/sessions", headers={"Origin": origin})).status
+            for origin in (own["Origin"], "http://evil.example", f"{own['Origin']}, http://evil.example")
+        ]
+
+    assert not [name for name in names if name.startswith(("/", "http"))]
+    assert set(found) == {200}
+    assert called == [200, 403, 403]
 
 
 async def test_what_the_page_names_is_there_and_stays_the_same(server: Server) -> None:

@@ -12,6 +12,7 @@ import pytest
 from agentsrv.app import make_app
 from agentsrv.config import Config, networks
 from tests.api.kit import Server, serve
+from tests.api.test_activity import ASK, watch
 
 
 async def test_a_session_keeps_the_id_that_the_client_chose(server: Server) -> None:
@@ -219,6 +220,25 @@ async def test_messages_are_read_backwards_page_by_page(server: Server, format_:
     assert found == whole
     assert part["firstEventId"] == 0
     assert (await page("before=5&after=1"))["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize("order", ["", "&before=1000000"])
+async def test_messages_come_with_what_was_asked_and_answered(server: Server, order: str) -> None:
+    """For who asks: a conversation that is read again shows its questions where they were."""
+    async with watch(server) as (watching, _):
+        task = await server.start(ASK, permission_mode="ask")
+        asked = (await watching.until(lambda message: message["type"] == "permission"))["permission"]
+    body = {"decision": "deny", "message": "Not now."}
+    await server.ask("POST", f"/generate/v2/jobs/{task}/permissions/{asked['requestId']}", json=body)
+    await server.end_of(task)
+    path = f"/sessions/s/messages?format=acp{order}"
+    plain = (await server.ask("GET", path)).json["messages"]
+    whole = (await server.ask("GET", f"{path}&questions=true")).json["messages"]
+    request, resolved = [one for one in whole if one not in plain]
+
+    assert [one for one in whole if one in plain] == plain
+    assert (request["type"], request["input"]) == ("permission_request", {"command": "ls"})
+    assert (resolved["decision"], resolved["message"]) == ("deny", "Not now.")
 
 
 async def test_behind_a_prefix_links_have_it(config: Config) -> None:

@@ -80,3 +80,55 @@ async def test_the_real_claude_asks_and_is_answered(claude_server: Server, page:
     assert claude_server.ended_job(task)["status"] == "completed"
     await shows(page, "all done")
     assert (claude_server.workspace / "made").exists()
+
+
+async def test_an_edit_is_asked_as_a_difference(server: Server, page: Page) -> None:
+    """What goes and what comes, where, since when, and when it is denied by itself."""
+    given = {"file_path": "/w/a.py", "old_string": "x = 1", "new_string": "x = 2"}
+    await asked(server, page, script(f"ask 1 Edit {json.dumps(given)}"))
+    card = "document.querySelector('[role=feed] section').innerText"
+    text = await page.until(card, lambda text: "denied by itself" in text)
+
+    assert "Change this file?" in text
+    assert "/w/a.py" in text
+    assert "asked " in text
+    lines = "[...document.querySelectorAll('[role=feed] section [data-kind]')].map(one => one.dataset.kind)"
+    assert await page.value(lines) == ["old", "new"]
+
+
+async def test_letters_answer_only_the_card_that_has_the_focus(server: Server, page: Page) -> None:
+    """Y, A and D elsewhere are nothing; on the card, A allows it for the session."""
+    task = await asked(server, page, ASKS)
+    await page.value("document.activeElement.blur()")
+    await press(page, "yad")
+    assert server.job(task)["status"] == "waiting_for_approval"
+    await page.value("document.querySelector('section[tabindex]').focus()")
+    await press(page, "a")
+
+    server.ended_job(task)
+    assert [(one["decision"], one.get("remember")) for one in answers(server)] == [("allow", "session")]
+
+
+async def test_a_card_that_has_moved_is_not_answered(server: Server, page: Page) -> None:
+    """Something above it goes in the moment of the tap: the tap was meant for what had been there."""
+    task = await asked(server, page, ASKS)
+    tap = "document.querySelector('section[tabindex] button.primary').click()"
+    await page.value(f"document.querySelector('main header').remove(); {tap}")
+    await page.until("!!document.querySelector('section[tabindex] [aria-disabled=true]')", bool)
+    assert server.job(task)["status"] == "waiting_for_approval"
+    await page.until(CAN_ANSWER, bool)
+    await page.value(tap)
+
+    assert server.ended_job(task)["status"] == "completed"
+
+
+async def test_what_was_asked_and_said_is_there_after_a_reload(server: Server, page: Page) -> None:
+    """A conversation that is read again has its questions where they were."""
+    task = await asked(server, page, ASKS)
+    body = {"decision": "deny", "message": "Not now."}
+    assert server.ask("POST", f"/generate/v2/jobs/{task}/permissions/ask-1", body).status == 200
+    server.ended_job(task)
+    await page.reload()
+    await open_console(page, server, "#/s/s")
+    await shows(page, "Denied")
+    await shows(page, "Not now.")

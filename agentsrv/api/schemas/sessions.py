@@ -115,6 +115,7 @@ class ListMessages(Struct, kw_only=True):
     after: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     before: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     times: bool = False
+    questions: bool = False
 
 
 class ForkedFrom(Struct, kw_only=True, rename="camel"):

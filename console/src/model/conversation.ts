@@ -141,7 +141,7 @@ export class Conversation {
   /** A page of messages, with the ends of the turns that they belong to. */
   private async page(before: number): Promise<ReturnType<typeof asBatches>> {
     const path = `sessions/${segment(this.sessionId)}/messages`;
-    const asked = this.api.get<MessagePage>(path, { format: "acp", limit: PAGE, before });
+    const asked = this.api.get<MessagePage>(path, { format: "acp", questions: true, limit: PAGE, before });
     let [page, jobs] = await Promise.all([asked, before === NEWEST ? this.findJobs() : [...this.jobs.value.values()]]);
     // A turn may have ended between the two answers, and the next one have begun.
     if (before === NEWEST && !areAll(jobs, page)) jobs = await this.findJobs();

@@ -89,6 +89,8 @@ export class Transcript {
   private readonly byKey = new Map<string, Row>();
   /** Rows of a subagent, and the call that they belong to, which began on an earlier page. */
   private readonly orphans = new Map<Row, string>();
+  /** Answers to questions that were asked on an earlier page. */
+  private readonly answers = new Map<string, NonNullable<QuestionRow["answer"]>>();
   private serial = 0;
 
   /** `name`: keeps the keys of several transcripts of one conversation apart. */
@@ -98,7 +100,9 @@ export class Transcript {
   prepend(before: Transcript): void {
     const joined = this.adopted(before);
     this.renamePlan(before.planKey());
+    for (const [key, answer] of before.answers) this.answers.set(key, answer);
     for (const [key, row] of before.byKey) {
+      if (row.kind === "question") row.answer ??= this.answers.get(key) ?? null;
       const later = this.byKey.get(key);
       if (later !== undefined) {
         join(row, later);
@@ -156,12 +160,6 @@ export class Transcript {
     for (const frame of frames) this.read(seq, parse(frame));
     this.lastSeq = seq;
     this.version += 1;
-  }
-
-  /** The question that waits, by its id. */
-  question(requestId: string): QuestionRow | undefined {
-    const row = this.byKey.get(`question ${requestId}`);
-    return row?.kind === "question" ? row : undefined;
   }
 
   private read(seq: number, message: Json): void {
@@ -265,13 +263,13 @@ export class Transcript {
   }
 
   private asked(seq: number, message: Json): void {
-    const key = `question ${text(message["requestId"])}`;
+    const key = questionKey(message);
     this.row(key, () => ({ kind: "question", key, seq, version: 0, question: asAsked(message), answer: null }));
   }
 
   private answered(message: Json): void {
-    const row = this.question(text(message["requestId"]));
-    if (row === undefined) return;
+    const row = this.byKey.get(questionKey(message));
+    if (row?.kind !== "question") return void this.answers.set(questionKey(message), asAnswer(message));
     row.answer = asAnswer(message);
     row.version += 1;
   }
@@ -389,6 +387,11 @@ export function asAsked(message: Json): Asked {
     input: object(message["input"]),
     canRemember: options.some((option) => option["remember"] === "session"),
   };
+}
+
+/** A request's id is the agent's own: only together with its job it names one question. */
+function questionKey(message: Json): string {
+  return `question ${text(message["taskId"])} ${text(message["requestId"])}`;
 }
 
 /** What a `permission_resolved` says. */

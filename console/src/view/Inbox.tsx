@@ -63,7 +63,7 @@ const NEWEST = 2 ** 52;
 /** Somebody has answered, here or elsewhere: it says what. */
 function Settled({ page, question }: { page: Console; question: Question }) {
   const path = `sessions/${segment(question.sessionId)}/messages`;
-  const found = useLoaded(() => page.api.get<MessagePage>(path, { format: "acp", before: NEWEST }), []);
+  const found = useLoaded(() => page.api.get<MessagePage>(path, { format: "acp", questions: true, before: NEWEST }), []);
   const asked = asAsked({ ...question });
   const answer = (found.value && answerIn(found.value.messages, asked)) ?? { decision: t("question.settled") };
   return found.value === null && found.problem === null ? null : <Answered asked={asked} answer={answer} />;

@@ -37,7 +37,8 @@ export function QuestionCard({ api, asked, answer, since, expires }: Props) {
   if (answer !== null) return <Answered asked={asked} answer={answer} />;
 
   const give = async (decision: Decision) => {
-    if (isSent.value || !still.look()) return;
+    // A reason was typed: that is meant, though its form has just moved the card.
+    if (isSent.value || !(isDenying.value || still.look())) return;
     isSent.value = true;
     try {
       await api.post(`generate/v2/jobs/${segment(asked.taskId)}/permissions/${segment(asked.requestId)}`, decision);
