@@ -59,6 +59,7 @@ QUERY = {
     "summary": "the files and their counts alone, without hunks",
     "tag": "only those with this tag",
     "times": "put `receivedAt` on each message: when the server had it",
+    "questions": "with `format=acp`: what was asked and answered, too, as in the stream",
     "wait": "wait so many seconds for the end",
     "worktree": "`remove`: the session's worktree and its branch go, too",
 }
