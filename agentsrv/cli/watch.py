@@ -187,6 +187,7 @@ class Watch:
         loop.add_signal_handler(signal.SIGINT, self._interrupted, exits.INTERRUPT)
         loop.add_signal_handler(signal.SIGTERM, self._interrupted, exits.TERMINATED)
         loop.add_signal_handler(signal.SIGHUP, self._leave, 128 + signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGWINCH, self.viewer.tick)  # the window has another size
 
     def _interrupted(self, code: int) -> None:
         keeps = code == exits.TERMINATED and self._manners.keeps_on_term
@@ -200,7 +201,7 @@ class Watch:
             self._tasks.spawn(self._stop(self._job), name="stop")
 
     def _listen_no_more(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH):
             asyncio.get_running_loop().remove_signal_handler(number)
 
     async def _stop(self, job: AsyncJob) -> None:
