@@ -197,7 +197,7 @@ def test_serve_init_makes_a_key_that_works(home: Path) -> None:
 
     assert status == 200
     assert '  agentsrv run "' in shown
-    assert f'curl -N {url}/generate/v2 -H "Authorization: Bearer {key}"' in shown
+    assert f'curl -N {url}/generate/v2 -H "Authorization: Bearer {key}"' in shown.partition("agentsrv run")[2]
     assert (home / ".env").read_text() == f"API_KEY={key}\n"
     assert (home / ".env").stat().st_mode & 0o777 == 0o600
 

@@ -39,3 +39,10 @@ def test_every_exit_code_is_explained() -> None:
     }
 
     assert codes == explained
+
+
+def test_the_first_thing_that_is_shown_is_the_command_line() -> None:
+    """README: `agentsrv run`, and then curl."""
+    shown = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+
+    assert 0 < shown.index("agentsrv run") < shown.index("curl ")

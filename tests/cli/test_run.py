@@ -218,9 +218,9 @@ def test_no_server_no_key_and_a_wrong_key_are_told(server: Server, tmp_path: Pat
 
     assert (69, 77, 77) == (away.returncode, without.returncode, wrong.returncode)
     assert (
-        "http://127.0.0.1:1 does not answer: Connection refused; start it with `agentsrv serve`"
-        in away.stderr
-    )
+        "http://127.0.0.1:1 does not answer: Connection refused; start it with `agentsrv serve`, "
+        "or name another one with `agentsrv login URL`"
+    ) in away.stderr
     assert "agentsrv login" in without.stderr
     assert "it came from AGENTSRV_API_KEY" in object_of(wrong.stderr)["error"]
     assert "wrong-key" not in wrong.stderr

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentsrv import client as package
 from agentsrv.client import events as e
 from agentsrv.client.frames import FrameReader
 from agentsrv.client.stream import _decoded
@@ -121,6 +124,14 @@ def test_a_frame_is_the_event_that_it_says(raw: dict[str, Any], kind: type, fiel
     assert type(event) is kind
     assert (7, "s", raw) == (event.id, event.session_id, event.raw)
     assert fields == {name: getattr(event, name) for name in fields}
+
+
+def test_what_has_happened_does_not_change() -> None:
+    """Events are frozen, and have their place, their session, and all that was sent."""
+    for each_kind in typing.get_args(package.Event):
+        kind = typing.get_origin(each_kind) or each_kind
+        assert kind.__dataclass_params__.frozen, kind
+        assert [each.name for each in dataclasses.fields(kind)][:3] == ["id", "session_id", "raw"], kind
 
 
 @given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), ANYTHING))

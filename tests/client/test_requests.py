@@ -23,6 +23,7 @@ from agentsrv.client import (
     InternalServerError,
     ServiceUnavailableError,
 )
+from agentsrv.client.connection import Options, pause_s
 
 KEY = "a-key-that-nobody-may-see"
 BUSY = {"error": "later", "code": "draining", "timestamp": ""}
@@ -65,6 +66,17 @@ def refusing(count: int, status: int, **headers: str) -> Callable[[web.Request],
         return web.json_response(HEALTHY | {"taskId": "t", "sessionId": "s"}, status=200)
 
     return handler
+
+
+def test_pauses_grow_and_are_never_the_same_for_all() -> None:
+    """From 0.1 s to 5 s, half of that at least; a dead stream is one of 45 s of silence."""
+    pauses = {attempt: [pause_s(attempt) for _ in range(50)] for attempt in (0, 3, 50)}
+
+    assert {
+        attempt: 0.5 * most <= min(found) < max(found) <= most
+        for attempt, most, found in ((0, 0.1, pauses[0]), (3, 0.8, pauses[3]), (50, 5.0, pauses[50]))
+    } == dict.fromkeys(pauses, True)
+    assert (Options().silence, Options().reconnect_timeout) == (45, None)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

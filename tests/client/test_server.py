@@ -45,6 +45,24 @@ async def test_two_who_answer_differently(server: Server) -> None:
         assert [each async for each in one.permissions.list(task_id=job.id)] == []
 
 
+async def test_answers_and_stops_may_be_lost_on_their_way_back(server: Server) -> None:
+    """They arrive, what the server says to them does not: they are sent again, and that is fine."""
+    async with proxy_to(server.port) as proxy, client_of(server, proxy.url) as client:
+        job = await client.run(script(ASK, "hang"), permission_mode="ask")
+        stream = job.events()
+        question = await anext(event async for event in stream if isinstance(event, Question))
+        stream.close()
+        for request in (question.allow, job.stop):
+            proxy.leave()
+            proxy.is_away = False
+            proxy.budget = cutting(proxy, proxy.cuts + 2, 20)
+            await request()
+        assert [each async for each in client.permissions.list(task_id=job.id)] == []
+
+    assert proxy.cuts == 4
+    assert job.status == "cancelled"
+
+
 async def test_stopping_twice_is_fine(server: Server) -> None:
     """A job that has ended stays as it is; one that waits leaves the queue."""
     async with client_of(server) as client:
