@@ -81,7 +81,7 @@ class Workspace:
         protected_names: Collection[str] = (),
     ) -> None:
         self._protected = PROTECTED_NAMES.union(protected_names)
-        self.base = base.resolve()
+        self.base = resolved_path(base)
         self.user = user
         self._root = str(self.base)
         self._mounts = Mounts(self._root)
@@ -89,7 +89,7 @@ class Workspace:
         # A database right in the base, or above it, cannot make all of the workspace private.
         self.private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
         self.private_files = tuple(str(place) for path in private_files for place in _places(path))
-        self._home = home and str(home.resolve())
+        self._home = home and str(resolved_path(home))
         self._private_parents = frozenset(map(os.path.dirname, (*self.private, *self.private_files)))
 
     # What a path is
@@ -316,9 +316,14 @@ def is_git_directory(path: str, with_new: str = "") -> bool:
     return has("HEAD") and (has("commondir") or (has("objects") and has("refs")))
 
 
+def resolved_path(path: Path) -> Path:
+    """Links resolved as far as that goes; of links that lead in a circle one is left (`Path.resolve` raises then)."""
+    return Path(os.path.realpath(path))
+
+
 def _places(path: Path) -> set[Path]:
     """Where it is, and the link that leads there: who replaces that one replaces both."""
-    return {path.resolve(), path.parent.resolve() / path.name}
+    return {resolved_path(path), resolved_path(path.parent) / path.name}
 
 
 def is_text(path: str) -> bool:

@@ -200,6 +200,48 @@ def test_everything_else_is_repeated(output: bytes) -> None:
     assert output == repeatable(output)
 
 
+HARMLESS = st.sampled_from(
+    [
+        b"text", b"\n", b"\r\n", b"\t", b"\x08", b"\x0e", b"\x0f", "schön 🙂\u0301".encode(), b"\x1b[m",
+        b"\x1b[1;38:2::1:2:3m", b"\x1b[2J", b"\x1b[?J", b"\x1b[10;20H", b"\x1b[3b", b"\x1b[?25l",
+        b"\x1b[?1049h", b"\x1b[4h", b"\x1b[?1000;1006h", b"\x1b[22;0;0t", b"\x1b[23t", b"\x1b[2T", b"\x1b[5 q",
+        b"\x1b[!p", b"\x1b[>4;2m", b"\x1b[>1u", b"\x1b[<u", b"\x1b[s", b"\x1b[u", b"\x1b[1;5r", b"\x1b7", b"\x1b8",
+        b"\x1b=", b"\x1b>", b"\x1bM", b"\x1bc", b"\x1b(0", b"\x1b)B", b"\x1b#8", b"\x1b]0;a title?\x07",
+        b"\x1b]2;another\x1b\\", b"\x1b]8;id=1;http://x/?a=b\x1b\\", b"\x1b]8;;\x1b\\", b"\x1b]4;1;#fff\x07",
+        b"\x1b]11;rgb:0/0/0\x1b\\", b"\x1b]104\x07", b"\x1b]110\x1b\\",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(HARMLESS, st.text(st.characters(exclude_categories=["C"])).map(str.encode))))
+@settings(max_examples=300)
+def test_nothing_harmless_is_left_out_or_changed(pieces: list[bytes]) -> None:
+    """In any order, however much of it: what draws or sets modes is shown again byte for byte."""
+    output = b"".join(pieces)
+
+    assert output == repeatable(output)
+
+
+@given(st.lists(st.one_of(PIECES, HARMLESS), max_size=40).map(b"".join))
+@settings(max_examples=500)
+def test_what_is_shown_again_is_hardly_longer(output: bytes) -> None:
+    """What is no character becomes one of three bytes; nothing else grows."""
+    assert len(repeatable(output)) <= 3 * len(output) + 2
+
+
+@given(st.lists(st.one_of(PIECES, HARMLESS), max_size=40).map(b"".join), st.lists(st.integers(0, 40)))
+@settings(max_examples=500)
+def test_where_output_is_cut_changes_nothing(output: bytes, sizes: list[int]) -> None:
+    """A ring that drops its beginning in any steps knows the modes of the whole, and what is left does nothing."""
+    modes, rest = Modes(), output
+    for size in sizes:
+        rest = rest[modes.cut(rest, min(size, len(rest))) :]
+        assert [] == effects(modes.sequence() + repeatable(rest))
+    modes.feed(rest)
+
+    assert modes.sequence() == Modes(output).sequence()
+
+
 def test_modes_are_the_last_that_were_set() -> None:
     """The alternate screen first; then the others as they were switched last."""
     modes = Modes()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsrv.errors import Forbidden
+from agentsrv.errors import Forbidden, Unprocessable
+from agentsrv.workspace.git.ignore import MAX_FILE_BYTES, MAX_LINES
 from agentsrv.workspace.git.protocol import (
     DiffRequest,
     FindRepositories,
@@ -306,3 +307,28 @@ async def test_links_below_objects_lead_nowhere_else(tmp_path: Path, part: str) 
             await workers.ask(DiffRequest(path="repo"))
     finally:
         await workers.close()
+
+
+@pytest.mark.parametrize("name", [".gitignore", "sub/.gitignore", ".git/info/exclude", ".gitattributes"])
+@pytest.mark.parametrize("content", [b"*a*b*c text\n" * (MAX_LINES + 1), b"x" * (MAX_FILE_BYTES + 1)])
+async def test_patterns_beyond_use_are_told(
+    tmp_path: Path, workers: GitWorkers, name: str, content: bytes
+) -> None:
+    """Neither left out without a word nor worked on until the time is over."""
+    root = make_repository(tmp_path / "repo", {"a": "a"})
+    write_files(root, {"sub/a": "a", "a": "changed"})
+    (root / name).write_bytes(content)
+    with pytest.raises(Unprocessable, match="lines or 1 MiB of patterns") as caught:
+        await workers.ask(DiffRequest(path="repo"))
+
+    assert caught.value.code == "repository_too_large"
+
+
+async def test_many_patterns_count_as_for_git(tmp_path: Path, workers: GitWorkers) -> None:
+    """As many as may be: what they hide is hidden."""
+    root = make_repository(tmp_path / "repo", {"a": "a"})
+    write_files(root, {"x19999y": "", "shown": ""})
+    (root / ".gitignore").write_text("".join(f"*{number}y\n" for number in range(MAX_LINES)))
+    answer = json.loads(await workers.ask(DiffRequest(path="repo")) + b"}")
+
+    assert [".gitignore", "shown"] == [file["newPath"] for file in answer["files"]]

@@ -40,8 +40,9 @@ def install(known: KnownAgent, home: Path, environment: Mapping[str, str], pytho
         raise StartupError(
             f"{known.name} is pinned for {package.machine} alone; install it in its own way, and it is found on PATH"
         )
-    if home.is_symlink():
-        raise StartupError(f"{home} is a link; remove it first")
+    for place in (home, home.parent):
+        if place.is_symlink():
+            raise StartupError(f"{place} is a link; remove it first")
     bring = _from_npm if package.source == "npm" else _from_pypi
     tool = _npm(environment) if package.source == "npm" else _python(package, environment, python)
     shutil.rmtree(home, ignore_errors=True)

@@ -15,10 +15,9 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ConfigLevel
 
-from agentsrv.workspace.git.ignore import Pattern, pattern_of
+from agentsrv.workspace.git.ignore import MAX_FILE_BYTES, Pattern, pattern_of, require_few
 
 MAX_LINE_BYTES = 2048
-MAX_FILE_BYTES = 10 * 1024 * 1024
 NAME = re.compile(rb"[A-Za-z0-9_.][-A-Za-z0-9_.]*")
 QUOTED = re.compile(rb'"((?:[^"\\]|\\(?:[abfnrtv"\\]|[0-3][0-7]{2}))*)"')
 ESCAPED = re.compile(rb"\\([0-3][0-7]{2}|.)", re.DOTALL)
@@ -47,7 +46,7 @@ class AttributeFile:
         self, content: bytes, base: bytes = b"", *, ignore_case: bool = False, has_macros: bool = True
     ) -> None:
         self._base = base
-        raw = content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if len(content) <= MAX_FILE_BYTES else []
+        raw = require_few(content, "a file of attributes").removeprefix(b"\xef\xbb\xbf").split(b"\n")
         lines = [_line(line, ignore_case) for line in raw if len(line) <= MAX_LINE_BYTES]
         found = [line for line in lines if line is not None and (line.pattern is not None or has_macros)]
         self._lines = [line for line in found if line.pattern is not None][::-1]

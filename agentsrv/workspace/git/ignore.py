@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_FILE_BYTES = 10 * 1024 * 1024
-"""A larger file of patterns is not read: rather too much is shown than too little."""
+from agentsrv.errors import Unprocessable
+
+MAX_FILE_BYTES = 1024 * 1024
+MAX_LINES = 20_000
+"""Of a file of patterns, which takes a second or two then. Git takes more."""
 
 WILD = b"*?[\\"
 BOM = b"\xef\xbb\xbf"
@@ -41,6 +44,16 @@ class Pattern:
     is_name: bool
     is_negative: bool
     needs_directory: bool
+
+
+def require_few(content: bytes, name: str) -> bytes:
+    """`content`, of a file of patterns. Raises Unprocessable (`repository_too_large`) when it is beyond use."""
+    if len(content) > MAX_FILE_BYTES or content.count(b"\n") > MAX_LINES:
+        raise Unprocessable(
+            f"{name} has more than {MAX_LINES:,} lines or {MAX_FILE_BYTES >> 20} MiB of patterns; shorten it",
+            code="repository_too_large",
+        )
+    return content
 
 
 class Patterns:

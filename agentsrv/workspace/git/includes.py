@@ -19,7 +19,7 @@ import pygit2
 from agentsrv.errors import Unprocessable
 from agentsrv.workspace.git.attributes import read_rules
 from agentsrv.workspace.git.diff.contents import TooLarge, Unreadable, WorkingTree
-from agentsrv.workspace.git.ignore import Patterns
+from agentsrv.workspace.git.ignore import Patterns, require_few
 from agentsrv.workspace.git.untracked import Untracked, is_repository
 
 INCLUDE_FILE = ".worktreeinclude"
@@ -34,7 +34,9 @@ def copy_included(repo: pygit2.Repository, target: Path, patterns: Sequence[str]
     Raises Unprocessable (`worktree_include_too_large`), OSError.
     """
     root = Path(repo.workdir)
-    wanted = Patterns(read_rules(root / INCLUDE_FILE) + b"\n" + "\n".join(patterns).encode())
+    wanted = Patterns(
+        require_few(read_rules(root / INCLUDE_FILE), INCLUDE_FILE) + b"\n" + "\n".join(patterns).encode()
+    )
     if not wanted:
         return []
     copied, size, deadline = list[str](), 0, time.monotonic() + MAX_SECONDS

@@ -18,9 +18,9 @@ from pygit2.ffi import C
 from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.git.attributes import is_set, read_rules
 from agentsrv.workspace.git.diff.contents import GITLINK, Unreadable, WorkingTree, common_directory
-from agentsrv.workspace.git.ignore import MAX_FILE_BYTES, Patterns
+from agentsrv.workspace.git.ignore import Patterns, require_few
 from agentsrv.workspace.git.repositories import git_directory
-from agentsrv.workspace.paths import is_git_directory
+from agentsrv.workspace.paths import displayed, is_git_directory
 
 GIT = b".git"
 GITIGNORE = b".gitignore"
@@ -129,7 +129,8 @@ class Untracked:
 
     def _rules_in(self, directory: bytes, above: Rules) -> Rules:
         """With the directory's own: those nearer to a path come first."""
-        patterns = self._patterns(self._read(directory + GITIGNORE), directory)
+        name = directory + GITIGNORE
+        patterns = self._patterns(self._read(name), directory, displayed(os.fsdecode(name)))
         return (*above, patterns) if patterns and above is not ALL else above
 
     def _read(self, path: bytes) -> bytes:
@@ -146,12 +147,10 @@ class Untracked:
     def _standard_rules(self, repo: pygit2.Repository) -> Rules:
         """The user's own, then those of the repository alone."""
         files = (user_excludes(repo), Path(common_directory(repo), "info", "exclude"))
-        contents = (read_rules(file) for file in files if file is not None)
-        return tuple(self._patterns(content, b"") for content in contents)
+        return tuple(self._patterns(read_rules(file), b"", displayed(str(file))) for file in files if file)
 
-    def _patterns(self, content: bytes, base: bytes) -> Patterns:
-        content = content if len(content) <= MAX_FILE_BYTES else b""
-        return Patterns(content, base, ignore_case=self._ignore_case)
+    def _patterns(self, content: bytes, base: bytes, name: str) -> Patterns:
+        return Patterns(require_few(content, name), base, ignore_case=self._ignore_case)
 
 
 def index_flags(repo: pygit2.Repository, path: bytes) -> int:
