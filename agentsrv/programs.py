@@ -37,28 +37,56 @@ def child_environment(environment: Mapping[str, str], names: Iterable[str]) -> d
     return {key: value for key, value in environment.items() if key in wanted or key.startswith("LC_")}
 
 
-def find_program(
-    name: str, *, configured: Path | None, package: str, inside: str, environment: Mapping[str, str]
-) -> Path | None:
-    """The program as configured, else the one `inside` an installed `package`, else the one on PATH.
+class Program:
+    """One of an agent: as its `setting` says, else the one `inside` an installed `package`, else the one on PATH.
 
-    The package itself is not imported.
+    The package itself is not imported. To look for it takes a fifth of a millisecond, and each prompt needs it a few
+    times: where it was found it stays, until it is gone.
     """
-    if configured is not None:
-        return configured if is_executable(configured) else None
-    spec = importlib.util.find_spec(package)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if is_executable(program := Path(place) / inside):
-            return program
-    on_path = shutil.which(name, path=environment.get("PATH"))
-    return Path(on_path) if on_path else None
 
+    def __init__(
+        self,
+        name: str,
+        *,
+        setting: str,
+        configured: Path | None,
+        package: str,
+        inside: str,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._name = name
+        self._setting = setting
+        self._configured = configured
+        self._package = package
+        self._inside = inside
+        self._environment = environment
+        self._found: Path | None = None
 
-def not_found(name: str, setting: str, configured: Path | None) -> str:
-    """Why `find_program` has found nothing, and what to do."""
-    if configured is not None:
-        return f"{setting} is {configured}, which is no program that the server may run"
-    return f"{name} was not found; install the `agents` extra or set {setting}"
+    @property
+    def path(self) -> Path:
+        """To start it, found or not: starting a missing one gives the clearer error."""
+        return self.find() or self._configured or Path(self._name)
+
+    def find(self) -> Path | None:
+        if self._found is None or not is_executable(self._found):
+            self._found = self._look()
+        return self._found
+
+    def why_missing(self) -> str:
+        """Why `find` has found nothing, and what to do."""
+        if self._configured is not None:
+            return f"{self._setting} is {self._configured}, which is no program that the server may run"
+        return f"{self._name} was not found; install the `agents` extra or set {self._setting}"
+
+    def _look(self) -> Path | None:
+        if self._configured is not None:
+            return self._configured if is_executable(self._configured) else None
+        spec = importlib.util.find_spec(self._package)
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            if is_executable(program := Path(place) / self._inside):
+                return program
+        on_path = shutil.which(self._name, path=self._environment.get("PATH"))
+        return Path(on_path) if on_path else None
 
 
 def is_executable(path: Path) -> bool:

@@ -41,7 +41,7 @@ from agentsrv.model import (
     TurnId,
     TurnOptions,
 )
-from agentsrv.programs import child_environment, find_program, not_found, read_version
+from agentsrv.programs import Program, child_environment, read_version
 from agentsrv.threads import Pool
 from agentsrv.users import acting_as
 
@@ -71,6 +71,14 @@ class ClaudeCode:
         self._config = config
         self._programs = programs
         self._settings = ClaudeSettings(**read_settings(ClaudeSettings, config.environment))
+        self._program = Program(
+            "claude",
+            setting="CLAUDE_PATH",
+            configured=self._settings.program,
+            package="claude_agent_sdk",
+            inside="_bundled/claude",
+            environment=config.environment,
+        )
 
     def adapter(self, session: Session, state: Mapping[str, Any]) -> ClaudeAdapter:
         return ClaudeAdapter(session.internal_session_id, state)
@@ -182,17 +190,11 @@ class ClaudeCode:
         return ClaudeUpdates(deltas=deltas)
 
     def find(self) -> Path | None:
-        return find_program(
-            "claude",
-            configured=self._settings.program,
-            package="claude_agent_sdk",
-            inside="_bundled/claude",
-            environment=self._config.environment,
-        )
+        return self._program.find()
 
     def program(self) -> Path:
-        """The program to start, found or not: starting a missing one gives the clearer error."""
-        return self.find() or self._settings.program or Path("claude")
+        """The program to start, found or not."""
+        return self._program.path
 
     def environment(self, model: str | None = None) -> dict[str, str]:
         """What a process gets that shall work with `model`; None: with the default one."""
@@ -215,8 +217,7 @@ class ClaudeCode:
         )
         program = self.find()
         if program is None:
-            problem = not_found("claude", "CLAUDE_PATH", self._settings.program)
-            return replace(info, problem=problem)
+            return replace(info, problem=self._program.why_missing())
         version, trouble = await read_version(self._programs, program, self.environment())
         return replace(
             info,

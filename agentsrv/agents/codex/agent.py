@@ -35,7 +35,7 @@ from agentsrv.model import (
     TurnId,
     TurnOptions,
 )
-from agentsrv.programs import ask, child_environment, find_program, not_found, read_version
+from agentsrv.programs import Program, ask, child_environment, read_version
 from agentsrv.threads import Pool
 from agentsrv.users import acting_as
 
@@ -72,6 +72,14 @@ class Codex:
         self._config = config
         self._programs = programs
         self._settings = CodexSettings(**read_settings(CodexSettings, config.environment))
+        self._program = Program(
+            "codex",
+            setting="CODEX_PATH",
+            configured=self._settings.program,
+            package="codex_cli_bin",
+            inside="bin/codex",
+            environment=config.environment,
+        )
         self._preparing = asyncio.Lock()
         self._is_prepared = False
         self._sandbox = Sandbox(programs)
@@ -210,17 +218,11 @@ class Codex:
         return CodexUpdates(deltas=deltas)
 
     def find(self) -> Path | None:
-        return find_program(
-            "codex",
-            configured=self._settings.program,
-            package="codex_cli_bin",
-            inside="bin/codex",
-            environment=self._config.environment,
-        )
+        return self._program.find()
 
     def program(self) -> Path:
-        """The program to start, found or not: starting a missing one gives the clearer error."""
-        return self.find() or self._settings.program or Path("codex")
+        """The program to start, found or not."""
+        return self._program.path
 
     def environment(self) -> dict[str, str]:
         names = {*PASSED_ON, *self._config.agent_env}
@@ -236,8 +238,7 @@ class Codex:
         )
         program = self.find()
         if program is None:
-            problem = not_found("codex", "CODEX_PATH", self._settings.program)
-            return replace(info, problem=problem)
+            return replace(info, problem=self._program.why_missing())
         (version, trouble), models = await asyncio.gather(
             read_version(self._programs, program, self.environment()), self._models(program)
         )
