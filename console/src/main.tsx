@@ -13,5 +13,8 @@ router.start();
 const first = router.route.peek();
 void page.load(code, () => first.view === "session" && page.conversation(first.id).open());
 install();
+// A page that the browser keeps for going back must not keep what only one tab may have.
+addEventListener("pagehide", () => page.leave());
+addEventListener("pageshow", (event) => event.persisted && location.reload());
 const place = document.getElementById("app");
 if (place !== null) render(<App page={page} router={router} />, place);

@@ -94,10 +94,15 @@ export class Console {
     if (this.watching === null) this.watch();
   }
 
-  signOut(): void {
+  /** Follow nothing any more. */
+  leave(): void {
     this.watching?.abort();
     this.watching = null;
     for (const conversation of this.conversations.values()) conversation.close();
+  }
+
+  signOut(): void {
+    this.leave();
     this.conversations.clear();
     this.token.value = null;
     this.isLocked.value = false;
