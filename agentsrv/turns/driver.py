@@ -458,10 +458,18 @@ class TurnDriver:
                     self._means.pool.retire(process, "stopped"), name=f"retire:{process.id}"
                 )
             process.end_turn()
+            if self._lacks_login and not process.adapter.has_background_work:
+                # It may keep what it was started with: a login that is made now is for the next one.
+                self._means.pool.renew(self.session.id)
             if self._retiring is None:
                 self._means.pool.rest(process)
         if self.opened.exception() is None:
             self._means.signals.turn_ended.send(TurnEnded(self.session, self.turn))
+
+    @property
+    def _lacks_login(self) -> bool:
+        outcome = self.turn.outcome
+        return outcome is not None and outcome.error_code == "agent_not_authenticated"
 
     def let_go(self) -> None:
         """The server stops: whatever time brings, it brings to the next one."""

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import OPENAI_KEY, ServerMaker
 from tests.fakes.responses_api import ResponsesApi
+from tests.fakes.scripted import Step, serve_in_thread
 from tests.kit import Answer, Event, Server, script, wait_until
 from tests.workspace.git_kit import make_repository, run_git
 
@@ -98,6 +99,29 @@ def test_key_is_not_in_the_reach_of_commands(codex_server: Server, responses: Re
 
 
 @pytest.mark.parametrize("use_worktree", [False, True])
+class TakesRenewedLogins(ResponsesApi):
+    def error_status(self, step: Step, conversation: Any) -> int | None:
+        return 401 if "outdated" in self.requests[-1].headers["Authorization"] else None
+
+
+def test_login_that_is_made_after_a_failure_counts(
+    make_server: ServerMaker, real_codex: Path, tmp_path: Path
+) -> None:
+    """My login is refused, I log in anew on a terminal: the next prompt works with that, in the same conversation."""
+    login = tmp_path / "auth.json"
+    login.write_text('{"auth_mode": "apikey", "OPENAI_API_KEY": "outdated"}')
+    with serve_in_thread(TakesRenewedLogins()) as api:
+        server = make_server(
+            CODEX_PATH=str(real_codex), CODEX_HOME=str(tmp_path), OPENAI_BASE_URL=f"{api.url}/v1"
+        )
+        refused = prompt(server, "text never").rest()
+        login.write_text('{"auth_mode": "apikey", "OPENAI_API_KEY": "renewed"}')
+        goes_on = prompt(server, "text goes on").rest()
+
+    assert error_of(refused) == ("failed", "agent_not_authenticated")
+    assert (text_of(goes_on), goes_on[-1].json["status"]) == ("goes on", "completed")
+
+
 def test_commits_need_leave(codex_server: Server, responses: ResponsesApi, use_worktree: bool) -> None:
     """Codex closes git's own files to commands, in a worktree too: the model is told, asks, and I allow it."""
     repo = make_repository(codex_server.workspace / "repo", {"a": "a\n"})
