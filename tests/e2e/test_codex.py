@@ -98,7 +98,6 @@ def test_key_is_not_in_the_reach_of_commands(codex_server: Server, responses: Re
     assert items(events)[0]["aggregatedOutput"] == "0\n"
 
 
-@pytest.mark.parametrize("use_worktree", [False, True])
 class TakesRenewedLogins(ResponsesApi):
     def error_status(self, step: Step, conversation: Any) -> int | None:
         return 401 if "outdated" in self.requests[-1].headers["Authorization"] else None
@@ -122,6 +121,7 @@ def test_login_that_is_made_after_a_failure_counts(
     assert (text_of(goes_on), goes_on[-1].json["status"]) == ("goes on", "completed")
 
 
+@pytest.mark.parametrize("use_worktree", [False, True])
 def test_commits_need_leave(codex_server: Server, responses: ResponsesApi, use_worktree: bool) -> None:
     """Codex closes git's own files to commands, in a worktree too: the model is told, asks, and I allow it."""
     repo = make_repository(codex_server.workspace / "repo", {"a": "a\n"})
