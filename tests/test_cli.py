@@ -419,6 +419,24 @@ def test_doctor_is_content_with_a_good_machine(home: Path) -> None:
     assert "sk-ant-1" not in finished.stdout
 
 
+def test_doctor_looks_where_agents_keep_what_they_remember(home: Path) -> None:
+    """A directory that cannot be written to is wrong, for each agent: it would know nothing of yesterday."""
+    file = home / "file"
+    file.touch()
+    claude = home / "claude"
+    claude.write_text("#!/bin/sh\necho '2.1.330 (Claude Code)'\n")
+    claude.chmod(0o755)
+    keys = {"API_KEY": KEY, "ANTHROPIC_API_KEY": "sk-ant-1", "CLAUDE_PATH": str(claude)}
+
+    finished = command(home, "doctor", **keys, CLAUDE_CONFIG_DIR=str(file), CODEX_HOME=str(file))
+    told = " ".join(finished.stdout.split())
+
+    assert finished.returncode == 1
+    for agent in ("claude-code", "codex"):
+        assert f"{agent} records" in told
+    assert told.count(f"{file} is not a writable directory") == 2
+
+
 def test_doctor_advises_on_each_warning(home: Path) -> None:
     """What is unwise and works is a note of its own, which says what to do about it."""
     found = list(settings({"API_KEY": "short-one", "HOST": "0.0.0.0", "HOME": str(home)}))
