@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ def test_every_export_is_explained() -> None:
     }
 
     assert sorted(imported) == client.__all__
+
+
+def test_it_could_be_a_package_of_its_own() -> None:
+    """It imports itself, aiohttp, msgspec, and what comes with Python."""
+    trees = [ast.parse(file.read_text()) for file in Path(client.__file__).parent.glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    others = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+
+    assert {name.partition(".")[0] for name in others} == {"agentsrv", "aiohttp", "msgspec"}
+    assert [
+        name for name in others if name.startswith("agentsrv") and not name.startswith("agentsrv.client")
+    ] == []
 
 
 def test_what_is_exported_is_there() -> None:
