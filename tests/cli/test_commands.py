@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import segno
+from aiohttp import web
 
 from tests.cli.kit import command, environment, object_of
 from tests.client.proxy import proxy_to
+from tests.client.test_requests import answering
 from tests.kit import KEY, Answer, Server, script, wait_until, write_fake_agent
 from tests.workspace.git_kit import make_repository, run_git, write_files
 
@@ -384,6 +386,18 @@ def test_the_console_is_opened_signed_in(server: Server, session: str) -> None:
     assert server.ask("GET", "/console/", Authorization="").status == 200
     assert given["to"] == f"s/{session}"
     assert [answer.status for answer in redeemed] == [201, 403]
+
+
+async def test_a_console_without_codes_asks_for_the_key(server: Server) -> None:
+    """That of an older server: the address has nothing secret."""
+
+    async def older(request: web.Request) -> web.Response:
+        return web.json_response({"error": "there is no such route", "code": "not_found"}, status=404)
+
+    async with answering(older) as (client, _):
+        done = await asyncio.to_thread(command, server, "open", "--print", AGENTSRV_URL=client.base_url)
+
+    assert (0, f"{client.base_url}/console/#/\n") == (done.returncode, done.stdout), done.stderr
 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
