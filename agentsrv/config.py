@@ -181,9 +181,24 @@ def server_name(value: str) -> str:
 
 def web_address(value: str) -> str:
     """`http://127.0.0.1:4000`, without what a URL may end with."""
+    wrong = ValueError("must be a URL such as http://127.0.0.1:4000")
     if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
-        raise ValueError("must be a URL such as http://127.0.0.1:4000")
+        raise wrong
+    try:
+        address = urlsplit(value)
+        if not address.hostname or address.port == 0:
+            raise wrong
+    except ValueError as exc:  # A port that there cannot be, or half an IPv6 address.
+        raise wrong from exc
     return value.rstrip("/")
+
+
+def peer_address(value: str) -> str:
+    """A web address that anybody may see who may ask for the list of servers."""
+    address = web_address(value)
+    if "@" in urlsplit(address).netloc:
+        raise ValueError("must have no name and no password: servers know each other by API_KEY")
+    return address
 
 
 def signing_secret(value: str) -> str:
@@ -243,7 +258,7 @@ class Config:
     redis_url: str | None = field(default=None, metadata=env("REDIS_URL", redis_url), repr=False)
 
     server_name: str | None = field(default=None, metadata=env("SERVER_NAME", server_name))
-    server_url: str | None = field(default=None, metadata=env("SERVER_URL", web_address))
+    server_url: str | None = field(default=None, metadata=env("SERVER_URL", peer_address))
     accepts_sessions: bool = field(default=True, metadata=env("ACCEPTS_SESSIONS", flag))
     workspace_shared: bool = field(default=False, metadata=env("WORKSPACE_SHARED", flag))
     drain_timeout_s: float = field(default=0.0, metadata=env("DRAIN_TIMEOUT", seconds()))

@@ -112,6 +112,16 @@ def test_the_default_place_of_the_state_is_no_news_at_each_start() -> None:
         ("ALLOWED_ORIGINS", "app.example.com"),
         ("ALLOWED_ORIGINS", "https://app.example.com/path"),
         ("REDIS_URL", "http://127.0.0.1:6379"),
+        ("REDIS_URL", "redis+sentinel://h:26379"),
+        ("SERVER_NAME", "-a"),
+        ("SERVER_NAME", "a/b"),
+        ("SERVER_NAME", "a" * 129),
+        ("SERVER_URL", "10.0.0.1:3000"),
+        ("SERVER_URL", "http://:3000"),
+        ("SERVER_URL", "http://a:99999"),
+        ("SERVER_URL", "http://[::1"),
+        ("SERVER_URL", "http://a?b"),
+        ("SERVER_URL", "http://me:hunter2@a"),
         ("DEFAULT_PERMISSION_MODE", "root"),
         ("AGENT_ENV", "A=B"),
         ("AGENT_ENV", "HOME,API_KEY"),
@@ -129,6 +139,18 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
 def test_a_refusal_does_not_show_the_secret() -> None:
     """A password in a mistyped URL stays out of the terminal and the journal."""
     assert "hunter2" not in refusal(API_KEY=KEY, REDIS_URL="redsi://:hunter2@cache")
+
+
+def test_server_of_a_fleet_says_how_it_is_reached() -> None:
+    """By SERVER_URL, or by HOST and PORT where these are an address; a name without a Redis is refused."""
+    named = {"SERVER_NAME": "A.b-c_" + "d" * 122, "REDIS_URL": "redis+sentinel://u:p@[::1]:1,h/agents/2"}
+
+    assert "http://10.0.0.1:3000" == read(**named, HOST="10.0.0.1", PORT="3000").peer_url
+    assert "http://[::2]:3000" == read(**named, HOST="::2", PORT="3000").peer_url
+    assert "https://a.example/b" == read(**named, HOST="0.0.0.0", SERVER_URL="https://a.example/b/").peer_url
+    for unreachable in ({"HOST": "0.0.0.0"}, {"HOST": "::"}, {"HOST": "unix:/s"}, {"PORT": "0"}):
+        assert "SERVER_NAME needs SERVER_URL" in refusal(API_KEY=KEY, **named, **unreachable)
+    assert "SERVER_NAME needs REDIS_URL" in refusal(API_KEY=KEY, SERVER_NAME="a")
 
 
 def test_secrets_are_not_in_the_printed_configuration() -> None:

@@ -112,6 +112,8 @@ class Forwarder:
             except NOT_CONNECTED as exc:
                 is_late = isinstance(exc, TimeoutError) and time.monotonic() < give_up_at
                 peer = await self.find_again(home, peer, may_be_busy=is_late)
+            except Misdirected:
+                peer = await self.find_again(home, peer, may_be_busy=False)
             except Broken as exc:
                 if request.method not in REPEATABLE:
                     raise outcome_unknown(home) from exc
@@ -141,7 +143,7 @@ class Forwarder:
 
     async def ask(self, peer: Peer, path: str, caller: Caller, timeout_s: float = ASK_S) -> Reply | None:
         """Ask another server in the caller's name; None when it does not answer."""
-        headers = {hop.HOP: self._secret, hop.CALLER: hop.told(caller)}
+        headers = {hop.HOP: self._secret, hop.TO: peer.name, hop.CALLER: hop.told(caller)}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s))
         try:
             async with self._session.get(_url(peer, path), headers=headers, timeout=timeout) as answer:
@@ -151,7 +153,7 @@ class Forwarder:
 
     async def lines(self, peer: Peer, request: web.Request) -> AsyncGenerator[bytes, None]:
         """The data of the event stream that another server has at the same place, until it does not live any more."""
-        headers = self.headers_for(request)
+        headers = self.headers_for(request, peer)
         try:
             async with (
                 self.watch(peer, request) as passage,
@@ -166,12 +168,13 @@ class Forwarder:
         except (aiohttp.ClientError, OSError):
             return
 
-    def headers_for(self, request: web.Request) -> CIMultiDict[str]:
+    def headers_for(self, request: web.Request, peer: Peer) -> CIMultiDict[str]:
         """The request's own headers that go all the way, and ours."""
         headers = end_to_end(request.headers)
         for name in hop.OURS:
             headers.popall(name, None)
         headers[hop.HOP] = self._secret
+        headers[hop.TO] = peer.name
         if (caller := request.get(CALLER)) is not None:
             headers[hop.CALLER] = hop.told(caller)
         headers["X-Request-Id"] = request_id(request)
@@ -192,6 +195,8 @@ class Forwarder:
         try:
             async with passage, self._sent(request, peer, body, upload) as answer:
                 passage.heard()
+                if is_of_another(answer, peer) and (upload is None or not upload.is_begun):
+                    raise Misdirected
                 if upload is None and await has_moved(answer):
                     raise NotThere
                 response = _head_of(answer, request)
@@ -227,7 +232,7 @@ class Forwarder:
         async with self._session.request(
             request.method,
             _url(peer, request.raw_path),
-            headers=self.headers_for(request),
+            headers=self.headers_for(request, peer),
             data=data,
             expect100=upload is not None,
             allow_redirects=False,
@@ -241,12 +246,11 @@ class Forwarder:
     async def _answers(self, peer: Peer, timeout_s: float) -> bool:
         """Does the server answer anything at all?"""
         timeout = aiohttp.ClientTimeout(total=timeout_s)
+        headers = {hop.HOP: self._secret, hop.TO: peer.name}
         try:
-            async with self._session.get(
-                _url(peer, "/"), headers={hop.HOP: self._secret}, timeout=timeout
-            ) as answer:
+            async with self._session.get(_url(peer, "/"), headers=headers, timeout=timeout) as answer:
                 await answer.read()
-            return True
+            return not is_of_another(answer, peer)
         except (aiohttp.ClientError, OSError):
             return False
 
@@ -254,6 +258,10 @@ class Forwarder:
     def _session(self) -> aiohttp.ClientSession:
         assert self._client is not None
         return self._client
+
+
+class Misdirected(Exception):
+    """Another server has the address now; nothing was done."""
 
 
 class Broken(Exception):
@@ -270,15 +278,15 @@ class Upload:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self.failure: AgentsrvError | None = None
-        self._is_begun = False
+        self.is_begun = False
 
     @property
     def is_all_here(self) -> bool:
         """Is it being sent, with nothing of it left to wait for?"""
-        return self._is_begun and self._request.content.is_eof()
+        return self.is_begun and self._request.content.is_eof()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        self._is_begun = True
+        self.is_begun = True
         try:
             async for chunk in body_chunks(self._request):
                 yield chunk
@@ -319,6 +327,11 @@ def outcome_unknown(home: str) -> Unavailable:
         retry_after_s=2,
         extra={"server": home},
     )
+
+
+def is_of_another(answer: aiohttp.ClientResponse, peer: Peer) -> bool:
+    """Does another server say that it is none of its business?"""
+    return answer.headers.get(hop.SERVER, peer.name) != peer.name
 
 
 def _url(peer: Peer, path: str) -> URL:

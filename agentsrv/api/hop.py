@@ -18,9 +18,11 @@ HOP = "X-Agentsrv-Hop"
 """The secret of the fleet: whoever sends it has the API key."""
 CALLER = "X-Agentsrv-Caller"
 """Whose request it is: the entry has looked at the key, and the home does not."""
+TO = "X-Agentsrv-To"
+"""Whom it is meant for: an address may belong to another server than a moment ago."""
 SERVER = "X-Agentsrv-Server"
-"""On answers about a session: its home."""
-OURS = frozenset({HOP.lower(), CALLER.lower()})
+"""On answers about a session: its home. On the refusal of what is meant for another server: who refuses."""
+OURS = frozenset({HOP.lower(), CALLER.lower(), TO.lower()})
 """Headers that are never passed on as a client has sent them."""
 
 HOP_SECRET: web.AppKey[bytes] = web.AppKey("hop_secret")
@@ -45,6 +47,11 @@ def is_hop(request: web.Request) -> bool:
         given = request.headers.get(HOP, "").encode("utf-8", "surrogateescape")
         request[_is_hop] = bool(secret) and hmac.compare_digest(given, secret)
     return request[_is_hop]
+
+
+def is_for_another(request: web.Request, name: str) -> bool:
+    """Does it come from a server that takes us for another one?"""
+    return is_hop(request) and request.headers.get(TO, name) != name
 
 
 def told(caller: Caller) -> str:

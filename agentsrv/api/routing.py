@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 
 from agentsrv.api import everywhere, hop, merge
 from agentsrv.api.bodies import FIELDS, parse_fields, peek_body, require_valid
-from agentsrv.api.forward import Forwarder, NotThere
+from agentsrv.api.forward import Forwarder, NotThere, owner_unreachable
 from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
 from agentsrv.api.openai import refusing, session_of
 from agentsrv.api.operations import Group
@@ -128,6 +128,7 @@ ROUTER: web.AppKey[Router] = web.AppKey("router")
 @web.middleware
 async def to_its_home(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The innermost: the caller is known, and what may be asked of anybody has been."""
+    request.app[ROUTER].require_me(request)
     rule = request.app[RULES].get(request.match_info.handler)
     if rule is None:
         return await handler(request)
@@ -150,6 +151,12 @@ class Router:
         self._registry = registry
         self._forwarder = forwarder
         self._has_session = has_session
+
+    def require_me(self, request: web.Request) -> None:
+        """Raises Unavailable (`owner_unreachable`) when it is meant for the one who had our address before."""
+        if hop.is_for_another(request, self._me):
+            request[ABOUT_SESSION] = True  # So it says who we are.
+            raise owner_unreachable(request.headers[hop.TO])
 
     async def route(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:
         if hop.is_hop(request):

@@ -44,7 +44,7 @@ async def _splice(request: web.Request, forwarder: Forwarder, peer: Peer) -> web
     response: web.StreamResponse | None = None
     try:
         async with forwarder.watch(peer, request) as passage, _connected(peer) as (reader, writer):
-            writer.write(_head(request, forwarder, URL(peer.address)))
+            writer.write(_head(request, forwarder, peer))
             response = await _answer(reader)
             passage.heard()
             request[RELAYED] = True
@@ -90,12 +90,12 @@ async def _connected(peer: Peer) -> AsyncIterator[tuple[asyncio.StreamReader, as
         writer.transport.abort()
 
 
-def _head(request: web.Request, forwarder: Forwarder, base: URL) -> bytes:
+def _head(request: web.Request, forwarder: Forwarder, peer: Peer) -> bytes:
     """The request as the home gets it: for the upgrade, what is for one connection goes on as well."""
-    headers = forwarder.headers_for(request)
+    headers = forwarder.headers_for(request, peer)
     for name in (hdrs.CONNECTION, hdrs.UPGRADE):
         headers.extend((name, value) for value in request.headers.getall(name, []))
-    lines = [f"{request.method} {base.raw_path.rstrip('/')}{request.raw_path} HTTP/1.1"]
+    lines = [f"{request.method} {URL(peer.address).raw_path.rstrip('/')}{request.raw_path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 

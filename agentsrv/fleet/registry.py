@@ -6,10 +6,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentsrv.config import web_address
 from agentsrv.errors import AgentsrvError, StartupError, Unavailable
 from agentsrv.fleet.homes import RedisHomes
 from agentsrv.fleet.memory import Memory
@@ -24,7 +25,7 @@ TTL_S = 4.0
 LOOK_AGAIN_S = 0.1
 PUBLISHED_AT_ONCE = 1000
 PROTOCOL = "1"
-"""What servers say to each other over a hop. Those that speak another one are none of ours."""
+"""What servers say to each other over a hop; in the book for those to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,16 @@ class Registry:
         return self.view.problem is None
 
     async def look(self) -> None:
-        """How things are now: not more often than ten times a second, and not where Redis is away."""
+        """How things are now: not more often than ten times a second, and not where Redis is away.
+
+        One answer is for all that wait for it.
+        """
         if self._homes.is_away:
             return
+        asked_at = time.monotonic()
         async with self._beating:
+            if self._looked_at > asked_at:
+                return
             wait_s = self._looked_at + LOOK_AGAIN_S - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
@@ -205,7 +212,7 @@ class Registry:
         if self.view.problem is not None:
             self._homes.must_publish = True
             log.info("the fleet's Redis answers", extra={"servers": len(answer["servers"])})
-        peers = {name: _peer(name, known) for name, known in answer["servers"].items() if "address" in known}
+        peers = {peer.name: peer for peer in _peers(answer["servers"])}
         kept = {name: one for name, one in self.view.peers.items() if name not in answer["forgotten"]}
         # What is missing in the answer is as it was: it may only not have said so yet.
         self.view.peers = {**kept, **peers}
@@ -259,10 +266,21 @@ class Registry:
         return True
 
 
+def _peers(servers: dict[str, dict[str, Any]]) -> Iterator[Peer]:
+    """Those that have said where they are. What cannot be read, of a later version perhaps, says nothing."""
+    for name, known in servers.items():
+        if "address" in known:
+            try:
+                yield _peer(name, known)
+            except ValueError as exc:
+                log.debug("the entry of server %s cannot be read: %s", name, exc)
+
+
 def _peer(name: str, known: dict[str, Any]) -> Peer:
+    """Raises ValueError."""
     return Peer(
         name,
-        address=known["address"],
+        address=web_address(known["address"]),
         incarnation=known.get("incarnation", ""),
         load=Load(
             active=int(known.get("active", 0)),

@@ -230,6 +230,34 @@ def test_listener_that_takes_nobody(fleet: FleetOfServers, pair: tuple[Server, S
     assert (503, "owner_unreachable") == (refused.status, refused.json["code"])
 
 
+def test_address_that_another_server_has_now(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
+    """While Redis is away the home's address is given to a new server: nothing is done by, or told of, the wrong one."""
+    home, door = pair
+    task = door.start_job(script("say one"))
+    door.ended_job(task)
+    fleet.redis.stop()
+    wait_until(lambda: door.ask("GET", "/health").json["status"] == "degraded")
+    home.kill9()
+    stranger = replace(fleet.add("stranger"), port=home.port).start()
+    try:
+        answers = [
+            door.ask("GET", "/sessions/s"),
+            door.ask("GET", f"/generate/v2/jobs/{task}"),
+            door.ask("GET", "/filesystem/files?server=home"),
+            door.ask("POST", "/filesystem/directory", {"path": "wrong", "server": "home"}),
+            door.ask("PUT", "/filesystem/content?path=wrong.txt&server=home", "text"),
+            door.generate("Hello", message_id="m"),
+        ]
+        assert [(503, "owner_unreachable")] * len(answers) == [
+            (one.status, one.json["code"]) for one in answers
+        ]
+        assert 503 == door.ask("GET", "/sessions/never").status
+        assert ["home"] == door.ask("GET", "/sessions").json["unreachable"]
+        assert not list(stranger.workspace.parent.glob("wrong*"))
+    finally:
+        stranger.close()
+
+
 def test_home_that_takes_connections_late(fleet: FleetOfServers) -> None:
     """It is busy, not away: prompts and a terminal wait until it takes them, and are not refused."""
     with loop_in_thread() as loop, ThreadPoolExecutor() as pool:

@@ -155,6 +155,21 @@ async def test_hundreds_ask_at_once(members: Members) -> None:
     assert ["a"] * 300 == await asyncio.gather(*(a.homes.place(key) for key in keys))
 
 
+async def test_hundreds_who_look_again_share_an_answer(members: Members) -> None:
+    """Redis is asked for all of them, and nobody waits for the looks of those before."""
+    a = await members.start("a")
+    await a.registry.look()
+    before = beats(members.redis)
+    await asyncio.gather(*(a.registry.look() for _ in range(300)))
+
+    assert beats(members.redis) - before <= 3
+
+
+def beats(redis: RedisServer) -> int:
+    """How often any server has said that it is here."""
+    return int(redis.do("INFO", "commandstats")["cmdstat_zadd"]["calls"])
+
+
 async def test_only_its_home_releases_an_id(members: Members) -> None:
     """Compare and delete: a stranger's release changes nothing."""
     a, b = await members.start("a"), await members.start("b")
@@ -270,6 +285,20 @@ async def test_redis_that_starts_again_may_have_forgotten_the_last_moment(member
     await asyncio.gather(a.registry.look(), b.registry.look())
     with pytest.raises(Conflict):
         await a.homes.claim(SessionId("lost"))
+
+
+@pytest.mark.parametrize("field", [("active", "many"), ("address", "http://b:99999"), ("address", "b")])
+async def test_entry_that_cannot_be_read_harms_nobody(members: Members, field: tuple[str, str]) -> None:
+    """Of a later version perhaps: it is as it was, and the others are known as ever."""
+    a, b = await members.start("a"), await members.start("b")
+    await a.registry.look()
+    await b.registry.close()
+    members.redis.do("HSET", "{agentsrv}:server:b", *field)
+    await members.start("c")
+    await a.registry.look()
+
+    assert await a.registry.is_heard()
+    assert ["http://b.example", "http://c.example"] == [peer.address for peer in a.registry.others()]
 
 
 async def test_second_of_a_name_does_not_start(members: Members) -> None:
