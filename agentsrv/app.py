@@ -87,7 +87,7 @@ def _hand_over(services: Services, app: web.Application) -> None:
     app[keys.CHAT] = services.chat
     app[keys.RESPONSES] = services.responses
     app[keys.ACP] = services.acp
-    app[keys.ACP_HTTP] = HttpConnections(services.acp)
+    app[keys.ACP_HTTP] = HttpConnections(services.acp, services.homes.new_turn_id)
     app[keys.ACP_SOCKETS] = set[web.WebSocketResponse]()
 
 

@@ -103,6 +103,7 @@ class Services:
     terminal_tokens: TerminalTokens
     files: FileService
     health: HealthCheck
+    homes: Homes
     fleet: Fleet | None
     activity: Activity
     background: Background
@@ -205,6 +206,7 @@ def build(config: Config, vitals: Vitals) -> Services:
         terminal_tokens=TerminalTokens(config, threads.folding),
         files=files,
         health=HealthCheck(db, vitals, redis_answers(config, fleet)),
+        homes=homes,
         fleet=fleet,
         keyring=Keyring(db, config.api_keys),
         audit=Audit(db, config.audit_days),

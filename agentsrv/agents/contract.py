@@ -78,7 +78,7 @@ class Effect:
     internal_session_id: the agent's conversation has this name from now on.
     question: the agent waits for an answer; the event of the log is made from it instead of from the line.
     withdrawn: the question with this id needs no answer any more.
-    lost_steer: the agent has refused the steering message with this id; it will never read it.
+    lost_steers: the agent has refused the steering messages with these ids, or ended without reading them.
     read_steers: the agent has read the steering messages with these ids.
     looks_over: the signs of the turn's end are there though the agent has not said so; when nothing else comes for
         a pause, it is over, with `outcome`.
@@ -90,7 +90,7 @@ class Effect:
     reply: bytes | None = None
     question: Question | None = None
     withdrawn: str | None = None
-    lost_steer: str | None = None
+    lost_steers: Collection[str] = ()
     read_steers: Collection[str] = ()
     takes_prompt: bool = False
     begins: bool = False

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -88,8 +87,8 @@ class _Stream:
 class HttpConnection:
     """One client's. `face` works on its messages."""
 
-    def __init__(self, means: Means, caller: Caller) -> None:
-        self.id = str(uuid4())
+    def __init__(self, id: str, means: Means, caller: Caller) -> None:
+        self.id = id
         self.caller = caller
         # Each message is a request of its own, which the audit log has.
         self.face = AcpFace(means, caller, self._send, lambda *_: None)
@@ -143,17 +142,18 @@ class HttpConnection:
 
 
 class HttpConnections:
-    """All that are open."""
+    """All that are open. `new_id` makes a name that tells which server of a fleet a connection is with."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, new_id: Callable[[], str]) -> None:
         self._means = means
+        self._new_id = new_id
         self._open: dict[str, HttpConnection] = {}
         self._tasks = Tasks("acp-http")
         self._is_sweeping = False
 
     def make(self, caller: Caller) -> HttpConnection:
         """One that is not open yet."""
-        return HttpConnection(self._means, caller)
+        return HttpConnection(self._new_id(), self._means, caller)
 
     async def open(self, connection: HttpConnection) -> None:
         """Raises LimitReached (`too_many_acp_connections`) where all have streams."""

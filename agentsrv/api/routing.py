@@ -7,25 +7,31 @@ sessions are made (`turns` claims each).
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import partial
 from typing import Any
 
-import msgspec
-from aiohttp import ClientResponse, web
+from aiohttp import ClientResponse, hdrs, web
 from aiohttp.typedefs import Handler
 
 from agentsrv.api import everywhere, hop, merge
-from agentsrv.api.bodies import FIELDS, parse_fields, peek_body, require_valid
+from agentsrv.api.acp import CONNECTION_HEADER
+from agentsrv.api.bodies import peek_body, require_valid
 from agentsrv.api.forward import Forwarder, NotThere, owner_unreachable
 from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
-from agentsrv.api.openai import refusing, session_of
+from agentsrv.api.openai import refusing
 from agentsrv.api.operations import Group
+from agentsrv.api.peek import (
+    SESSION_HEADER,
+    Peek,
+    conversation_of,
+    peek_at,
+    server_of_token,
+    session_in_header,
+    tool_call_in,
+)
 from agentsrv.api.splice import splice
-from agentsrv.api.terminals.handshake import token_of
 from agentsrv.errors import AgentsrvError, Conflict, InvalidInput, NotFound, Unavailable, invalid_field
 from agentsrv.faces.responses_words import CONVERSATION, RESPONSE
 from agentsrv.fleet.homes import RedisHomes, session_key, terminal_key
@@ -33,7 +39,6 @@ from agentsrv.fleet.names import number_in
 from agentsrv.fleet.registry import Registry
 from agentsrv.model import NAME, SESSION_ID, SessionId, TerminalId, TurnId
 
-SESSION_HEADER = "X-Session-Id"
 Body = bytes | bytearray | None
 """What has been read of a request already."""
 
@@ -60,8 +65,9 @@ class Rule(Enum):
     CONVERSATION = auto()
     OPENED = auto()
     ACTIVITY = auto()
-    FACE = auto()
-    """Another protocol, whose bodies nobody reads on the way: only the header says which session it is about."""
+    TOOL = auto()
+    CONNECTION = auto()
+    """Of ACP: nobody reads on the way what is said on it."""
 
 
 BY_NAME = {
@@ -73,6 +79,7 @@ BY_NAME = {
     "create_terminal_token": Rule.TOKEN,
     "open_terminal": Rule.SOCKET,
     "watch_activity": Rule.ACTIVITY,
+    "mcp": Rule.TOOL,
     **dict.fromkeys(merge.LISTS, Rule.LIST),
 }
 BY_PARAMETER = {
@@ -82,10 +89,10 @@ BY_PARAMETER = {
     "{response_id}": Rule.RESPONSE,
     "{conversation_id}": Rule.CONVERSATION,
 }
-BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.FACE}
+BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.CONNECTION}
 
 OF_OPENAI = frozenset({Rule.CONTINUED, Rule.RESPONSE, Rule.CONVERSATION, Rule.OPENED})
-ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION, Rule.FACE})
+ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION, Rule.TOOL})
 NOT_THERE = frozenset({404, 409})
 BEGINS = frozenset({Rule.PLACED, Rule.CONTINUED, Rule.OPENED})
 """What may make a session."""
@@ -101,24 +108,6 @@ def rules(groups: tuple[Group, ...]) -> dict[Handler, Rule]:
             if rule is not None:
                 found[operation.handler] = rule
     return found
-
-
-class Peek(msgspec.Struct):
-    """What a body says of where it belongs."""
-
-    session: Any = msgspec.field(name="session_id", default=None)
-    camel_session: Any = msgspec.field(name="sessionId", default=None)
-    previous_response_id: Any = None
-    conversation: Any = None
-    metadata: Any = None
-    user: Any = None
-    terminal: Any = msgspec.field(name="terminalId", default=None)
-    server: Any = None
-
-    @property
-    def session_id(self) -> str | None:
-        found = self.session if self.camel_session is None else self.camel_session
-        return found if isinstance(found, str) and SESSION_ID.match(found) else None
 
 
 RULES: web.AppKey[dict[Handler, Rule]] = web.AppKey("rules")
@@ -189,10 +178,10 @@ class Router:
                 return await self._to_all(request, handler)
             case Rule.ACTIVITY:
                 return await everywhere.watch(request, self._registry, self._forwarder)
-            case Rule.FACE if SESSION_HEADER in request.headers:
-                return await self._to_place(request, handler)
-            case Rule.FACE:
-                return await handler(request)
+            case Rule.TOOL:
+                return await self._to_tool(request, handler)
+            case Rule.CONNECTION:
+                return await self._to_connection(request, handler)
 
     # By what the request says
 
@@ -209,22 +198,22 @@ class Router:
         if SESSION_HEADER in request.headers:
             return await self._to_place(request, handler)
         body = await peek_body(request)
-        peek = _peek(request, body)
+        peek = peek_at(request, body)
         if isinstance(before := peek.previous_response_id, str):
             return await self._to_task(request, handler, before.removeprefix(RESPONSE), body)
         named = peek.conversation.get("id") if isinstance(peek.conversation, dict) else peek.conversation
         if isinstance(named, str):
             return await self._to_session(request, handler, named.removeprefix(CONVERSATION), body)
-        return await self._to_place(request, handler, _conversation(request, peek))
+        return await self._to_place(request, handler, conversation_of(request, peek))
 
     async def _to_place(
         self, request: web.Request, handler: Handler, named: str | None = None
     ) -> web.StreamResponse:
         """A prompt, or a new session: where it is at home, or where there is room. `named`: by more than its body."""
         body = None
-        if (session_id := _session_in_header(request)) is None:
+        if (session_id := session_in_header(request)) is None:
             body = await peek_body(request)
-            peek = _peek(request, body)
+            peek = peek_at(request, body)
             session_id, server = named or peek.session_id, self._named(peek.server)
         else:
             server = ""
@@ -260,7 +249,7 @@ class Router:
 
     async def _to_new_terminal(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         body = await peek_body(request)
-        peek = _peek(request, body)
+        peek = peek_at(request, body)
         if isinstance(peek.terminal, str) and NAME.match(peek.terminal):
             key = terminal_key(peek.terminal)
             if (home := await self._locate(request, key)) is not None:
@@ -268,17 +257,52 @@ class Router:
         return await self._go(request, handler, "", await self._workplace(request, peek), body)
 
     async def _to_socket(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        home = _server_of_token(request)
+        home = server_of_token(request)
         if home in (None, self._me) or self._registry.peer(home or "") is None:
             return await handler(request)
         return await splice(request, self._forwarder, home or "")
+
+    async def _to_tool(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A call of MCP: where its job or its session is at home; a prompt that begins one, where there is room."""
+        if SESSION_HEADER in request.headers:
+            return await self._to_place(request, handler)
+        body = await peek_body(request)
+        call = tool_call_in(body)
+        if call.task_id is not None:
+            return await self._to_task(request, handler, call.task_id, body)
+        key = session_key(call.session_id) if call.session_id else ""
+        home = await self._locate(request, key) if key else None
+        if home is None and call.begins:
+            # Only chosen: it takes its id itself, when nothing is wrong with the call.
+            home = await self._placed("", "")
+        return await self._go(request, handler, key, home, body)
+
+    async def _to_connection(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """ACP: what is said of a connection goes to the server that has it."""
+        home = await self._home_of_connection(request)
+        if home in (None, self._me):
+            return await handler(request)
+        if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+            return await splice(request, self._forwarder, home or "")
+        return await self._go(request, handler, "", home)
+
+    async def _home_of_connection(self, request: web.Request) -> str | None:
+        """A new one is made where its session is, else here, unless this server takes no sessions."""
+        if (connection := request.headers.get(CONNECTION_HEADER)) is not None:
+            number = number_in(connection)
+            return self._registry.named_by(number) if number else None
+        if (session_id := session_in_header(request)) is not None:
+            home = await self._locate(request, session_key(session_id))
+            if home is not None:
+                return home
+        return self._me if self._registry.own_load().accepts else await self._placed("", "")
 
     async def _to_workspace(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         body = None
         peek = Peek()
         if request.app[BODIES].get(request.match_info.handler) is not None:
             body = await peek_body(request)
-            peek = _peek(request, body)
+            peek = peek_at(request, body)
         return await self._go(request, handler, "", await self._workplace(request, peek), body)
 
     async def _to_all(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -397,7 +421,7 @@ class Router:
         """Whose files and directories are meant."""
         if server := self._named(request.query.get("server", peek.server)):
             return server
-        session_id = _session_in_header(request) or request.query.get("session_id", peek.session_id)
+        session_id = session_in_header(request) or request.query.get("session_id", peek.session_id)
         if session_id is not None:
             is_id = SESSION_ID.match(session_id) is not None
             home = await self._locate(request, session_key(session_id)) if is_id else None
@@ -432,10 +456,10 @@ class Router:
         request[ABOUT_SESSION] = rule in ABOUT_ONE or (listed is not None and await self._has_session(listed))
         if rule not in BEGINS:
             return await handler(request)
-        session_id = _session_in_header(request)
+        session_id = session_in_header(request)
         if session_id is None:
-            peek = _peek(request, await peek_body(request))
-            session_id = _conversation(request, peek) if rule is Rule.CONTINUED else peek.session_id
+            peek = peek_at(request, await peek_body(request))
+            session_id = conversation_of(request, peek) if rule is Rule.CONTINUED else peek.session_id
         return await self._begin(request, handler, session_id)
 
     async def _begin(
@@ -455,46 +479,6 @@ class Router:
     async def _abandon(self, session_id: str | None) -> None:
         if session_id is not None and not await self._has_session(SessionId(session_id)):
             await self._homes.abandon(SessionId(session_id))
-
-
-def _session_in_header(request: web.Request) -> str | None:
-    given = request.headers.getall(SESSION_HEADER, [])
-    if not given:
-        return None
-    if len(given) > 1 or not SESSION_ID.match(given[0]):
-        raise invalid_field(SESSION_HEADER, "must be the id of one session")
-    return given[0]
-
-
-def _peek(request: web.Request, body: bytes | bytearray) -> Peek:
-    """Whatever is wrong with the body is told by its handler."""
-    try:
-        if request.content_type == FIELDS:
-            return msgspec.convert(parse_fields(body), Peek)
-        return msgspec.json.decode(body, type=Peek)
-    except (msgspec.DecodeError, InvalidInput, ValueError, RecursionError):
-        return Peek()
-
-
-def _conversation(request: web.Request, peek: Peek) -> str | None:
-    """The session that a request in OpenAI's words is of. Whatever is wrong with that is told by its handler."""
-    metadata = peek.metadata if isinstance(peek.metadata, dict) else None
-    user = peek.user if isinstance(peek.user, str) else None
-    try:
-        return session_of(request, peek.session, metadata, user)
-    except InvalidInput:
-        return None
-
-
-def _server_of_token(request: web.Request) -> str | None:
-    """Where the token says that its terminal is. That it is a good one is for that server to see."""
-    try:
-        payload = token_of(request).split(".")[1]
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        server = claims.get("srv")
-    except (AgentsrvError, IndexError, AttributeError, msgspec.DecodeError, binascii.Error, ValueError):
-        return None
-    return server if isinstance(server, str) else None
 
 
 async def _has_job(request: web.Request, turn_id: TurnId) -> bool:

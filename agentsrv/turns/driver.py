@@ -305,8 +305,8 @@ class TurnDriver:
             self.answering.ask(question.id, event, seq, question.allowance, now_ms())
         if effect.withdrawn is not None:
             self.feed(facts.Withdrawn(effect.withdrawn))
-        if effect.lost_steer is not None:
-            self.feed(facts.Unheard(effect.lost_steer))
+        for message_id in effect.lost_steers:
+            self.feed(facts.Unheard(message_id))
         for message_id in effect.read_steers:
             self.feed(facts.Read(message_id))
         if effect.cwd is not None:

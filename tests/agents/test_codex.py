@@ -385,7 +385,7 @@ def test_steered_turn_has_one_end(name: str) -> None:
     effects, _ = play_steered(make_adapter(), name, f'"id":"steer-{STEER}"'.encode())
 
     assert [effect.is_over for effect in effects].count(True) == 1
-    assert not any(effect.lost_steer for effect in effects)
+    assert not any(effect.lost_steers for effect in effects)
     assert effects[-1].outcome is not None
 
 
@@ -394,8 +394,27 @@ def test_message_that_comes_too_late_is_lost_by_name() -> None:
     effects, _ = play_steered(make_adapter(), "steer_late", b'"turn/completed"')
     ends = [effect for effect in effects if effect.outcome is not None and not effect.looks_over]
 
-    assert [(end.is_over, end.lost_steer) for end in ends] == [(False, None), (True, STEER)]
+    assert [(end.is_over, [*end.lost_steers]) for end in ends] == [(False, []), (True, [STEER])]
     assert ends[0].outcome == ends[1].outcome
+
+
+def test_message_that_is_only_noted_at_the_end_is_lost_by_name() -> None:
+    """Codex takes it, writes it into the thread, and ends without asking the model: the model has not read it."""
+    adapter = make_adapter(state={"thread_id": "t"})
+    adapter.begin_turn(PROMPT, TurnOptions())
+    adapter.receive(b'{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}}}')
+    adapter.steer(STEER, make_agent(Path("/")).user_event(make_session(), TurnId(STEER), "more"))
+    item = {"type": "userMessage", "id": "i", "clientId": STEER, "content": []}
+    lines: list[dict[str, Any]] = [
+        {"id": f"steer-{STEER}", "result": {"turnId": "u"}},
+        {"method": "item/started", "params": {"item": item, "threadId": "t", "turnId": "u"}},
+        {"method": "item/completed", "params": {"item": item, "threadId": "t", "turnId": "u"}},
+        {"method": "turn/completed", "params": {"threadId": "t", "turn": {"id": "u", "status": "completed"}}},
+    ]
+    end = [adapter.receive(json.dumps(line, separators=(",", ":")).encode()) for line in lines][-1]
+
+    assert end is not None
+    assert (end.is_over, [*end.lost_steers], [*end.read_steers]) == (True, [STEER], [])
 
 
 def test_restarted_server_does_not_wait_for_a_message_again() -> None:

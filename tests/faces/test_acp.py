@@ -19,7 +19,6 @@ from aiohttp import ClientSession
 from tests.conftest import ServerMaker
 from tests.kit import KEY, ROOT, Server, script
 
-pytestmark = pytest.mark.at_home("an ACP connection is with the server that is asked, and about its sessions")
 
 ASK = 'ask 1 Bash {"command": "touch x"}'
 TIMEOUT_S = 60
@@ -235,6 +234,7 @@ async def test_deleting_what_is_not_there_is_fine(server: Server) -> None:
         assert await connection.ask("session/delete", sessionId="missing") == {}
 
 
+@pytest.mark.at_home("keys of devices are those of one server")
 async def test_key_may_do_no_more_than_its_scopes(server: Server) -> None:
     """One that may only read lists sessions, and starts nothing."""
     command = (sys.executable, "-m", "agentsrv", "keys", "add", "reader", "--scope", "read")

@@ -25,7 +25,6 @@ from tests.fakes.responses_api import ResponsesApi
 from tests.kit import KEY, ROOT, Server, script
 from tests.workspace.git_kit import make_repository
 
-pytestmark = pytest.mark.at_home("MCP is answered by the server that is asked, about its own sessions")
 
 ASK = 'ask 1 Bash {"command": "touch x"}'
 
@@ -53,6 +52,7 @@ def post(server: Server, message: Any, **headers: str) -> tuple[int, Any]:
     return answer.status, json.loads(body) if body else None
 
 
+@pytest.mark.at_home("sessions are listed of the server that is asked")
 async def test_prompt_is_sent_waited_for_and_listed(server: Server) -> None:
     async with client_of(server) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}

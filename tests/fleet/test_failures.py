@@ -231,7 +231,7 @@ def test_listener_that_takes_nobody(fleet: FleetOfServers, pair: tuple[Server, S
 
 
 def test_address_that_another_server_has_now(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
-    """While Redis is away the home's address is given to a new server: nothing is done by, or told of, the wrong one."""
+    """While Redis is away the home's address is given to a new server: that one does nothing and tells nothing."""
     home, door = pair
     task = door.start_job(script("say one"))
     door.ended_job(task)

@@ -266,7 +266,7 @@ class ClaudeAdapter:
             return Effect(event=line, read_steers=read, outcome=turn.outcome, looks_over=self._looks_over)
         if message_id == turn.prompt_id and turn.outcome is None:
             turn.outcome = Outcome(TurnStatus.FAILED, f"the agent has {state} the prompt", "agent_error")
-        return Effect(event=line, outcome=turn.outcome, lost_steer=as_id(message_id))
+        return Effect(event=line, outcome=turn.outcome, lost_steers=[message_id])
 
     def _init(self, line: bytes) -> Effect:
         message, process = load_object(line) or {}, self._process

@@ -325,7 +325,7 @@ class CodexAdapter:
         outcome, turn.ended = turn.ended, None
         return Effect(
             event=line,
-            lost_steer=message_id if is_refused else None,
+            lost_steers=[message_id] if is_refused else (),
             outcome=outcome,
             is_over=outcome is not None and self._is_steered_out(),
         )
@@ -395,8 +395,9 @@ class CodexAdapter:
         self._turn.turn_id = None
         is_over = self._is_steered_out()
         self._turn.ended = None if is_over else outcome
-        read = self._turn.all_taken() if outcome.status is TurnStatus.COMPLETED else []
-        return Effect(event=line, outcome=outcome, read_steers=read, is_over=is_over)
+        # As it ends, Codex puts what has come too late into its thread, and asks the model nothing more (0.163).
+        lost = self._turn.all_taken()
+        return Effect(event=line, outcome=outcome, lost_steers=lost, is_over=is_over)
 
     def _outcome(self, turn: Mapping[str, Any]) -> Outcome:
         if self._turn.halted is not None and turn.get("status") == "completed":

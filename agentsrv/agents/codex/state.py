@@ -63,9 +63,9 @@ class TurnState(msgspec.Struct):
         self.sizes.pop(id_, None)
 
     def all_taken(self) -> list[str]:
-        """The model has spoken: these it has read. Each is told once."""
-        read, self.taken = sorted(self.taken), set()
-        return read
+        """The model has spoken, and has read these; or it will not, and has not. Each is told once."""
+        taken, self.taken = sorted(self.taken), set()
+        return taken
 
 
 def _without_contents(item: dict[str, Any]) -> dict[str, Any]:
