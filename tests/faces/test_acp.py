@@ -19,7 +19,6 @@ from aiohttp import ClientSession
 from tests.conftest import ServerMaker
 from tests.kit import KEY, ROOT, Server, script
 
-
 ASK = 'ask 1 Bash {"command": "touch x"}'
 TIMEOUT_S = 60
 

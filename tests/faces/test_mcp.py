@@ -25,7 +25,6 @@ from tests.fakes.responses_api import ResponsesApi
 from tests.kit import KEY, ROOT, Server, script
 from tests.workspace.git_kit import make_repository
 
-
 ASK = 'ask 1 Bash {"command": "touch x"}'
 
 
