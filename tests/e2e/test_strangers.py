@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ServerMaker
 from tests.kit import Server, open_files, script
 
 DESCRIPTORS = 300
@@ -67,3 +68,17 @@ def test_a_flood_of_strangers_leaves_work_and_health_alone(narrow_server: Server
     assert events[-1].json["status"] == "completed"
     assert "Traceback" not in server.log
     assert logged < AT_ONCE
+
+
+def test_who_reads_no_answer_does_not_hold_up_the_end(make_server: ServerMaker) -> None:
+    """SIGTERM: the server does not wait out its grace for strangers who take nothing."""
+    server = make_server(SHUTDOWN_GRACE="600")
+    with ExitStack() as crowd:
+        for _ in range(5):
+            stranger = crowd.enter_context(socket.socket())
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stranger.connect(("127.0.0.1", server.port))
+            stranger.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4)
+        assert server.ask("GET", "/health").status == 200
+
+        assert server.terminate() == 0
