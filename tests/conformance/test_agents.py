@@ -1031,3 +1031,14 @@ def test_mcp_server_asks_me(session: Session, mode: str, action: str) -> None:
     assert turn.status == "completed"
     assert f'"{action}"' in session.known.replace("\\", "")
     assert ("Ada" in session.known) == (action == "accept")
+
+
+def test_mcp_server_that_cannot_start_is_told(session: Session) -> None:
+    """I asked for its tools, and they are not there: in the words of ACP a notice says so."""
+    turn = session.turn("text done", mcp_servers={"broken": {"command": "/nonexistent/program"}})
+    path = f"/generate/v2/jobs/{turn.job['taskId']}/stream?format=acp"
+    updates = [event.json.get("update", {}) for event in session.server.ask("GET", path).rest()]
+    notices = [update.get("_meta", {}).get("agentsrv", {}).get("notice", {}) for update in updates]
+
+    assert turn.status == "completed"
+    assert [notice["kind"] for notice in notices if "broken" in notice.get("message", "")] == ["warning"]
