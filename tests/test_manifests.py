@@ -129,6 +129,36 @@ def test_settings_are_settings(directory: str) -> None:
     assert grace < pod["terminationGracePeriodSeconds"]
 
 
+@pytest.mark.parametrize("directory", FLEETS)
+def test_homes_are_told_apart_and_given_time(directory: str) -> None:
+    """Each pod has a volume of its own that no other mounts, and an hour; a lost node is noticed after a minute."""
+    spec = one(directory, "StatefulSet", r"agentsrv\Z")["spec"]
+    pod, (claim,) = spec["template"]["spec"], spec["volumeClaimTemplates"]
+
+    assert ("Parallel", ["ReadWriteOncePod"]) == (spec["podManagementPolicy"], claim["spec"]["accessModes"])
+    assert (3600, "3500") == (
+        pod["terminationGracePeriodSeconds"],
+        one(directory, "ConfigMap", "agentsrv")["data"]["DRAIN_TIMEOUT"],
+    )
+    assert [60, 60] == [toleration["tolerationSeconds"] for toleration in pod["tolerations"]]
+    assert ["kubernetes.io/hostname"] == [one["topologyKey"] for one in pod["topologySpreadConstraints"]]
+    box = server(directory)
+    paths = [box[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")]
+    assert ["/health", "/health/ready"] == paths
+    assert (
+        directory != "base"
+        or {"data": "/home/appuser"}.items()
+        <= {mount["name"]: mount["mountPath"] for mount in box["volumeMounts"]}.items()
+    )
+
+
+def test_only_servers_reach_redis() -> None:
+    """Whoever writes there decides where requests go."""
+    (rule,) = one("base", "NetworkPolicy", "agentsrv-redis")["spec"]["ingress"]
+
+    assert [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "agentsrv"}}}] == rule["from"]
+
+
 def test_peers_are_found_while_they_are_not_ready() -> None:
     """Their sessions are at home there, whatever the load balancer thinks."""
     peers = one("base", "Service", "agentsrv-peers")["spec"]

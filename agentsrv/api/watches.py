@@ -57,10 +57,6 @@ class Watches:
                 return True
         return False
 
-    def count(self, peer: Peer) -> int:
-        watch = self._by_address.get(peer.address)
-        return 0 if watch is None else len(watch.passages)
-
     def drain(self) -> None:
         self._is_draining = True
         for watch in self._by_address.values():

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from tests.fleet.kit import free_port
 from tests.kit import TIMEOUT_S
@@ -68,6 +69,30 @@ class Cable:
             writer.write_eof()
         except OSError:
             writer.transport.abort()
+
+
+class Faulty(Cable):
+    """A cable on which the next requests, `breaks` of them, break off before they arrive."""
+
+    breaks = 0
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await super()._pipe(cast(asyncio.StreamReader, Requests(self, reader)), writer)
+
+
+class Requests:
+    """What comes in on a faulty cable."""
+
+    def __init__(self, cable: Faulty, reader: asyncio.StreamReader) -> None:
+        self._cable = cable
+        self._reader = reader
+
+    async def read(self, size: int) -> bytes:
+        data = await self._reader.read(size)
+        if self._cable.breaks and data.startswith((b"GET /s", b"HEAD /s", b"POST /s", b"DELETE /s")):
+            self._cable.breaks -= 1
+            raise ConnectionResetError
+        return data
 
 
 class Gate(Cable):

@@ -17,7 +17,7 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     with chaos(tmp_path, seed) as it:
         try:
-            it.run(seconds=6)
+            it.run(seconds=20)
         except AssertionError as exc:
             exc.add_note(f"seed {seed}, {dict(it.acts)}")
             raise

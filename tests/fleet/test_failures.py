@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from agentsrv.fleet.registry import TTL_S
-from tests.fleet.cable import Gate, connecting_to, loop_in_thread
-from tests.fleet.kit import FleetOfServers, home_of, servers_of, wait_for_peers
+from tests.fleet.cable import Faulty, Gate, connecting_to, loop_in_thread
+from tests.fleet.kit import FleetOfServers, free_port, home_of, servers_of, wait_for_peers
 from tests.kit import Server, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -195,6 +197,8 @@ def test_volume_that_was_taken_away(fleet: FleetOfServers, pair: tuple[Server, S
     home, door = pair
     task = door.start_job(script("say one", "hang"))
     agents = home.agents()
+    wait_until(lambda: ("s", len(home.history())) in stored_in(home), what="all is committed")
+    before = stored_in(home)
     os.kill(home.pid, signal.SIGSTOP)
     moved = fleet.add("moved", SERVER_NAME="home")
     shutil.copytree(
@@ -205,9 +209,19 @@ def test_volume_that_was_taken_away(fleet: FleetOfServers, pair: tuple[Server, S
     os.kill(home.pid, signal.SIGCONT)
 
     assert 70 == home.ended()
+    assert before == stored_in(home), "it has written something"
     wait_until(lambda: not set(agents) & set(home.processes()), what="its agents are gone")
     wait_until(lambda: door.ask("GET", "/sessions/s").status == 200, what="the door has found the new one")
     assert "interrupted" == door.ended_job(task)["status"]
+
+
+def stored_in(server: Server) -> list[tuple[object, ...]]:
+    """The state of all jobs, and how far the log goes."""
+    with closing(sqlite3.connect(server.database)) as database:
+        return [
+            *database.execute("SELECT id, status FROM turns ORDER BY id"),
+            *database.execute("SELECT session_id, MAX(last_seq) FROM events GROUP BY session_id"),
+        ]
 
 
 def test_listener_that_takes_nobody(fleet: FleetOfServers, pair: tuple[Server, Server]) -> None:
@@ -284,6 +298,60 @@ def test_home_that_takes_connections_late(fleet: FleetOfServers) -> None:
         assert ["completed"] * 4 == [door.ended_job(job.result())["status"] for job in asked]
         stream.close()
         gate.cut()
+
+
+@pytest.mark.parametrize(
+    ("method", "breaks", "answer"),
+    [
+        ("GET", 1, (200, None)),
+        ("HEAD", 1, (200, None)),
+        ("GET", 2, (503, "owner_unreachable")),
+        ("POST", 1, (503, "outcome_unknown")),
+        ("DELETE", 1, (503, "outcome_unknown")),
+    ],
+)
+def test_what_breaks_off_is_repeated_once(
+    fleet: FleetOfServers, method: str, breaks: int, answer: tuple[int, str | None]
+) -> None:
+    """Where that can do no harm; else I am told that nobody knows whether it was done."""
+    with loop_in_thread() as loop:
+        cable = Faulty(free_port(), loop)
+        home = fleet.add("home", SERVER_URL=f"http://127.0.0.1:{cable.port}")
+        cable.to_port = home.port
+        cable.mend()
+        try:
+            door = fleet.add("door", ACCEPTS_SESSIONS="false")
+            wait_for_peers(home.start(), door.start())
+            assert 201 == home.ask("POST", "/sessions", {"sessionId": "s"}).status
+            cable.breaks = breaks
+            told = door.ask(method, "/sessions/s/fork" if method == "POST" else "/sessions/s")
+
+            assert answer == (told.status, told.json.get("code") if told.status == 503 else None)
+            assert 0 == cable.breaks
+        finally:
+            cable.cut()
+
+
+def test_new_process_keeps_the_streams_of_its_own(pair: tuple[Server, Server]) -> None:
+    """A home that hung is killed and started again at its address: what ends is what the one before had."""
+    home, door = pair
+    task = door.start_job(script("say one", "hang"))
+    stream = door.follow(task)
+    stream.take(3)
+    os.kill(home.pid, signal.SIGSTOP)
+    before = door.send("GET", f"/generate/v2/jobs/{task}/stream")
+    home.kill9()
+    home.start()
+    job = door.start_job(script("rate 50 200 50"), "long")
+    after = door.follow(job)
+
+    assert "completed" == after.rest()[-1].json["status"]
+    assert after.is_whole
+    seen = stream.rest()
+    before.close()
+    assert not stream.is_whole
+    assert 200 == door.stop().status
+    assert "cancelled" == door.follow(task, after=seen[-1].id).rest()[-1].json["status"]
 
 
 def test_door_that_stops(pair: tuple[Server, Server]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -353,14 +354,62 @@ async def test_without_redis_nothing_new_is_claimed(members: Members) -> None:
     assert "a" == await a.homes.find("s:own")
 
 
-async def test_clash_is_named_and_changes_nothing(members: Members) -> None:
-    """What two servers have stays where it was known first; the other says so."""
+@pytest.mark.parametrize("trouble", [("REPLICAOF", "127.0.0.1", "1"), ("CONFIG", "SET", "maxmemory", "1")])
+async def test_redis_that_takes_nothing_is_as_good_as_none(
+    members: Members, trouble: tuple[str, ...]
+) -> None:
+    """A replica, or one that is full: nothing new is claimed, and all is well again when it is."""
+    a = await members.start("a")
+    members.redis.do(*trouble)
+    await a.registry.look()
+    assert not await a.registry.is_heard()
+    with pytest.raises(Unavailable) as refused:
+        await a.homes.claim(S)
+    assert "redis_unavailable" == refused.value.code
+
+    members.redis.do("REPLICAOF", "NO", "ONE")
+    members.redis.do("CONFIG", "SET", "maxmemory", "0")
+    await a.published()
+    await a.homes.claim(S)
+
+
+async def test_redis_that_does_not_believe_us_is_as_good_as_none(members: Members) -> None:
+    """A wrong password: the server starts without it, says why, and does not say the password."""
+    members.redis.do("CONFIG", "SET", "requirepass", "right")
+    a = members.make("a")
+    await a.registry.start()
+
+    assert "uthentic" in (a.registry.view.problem or "")
+    assert not await a.registry.is_heard()
+    members.redis.process.terminate()  # type: ignore[union-attr]  # It answers nobody here any more.
+
+
+async def test_what_is_remembered_is_for_nobody_else(members: Members, tmp_path: Path) -> None:
+    """STATE_DIR/fleet.json: 0600, with the others' addresses; one that is damaged, or a link, is made anew."""
+    file = tmp_path / "a" / "fleet.json"
+    file.parent.mkdir()
+    for damage in (lambda: file.write_text("{"), lambda: file.symlink_to(tmp_path / "elsewhere")):
+        file.unlink(missing_ok=True)
+        damage()
+        a, b = await members.start("a"), await members.start("b")
+        await a.registry.look()
+        assert {"b": "http://b.example"} == json.loads(file.read_text())["peers"]
+        assert (0o100600, False) == (file.lstat().st_mode, (tmp_path / "elsewhere").exists())
+        await asyncio.gather(a.registry.close(), b.registry.close())
+
+
+async def test_clash_is_named_and_changes_nothing(members: Members, caplog: pytest.LogCaptureFixture) -> None:
+    """What two servers have stays where it was known first; the other says so, once in its log."""
     a, b = await members.start("a"), await members.start("b")
     await a.homes.claim(S)
     b.keys = [session_key(S)]
     b.homes.must_publish = True
     await b.registry.look()
 
+    b.homes.must_publish = True
+    await b.registry.look()
+
+    assert ["s:s is here, and at home on server a"] == [one.message for one in caplog.records]
     assert {session_key(S): "a"} == b.registry.clashes
     assert "a" == await b.homes.find(session_key(S))
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import socket
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from agentsrv.access import EVERYTHING, Caller
 from agentsrv.api import hop
+from agentsrv.api.forward import IDLE_CONNECTIONS
 from agentsrv.config import Config
 from bench.files import upload
 from tests.fleet.kit import FleetOfServers, home_of
 from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
 
 pytestmark = pytest.mark.tools
+
+ESTABLISHED = "01"
+"""In /proc/net/tcp."""
 
 
 def test_prompt_through_another_server_streams(home: Server, door: Server) -> None:
@@ -26,6 +33,66 @@ def test_prompt_through_another_server_streams(home: Server, door: Server) -> No
     assert home_of(door, "s") == home_of(home, "s") == "home"
     assert [event.data for event in home.history()] == [event.data for event in events]
     assert [event.data for event in door.history()] == [event.data for event in events]
+
+
+def test_answers_about_a_session_say_its_home(home: Server, door: Server) -> None:
+    """`X-Agentsrv-Server`, whoever is asked; what is about no session does not have it."""
+    task = door.start_job(script("say hello"), "told")
+    door.ended_job(task)
+    about = [
+        *(("GET", f"/sessions/told{more}") for more in ("", "/messages", "/queue", "/allowances")),
+        *(
+            ("GET", f"/generate/v2/jobs{more}")
+            for more in ("?session_id=told", f"/{task}", f"/{task}/stream")
+        ),
+        *(("HEAD", "/sessions/told"), ("PUT", "/sessions/told")),
+    ]
+    for server in (home, door):
+        for method, path in about:
+            with server.ask(method, path, {"name": "x"} if method == "PUT" else None) as answer:
+                assert (200, "home") == (answer.status, answer.headers["X-Agentsrv-Server"]), path
+        with server.generate(script("say more"), "told") as stream:
+            assert "home" == stream.headers["X-Agentsrv-Server"]
+        for path in ("/agents", "/servers", "/health", "/sessions"):
+            assert None is server.ask("GET", path).headers["X-Agentsrv-Server"], path
+
+
+def test_request_keeps_its_id_and_its_compression(home: Server, door: Server) -> None:
+    """The home's log has the id that I gave; what is compressed for me there comes to me as it is."""
+    for _ in range(5):
+        door.generate(script("say hello"), "kept").rest()
+    answers = [
+        server.ask(
+            "GET", "/generate/v2/jobs?session_id=kept", Accept_Encoding="gzip", X_Request_Id="mine-1234"
+        )
+        for server in (home, door)
+    ]
+    told = [json.loads(gzip.decompress(answer.body())) for answer in answers]
+
+    assert ["gzip"] * 2 == [answer.headers["Content-Encoding"] for answer in answers]
+    assert told[0]["jobs"] == told[1]["jobs"]
+    assert ["mine-1234"] * 2 == [answer.headers["X-Request-Id"] for answer in answers]
+    wait_until(lambda: home.log.count("request_id=mine-1234") == 2, what="the home has logged both")
+
+
+def test_idle_connections_between_servers_are_bounded(home: Server, door: Server) -> None:
+    """A hundred streams end at once: most of their connections end as well."""
+    task = door.start_job(script("hang"), "many")
+    streams = [door.follow(task) for _ in range(IDLE_CONNECTIONS + 40)]
+    for stream in streams:
+        stream.take(1)
+    assert connections_to(home) >= len(streams)
+    assert 200 == door.stop("many").status
+    for stream in streams:
+        stream.rest()
+
+    assert connections_to(home) <= IDLE_CONNECTIONS + 2
+
+
+def connections_to(server: Server) -> int:
+    """How many there are, of all its clients."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[2].endswith(f":{server.port:04X}") and line[3] == ESTABLISHED for line in lines)
 
 
 def test_job_is_followed_and_stopped_through_another_server(home: Server, door: Server) -> None:
