@@ -17,6 +17,15 @@ from typing import Any
 from tests.kit import Server, wait_until
 from tests.redis_server import RedisServer, real_redis
 
+UPGRADE = {
+    "Authorization": "",
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    "Sec_WebSocket_Version": "13",
+}
+"""Headers of who asks for a WebSocket."""
+
 
 @dataclass(slots=True)
 class FleetOfServers:

@@ -16,18 +16,10 @@ import pytest
 
 from agentsrv.fleet.registry import TTL_S
 from tests.fleet.cable import Faulty, Gate, connecting_to, loop_in_thread
-from tests.fleet.kit import FleetOfServers, free_port, home_of, servers_of, wait_for_peers
+from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, servers_of, wait_for_peers
 from tests.kit import Server, script, wait_until
 
 pytestmark = pytest.mark.tools
-
-UPGRADE = {
-    "Authorization": "",
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-    "Sec_WebSocket_Version": "13",
-}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fleet.kit import UPGRADE
 from tests.kit import Answer, Server, script
 
 pytestmark = pytest.mark.tools
@@ -91,6 +92,15 @@ def test_route_answers_the_same(home: Server, door: Server, task: str, wanted: R
     path = path.replace("{task}", task)
 
     assert told(home.ask(method, path, body, **headers)) == told(door.ask(method, path, body, **headers))
+
+
+def test_refusal_of_a_socket_comes_whole(home: Server, door: Server) -> None:
+    """Its home refuses the terminal: status, headers and body are those that it has sent."""
+    token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
+    answers = [one.ask("GET", f"/ws/terminal?token={token[:-4]}AAAA", **UPGRADE) for one in (home, door)]
+
+    assert 401 == answers[0].status
+    assert told(answers[0]) == told(answers[1])
 
 
 def told(answer: Answer) -> tuple[int, dict[str, str], Any]:

@@ -6,9 +6,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agentsrv.fleet.connect import connect
 from tests.fleet.kit import FleetOfServers, home_of, wait_for_peers
 from tests.fleet.sentinels import Sentinels
 from tests.kit import Server, script, wait_until
@@ -33,6 +35,17 @@ def test_failover_loses_nobody(sentinels: Sentinels, tmp_path: Path, fake_agent:
         run_failover(sentinels, *servers)
     finally:
         fleet.close()
+
+
+def test_url_of_sentinels_names_them_and_the_master() -> None:
+    """Ports that are left out are those of sentinels; user and password are Redis's own, percent-encoded."""
+    pool: Any = connect("redis+sentinel://me:p%40ss@one,[::1]:7/agents/2").connection_pool
+    options = pool.connection_kwargs
+    addresses = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
+
+    assert ("me", "p@ss", 2) == (options["username"], options["password"], options["db"])
+    assert "agents" == pool.service_name
+    assert [("one", 26379), ("::1", 7)] == [(one["host"], one["port"]) for one in addresses]
 
 
 def run_failover(sentinels: Sentinels, a: Server, b: Server) -> None:
