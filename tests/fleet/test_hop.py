@@ -142,6 +142,21 @@ def test_large_prompt_goes_through_another_server(door: Server) -> None:
     assert "completed" == door.generate(text, "large").rest()[-1].json["status"]
 
 
+def test_what_is_refused_leaves_its_id_free(home: Server, door: Server, standing: FleetOfServers) -> None:
+    """Whether it is wrong at first sight or only at home: no id is taken for it."""
+    wrong = [
+        ("/generate/v2", {"session_id": "free", "prompt": 7}),
+        ("/generate/v2", {"session_id": "free", "prompt": "x", "agent": "none"}),
+        ("/sessions", {"sessionId": "free", "cwd": "/nowhere"}),
+        ("/sessions", {"sessionId": "free", "server": "nobody"}),
+        ("/sessions/none/fork", {"sessionId": "free"}),
+    ]
+    for server in (home, door):
+        for path, body in wrong:
+            assert server.ask("POST", path, body).status in {400, 403, 404}, (path, body)
+            assert 0 == standing.redis.do("HEXISTS", "{agentsrv}:homes", "s:free")
+
+
 def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
     """I go away from a stream: within a moment neither server holds anything for me."""
     task = door.start_job(script("hang"), "left")
