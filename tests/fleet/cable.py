@@ -80,6 +80,32 @@ class Faulty(Cable):
         await super()._pipe(cast(asyncio.StreamReader, Requests(self, reader)), writer)
 
 
+class Prefixed(Cable):
+    """A cable with a proxy that takes `prefix` from paths. Paths without it lead nowhere."""
+
+    prefix = b"/fleet/home"
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await super()._pipe(cast(asyncio.StreamReader, WithoutPrefix(self.prefix, reader)), writer)
+
+
+class WithoutPrefix:
+    """What comes in on it."""
+
+    def __init__(self, prefix: bytes, reader: asyncio.StreamReader) -> None:
+        self._prefix = prefix
+        self._reader = reader
+
+    async def read(self, size: int) -> bytes:
+        data = await self._reader.read(size)
+        line, end, rest = data.partition(b"\r\n")
+        if not end or not line.endswith(b" HTTP/1.1"):
+            return data
+        method, path, version = line.split(b" ")
+        path = path.removeprefix(self._prefix) if path.startswith(self._prefix) else b"/nowhere"
+        return b" ".join((method, path, version)) + end + rest
+
+
 class Requests:
     """What comes in on a faulty cable."""
 

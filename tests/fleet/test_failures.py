@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 from agentsrv.fleet.registry import TTL_S
-from tests.fleet.cable import Faulty, Gate, connecting_to, loop_in_thread
+from tests.fleet.cable import Faulty, Gate, Prefixed, connecting_to, loop_in_thread
 from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, servers_of, wait_for_peers
 from tests.kit import Server, script, wait_until
 
@@ -320,6 +320,26 @@ def test_what_breaks_off_is_repeated_once(
 
             assert answer == (told.status, told.json.get("code") if told.status == 503 else None)
             assert 0 == cable.breaks
+        finally:
+            cable.cut()
+
+
+def test_server_with_a_path_in_its_url(fleet: FleetOfServers) -> None:
+    """It is behind a proxy, below a path: prompts, streams, lists and terminals reach it."""
+    with loop_in_thread() as loop:
+        cable = Prefixed(free_port(), loop)
+        home = fleet.add("home", SERVER_URL=f"http://127.0.0.1:{cable.port}/fleet/home/")
+        cable.to_port = home.port
+        cable.mend()
+        try:
+            door = fleet.add("door", ACCEPTS_SESSIONS="false")
+            wait_for_peers(home.start(), door.start())
+            assert "completed" == door.generate(script("say hello")).rest()[-1].json["status"]
+            page = door.ask("GET", "/sessions").json
+            token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
+
+            assert (["s"], []) == ([one["id"] for one in page["sessions"]], page["unreachable"])
+            assert 101 == door.ask("GET", f"/ws/terminal?token={token}", **UPGRADE).status
         finally:
             cable.cut()
 
