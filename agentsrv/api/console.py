@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from agentsrv.api.documents import Document, give
-from agentsrv.api.operations import HTML, NO_BODY, Operation
+from agentsrv.api.operations import ANY, NO_BODY, Operation
 from agentsrv.errors import NotFound
 
 FILES = Path(__file__).parents[1] / "console"
@@ -70,5 +70,5 @@ async def enter_console(_request: web.Request) -> web.StreamResponse:
 ROUTES = (
     Operation("GET", "/console", enter_console, {308: NO_BODY}, is_public=True),
     # A flat directory: no name leads out of it.
-    Operation("GET", "/console/{name:[A-Za-z0-9._-]*}", console, {200: HTML}, (404,), is_public=True),
+    Operation("GET", "/console/{name:[A-Za-z0-9._-]*}", console, {200: ANY}, (404,), is_public=True),
 )

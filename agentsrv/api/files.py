@@ -17,7 +17,7 @@ from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.fields import given
 from agentsrv.api.keys import FILES
 from agentsrv.api.multipart import read_upload
-from agentsrv.api.operations import BYTES, FORM, GZIP, NO_BODY, Operation
+from agentsrv.api.operations import ANY, BYTES, FORM, GZIP, NO_BODY, Operation
 from agentsrv.api.refusals import error_response, is_gone
 from agentsrv.api.schemas.events import WATCH_EVENTS, WatchChanges, WatchGone, WatchReady, WatchRefresh
 from agentsrv.api.schemas.files import (
@@ -400,7 +400,7 @@ ROUTES = (
               query=WatchDirectory),
     Operation("GET", "/filesystem/archive", archive_directory, {200: GZIP}, (404, 429),
               query=ArchiveDirectory),
-    Operation("GET", "/filesystem/content", read_file, {200: BYTES, 206: BYTES, 304: NO_BODY},
+    Operation("GET", "/filesystem/content", read_file, {200: ANY, 206: ANY, 304: NO_BODY},
               (404, 416, 429), query=FileQuery, headers=("Range", "If-None-Match", "If-Range")),
     Operation("PUT", "/filesystem/content", write_file, {200: FileView, 201: FileView},
               (409, 412, 429, 507), body=BYTES, query=FileQuery, headers=("If-Match", "If-None-Match")),

@@ -15,6 +15,7 @@ from aiohttp import web
 from agentsrv.api.documents import Document, give
 from agentsrv.api.keys import CONFIG, GROUPS
 from agentsrv.api.operations import (
+    ANY,
     BYTES,
     EVENT_STREAM,
     FORM,
@@ -53,6 +54,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
     JSON: {"type": "object"},
     HTML: {"type": "string"},
     BYTES: {"type": "string", "format": "binary"},
+    ANY: {"type": "string", "format": "binary"},
     GZIP: {"type": "string", "format": "binary"},
 }
 """Of bodies and answers that are neither a class of ours nor a stream."""
@@ -170,7 +172,8 @@ def _answer(status: int, answer: Answer) -> dict[str, Any]:
     elif isinstance(answer, Events):
         entry["content"] = {EVENT_STREAM: {"schema": _stream(answer)}}
     elif answer:
-        entry["content"] = {answer: {"schema": SCHEMAS[answer]}}
+        types = (BYTES, ANY) if answer == ANY else (answer,)  # some generators know no other name for bytes
+        entry["content"] = {name: {"schema": SCHEMAS[name]} for name in types}
     if status in RESPONSE_HEADERS:
         entry["headers"] = {
             name: {"description": text, "schema": {"type": "string"}}
