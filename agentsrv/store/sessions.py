@@ -147,6 +147,19 @@ async def working_in(db: Database, directory: str, *, but: SessionId | None = No
     return SessionId(rows[0][0]) if rows else None
 
 
+async def worktrees_named(db: Database, start: str) -> list[str]:
+    """Those that sessions work in and whose name may begin so."""
+    rows = await db.read(
+        """
+        SELECT DISTINCT worktree
+          FROM sessions
+         WHERE worktree IS NOT NULL AND instr(worktree, '/' || :start) AND deletion IS NOT 'final'
+        """,
+        {"start": start},
+    )
+    return [row[0] for row in rows]
+
+
 async def insert(db: aiosqlite.Connection, session: Session) -> None:
     """Raises Conflict (`session_exists`, `session_deleting`)."""
     try:

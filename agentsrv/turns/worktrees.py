@@ -15,6 +15,7 @@ from agentsrv.errors import AgentsrvError, Conflict, Forbidden, NotFound, Storag
 from agentsrv.jsontext import dump
 from agentsrv.model import Session, SessionId
 from agentsrv.store import sessions, turns
+from agentsrv.store import worktrees as rows
 from agentsrv.store.database import Database
 from agentsrv.turns.setup import WorktreeWish
 from agentsrv.workspace.finder import PathFinder
@@ -22,6 +23,7 @@ from agentsrv.workspace.git.protocol import (
     DiscardWorktree,
     FindWorktrees,
     FoundWorktrees,
+    Made,
     MadeWorktree,
     MakeWorktree,
     MergedWorktree,
@@ -86,6 +88,7 @@ class SessionWorktrees:
         if session.worktree is not None:
             return session, await self._restore(session, session.worktree, wish)
         await self._require_unused(session, is_new=is_new)
+        in_use = await sessions.worktrees_named(self._db, session.id.partition(".")[0])
         try:
             request = MakeWorktree(
                 cwd=session.cwd,
@@ -93,11 +96,14 @@ class SessionWorktrees:
                 base=wish.base,
                 branch=wish.branch,
                 copy_patterns=list(wish.copy),
+                in_use=in_use,
             )
-            made = await self._ask(self._writers, request, MadeWorktree)
+            made = await self._make(request)
         except (Unprocessable, StorageFull):
             # The worker may have been killed in the middle of it, or not have been able to clear all of it.
-            await self._clean_up(session, DiscardWorktree(cwd=session.cwd, session_id=session.id))
+            await self._clean_up(
+                session, DiscardWorktree(cwd=session.cwd, session_id=session.id, in_use=in_use)
+            )
             raise
         return replace(session, cwd=made.cwd, worktree=made.path, origin_cwd=session.cwd), _told(made)
 
@@ -112,20 +118,32 @@ class SessionWorktrees:
             branch=wish.branch,
             copy_patterns=list(wish.copy),
         )
-        return _told(await self._ask(self._writers, request, MadeWorktree), restored=True)
+        return _told(await self._make(request), restored=True)
+
+    async def _make(self, request: MakeWorktree | RestoreWorktree) -> MadeWorktree:
+        """Its branch is noted before anybody can use it: nothing else will say whose that is."""
+        answer = await self._ask(self._writers, request, MadeWorktree)
+        if (made := answer.made) is not None:
+            row = rows.MadeRow(answer.path, made.repository, made.branch)
+            await self._db.write(lambda db: rows.note(db, row))
+        return answer
 
     async def undo(self, session: Session) -> None:
         """Take back what `make` has made: the turn did not begin, and its agent never had a prompt."""
         assert session.worktree is not None
         if await sessions.owners(self._db, [session.worktree]):
             return  # It did begin: what failed came behind the commit. Or it is one that it had before.
-        await self._clean_up(session, RemoveWorktree(path=session.worktree, force=True, for_good=True))
+        await self._take_away(session, session.worktree)
 
     async def take_back(self, session: Session) -> None:
         """The same before anybody could use it; one that was made again is gone again."""
         assert session.worktree is not None
         is_old = bool(await sessions.owners(self._db, [session.worktree]))
-        request = RemoveWorktree(path=session.worktree, force=True, for_good=True, only_files=is_old)
+        await self._take_away(session, session.worktree, only_files=is_old)
+
+    async def _take_away(self, session: Session, path: str, *, only_files: bool = False) -> None:
+        made = await self._made(path)
+        request = RemoveWorktree(path=path, made=made, force=True, for_good=True, only_files=only_files)
         await self._clean_up(session, request)
 
     async def remove_of(self, session: Session, *, force: bool) -> None:
@@ -158,7 +176,8 @@ class SessionWorktrees:
         """
         if session.worktree is None:
             raise Conflict(f"session {session.id} has no worktree of its own", code="no_worktree")
-        request = MergeWorktree(path=session.worktree, into=into, how=how, message=message)
+        made = await self._made(session.worktree)
+        request = MergeWorktree(path=session.worktree, made=made, into=into, how=how, message=message)
         return await self._ask(self._writers, request, MergedWorktree)
 
     async def clean_up(self, *, older_than_ms: int, force: bool, is_dry: bool) -> list[CleanedUp]:
@@ -193,7 +212,15 @@ class SessionWorktrees:
                 code="worktree_in_use",
                 extra={"sessionId": other},
             )
-        return await self._ask(self._writers, RemoveWorktree(path=path, force=force), RemovedWorktree)
+        request = RemoveWorktree(path=path, made=await self._made(path), force=force)
+        removed = await self._ask(self._writers, request, RemovedWorktree)
+        await self._db.write(lambda db: rows.forget(db, path))
+        return removed
+
+    async def _made(self, path: str) -> Made | None:
+        """None of one that was made before the database knew of it: its branch stays."""
+        row = await rows.find(self._db, path)
+        return None if row is None else Made(repository=row.repository, branch=row.branch)
 
     async def _require_unused(self, session: Session, *, is_new: bool) -> None:
         """What is left of an earlier attempt is going to be cleared, so no attempt may have succeeded."""

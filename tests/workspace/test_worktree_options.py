@@ -50,7 +50,9 @@ def refused(root: Path, **options: Any) -> str:
 
 
 def remove(made: MadeWorktree, root: Path) -> str | None:
-    return worktrees_module.remove(Workspace(root.parent), RemoveWorktree(path=made.path)).branch
+    return worktrees_module.remove(
+        Workspace(root.parent), RemoveWorktree(path=made.path, made=made.made)
+    ).branch
 
 
 def branch_of(path: str | Path) -> str:

@@ -22,6 +22,7 @@ from agentsrv.workspace.git.protocol import (
     FindRepositories,
     FindWorktrees,
     FoundWorktrees,
+    Made,
     MadeWorktree,
     MakeWorktree,
     RemovedWorktree,
@@ -43,13 +44,16 @@ class Worktrees:
     def __init__(self, base: Path, git: GitWorkers | None = None) -> None:
         self.base = base
         self._git = git or GitChildren(Workspace(base))
+        self._made = dict[str, Made | None]()
 
     async def ask(self, request: Request) -> Any:
         return msgspec.json.decode(await self._git.ask(request) + b"}")
 
     async def make(self, cwd: str = "repo", session_id: str = "s") -> MadeWorktree:
         request = MakeWorktree(cwd=str(self.base / cwd), session_id=session_id)
-        return msgspec.convert(await self.ask(request), MadeWorktree)
+        made = msgspec.convert(await self.ask(request), MadeWorktree)
+        self._made[made.path] = made.made
+        return made
 
     async def refused(self, cwd: str = "repo", session_id: str = "s") -> str:
         """The code of the error."""
@@ -61,7 +65,7 @@ class Worktrees:
         await self.ask(DiscardWorktree(cwd=str(self.base / cwd), session_id=session_id))
 
     async def remove(self, path: str | Path, *, force: bool = False) -> RemovedWorktree:
-        request = RemoveWorktree(path=str(path), force=force)
+        request = RemoveWorktree(path=str(path), made=self._made.get(str(path)), force=force)
         return msgspec.convert(await self.ask(request), RemovedWorktree)
 
     async def kept(self, path: str | Path) -> str:
@@ -582,7 +586,7 @@ def test_folders_without_rights_are_removed(here: Workspace) -> None:
     made = worktrees_module.make(here, MakeWorktree(cwd=str(repo), session_id="s"))
     write_files(Path(made.path), {"cache/module/file": "x"})
     (Path(made.path) / "cache/module").chmod(0o500)
-    worktrees_module.remove(here, RemoveWorktree(path=made.path, for_good=True))
+    worktrees_module.remove(here, RemoveWorktree(path=made.path, made=made.made, for_good=True))
 
     assert Worktrees(here.base).is_clean()
 
@@ -631,8 +635,8 @@ async def test_an_owner_that_lies_harms_nobody(worktrees: Worktrees, repo: Path)
     (repo / ".git/worktrees/s/agentsrv").write_text('{"session":"s","branch":"precious"}')
     removed = await worktrees.remove(made.path, force=True)
 
-    assert removed.branch is None
-    assert "precious" in worktrees.branches()
+    assert removed.branch == "session/s"
+    assert worktrees.branches() == ["main", "precious"]
 
 
 # Finding

@@ -46,8 +46,8 @@ def ref_safe(session_id: str) -> str:
 def owner_of(git_dir: Path) -> Owner | None:
     """None for a worktree that was not made here, or where somebody has changed what stands there.
 
-    An agent may write to it: so it is believed only as far as the worktree's name, which is in the database, says
-    the same.
+    An agent may write to it: so it serves to find what an attempt has left, as far as the worktree's name says the
+    same. Which branch goes with a worktree that was used says the database.
     """
     try:
         owner = msgspec.json.decode(read_pointer(git_dir / OWNER, MAX_OWNER_BYTES), type=Owner)

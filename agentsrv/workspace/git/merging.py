@@ -22,12 +22,11 @@ from agentsrv.workspace.git.marks import HEADS, directories_in, head_text
 from agentsrv.workspace.git.protocol import MergedWorktree, MergeWorktree
 from agentsrv.workspace.git.repositories import (
     GitDirectory,
-    git_directory,
     main_tree,
     open_repository,
+    own_git_directory,
     read_pointer,
     reading,
-    require_confined,
 )
 from agentsrv.workspace.git.shelf import writing
 from agentsrv.workspace.paths import Workspace, displayed
@@ -41,7 +40,7 @@ def merge(workspace: Workspace, request: MergeWorktree) -> MergedWorktree:
     """Raises Conflict (`merge_conflicts`, `merge_blocked`, `worktree_has_changes`), InvalidInput
     (`unknown_revision`), Forbidden, Unprocessable; then nothing has changed."""
     path = Path(workspace.resolve(request.path))
-    git_dir = git_directory(path)
+    git_dir = _repository_of(workspace, path, request)
     with _confined(workspace, git_dir) as root:
         worktree = open_repository(workspace, path)
         if losses := changes_in(worktree):
@@ -69,10 +68,19 @@ def merge(workspace: Workspace, request: MergeWorktree) -> MergedWorktree:
     )
 
 
+def _repository_of(workspace: Workspace, path: Path, request: MergeWorktree) -> GitDirectory:
+    """Where it was made: an agent may have led it elsewhere, to move a branch of others. Raises Conflict."""
+    git_dir = own_git_directory(workspace, path)
+    if git_dir is None or (request.made is not None and request.made.repository != str(git_dir.common)):
+        raise _blocked(
+            f"{displayed(str(path))} is no worktree of the repository that it was made in any more"
+        )
+    return git_dir
+
+
 @contextmanager
 def _confined(workspace: Workspace, git_dir: GitDirectory) -> Iterator[Path]:
     """The main working tree, or the bare repository. This process writes only there from now on."""
-    require_confined(workspace, git_dir)
     root = main_tree(git_dir.common)
     if not workspace.contains(str(root)):
         root = git_dir.common

@@ -83,6 +83,8 @@ class MakeWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="make_worktree
     """A branch that there is, instead of a new one."""
     copy_patterns: list[str] = []
     """Of files that are not in git and are to be there; besides those that `.worktreeinclude` names."""
+    in_use: list[str] = []
+    """Worktrees that sessions work in: no attempt has left those."""
 
 
 class RestoreWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="restore_worktree"):
@@ -108,15 +110,28 @@ class DiscardWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="discard_wo
 
     cwd: str
     session_id: str
+    in_use: list[str] = []
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What the database knows of a worktree: the repository that it was made in (its common git directory), and the
+    branch that was made for it, or None when it was put on one that there was.
+
+    What stands in the worktree and its git directory says the same, but agents can write to that.
+    """
+
+    repository: str
+    branch: str | None
 
 
 class RemoveWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="remove_worktree"):
-    """Remove the worktree at `path` and its branch; only with `force` if something is lost with them.
+    """Remove the worktree at `path` and the branch that was `made` for it; only with `force` if something is lost.
 
     Both are kept in the trash for some days, unless `for_good`. `only_files`: to git it is one whose directory is gone.
     """
 
     path: str
+    made: Made | None = None
     force: bool = False
     for_good: bool = False
     only_files: bool = False
@@ -126,6 +141,7 @@ class MergeWorktree(msgspec.Struct, frozen=True, kw_only=True, tag="merge_worktr
     """Take the commits of the worktree at `path` into a branch; None is the one that its repository is on."""
 
     path: str
+    made: Made | None = None
     into: str | None = None
     how: MergeHow = "merge"
     message: str | None = None
@@ -161,12 +177,15 @@ Request = FindRepositories | FindWorktrees | DiffRequest | WriteRequest
 
 
 class MadeWorktree(msgspec.Struct, frozen=True, kw_only=True):
-    """`cwd` is where in the worktree the session works: the same subdirectory as before, below `root`."""
+    """`cwd` is where in the worktree the session works: the same subdirectory as before, below `root`. It is on
+    `branch`. `made` None: it was there before, and so was its branch.
+    """
 
     root: str
     path: str
     cwd: str
     branch: str
+    made: Made | None
     copied: list[str] = []
 
 

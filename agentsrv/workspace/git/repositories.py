@@ -151,6 +151,18 @@ def git_directory(root: Path) -> GitDirectory:
     return GitDirectory(path, common)
 
 
+def own_git_directory(workspace: Workspace, path: Path) -> GitDirectory | None:
+    """Where git keeps what belongs to the linked worktree at `path`; None unless both ends say so."""
+    try:
+        git_dir = git_directory(path)
+        require_confined(workspace, git_dir)
+        pointer = read_pointer(git_dir.path / "gitdir")
+    except (AgentsrvError, OSError, ValueError):
+        return None
+    is_own = git_dir.path == git_dir.common / "worktrees" / path.name and pointer == f"{path}/.git"
+    return git_dir if is_own else None
+
+
 def require_confined(workspace: Workspace, git_dir: GitDirectory) -> None:
     """All that makes up a repository lies in the workspace, and what should be a file is one.
 

@@ -174,19 +174,25 @@ class Shelf:
         repo.checkout_head(strategy=strategy, directory=str(path))  # type: ignore[no-untyped-call]
         return copy(path)
 
-    def discard_leftovers(self, session_id: str) -> None:
-        """Clear what was made for this session before and never used, or only in part."""
+    def discard_leftovers(self, session_id: str, in_use: list[str]) -> None:
+        """Clear what was made for this session before and never used, or only in part. The database knows nothing of
+        it but what is `in_use`; so its branch goes only while that has no commit of its own."""
         for git_dir in directories_in(self.common / "worktrees"):
-            owner = owner_of(git_dir)
+            name, owner = git_dir.name, owner_of(git_dir)
             if owner is None or owner.session != session_id or not self._is_ours(git_dir):
                 continue
-            if is_unfinished(git_dir) or not self.losses(git_dir.name, owner, with_ignored=True):
-                self.clear(git_dir.name, self.own_branch(git_dir.name, owner))
+            if str(self.path / name) in in_use:
+                continue
+            branch = self.own_branch(name, owner.branch if owner.is_own else None)
+            if is_unfinished(git_dir) or not self.losses(name, branch, with_ignored=True):
+                with writing(self.path / name):
+                    is_kept = branch is not None and commits_only_on(self.repo, [HEADS + branch])
+                self.clear(name, None if is_kept else branch)
 
-    def losses(self, name: str, owner: Owner | None, *, with_ignored: bool = False) -> list[str]:
-        """What would be lost with the worktree and its branch, in words for people."""
+    def losses(self, name: str, branch: str | None, *, with_ignored: bool = False) -> list[str]:
+        """What would be lost with the worktree and `branch`, in words for people."""
         git_dir, losses = self.git_directory(name), list[str]()
-        tips = [HEADS + owner.branch] if owner is not None and owner.is_own else []
+        tips = [] if branch is None else [HEADS + branch]
         try:
             if os.path.lexists(self.path / name):
                 worktree = self._open(name)
@@ -205,10 +211,10 @@ class Shelf:
             losses.append("it has submodules of its own")
         return losses
 
-    def own_branch(self, name: str, owner: Owner) -> str | None:
+    def own_branch(self, name: str, branch: str | None) -> str | None:
         """The branch that was made for it, when it still is there and nobody else uses it."""
-        is_there = owner.is_own and HEADS + owner.branch in self.repo.references
-        return owner.branch if is_there and not self.is_in_use(owner.branch, but=name) else None
+        is_there = branch is not None and HEADS + branch in self.repo.references
+        return branch if branch is not None and is_there and not self.is_in_use(branch, but=name) else None
 
     def is_in_use(self, branch: str, *, but: str | None = None) -> bool:
         """Is a working tree on it, other than that of the worktree `but`?"""

@@ -28,11 +28,11 @@ from agentsrv.workspace.git.marks import (
     branches_of,
     directories_in,
     head_text,
-    owner_of,
 )
 from agentsrv.workspace.git.protocol import (
     DiscardWorktree,
     FoundWorktrees,
+    Made,
     MadeWorktree,
     MakeWorktree,
     RemovedWorktree,
@@ -41,14 +41,12 @@ from agentsrv.workspace.git.protocol import (
     Worktree,
 )
 from agentsrv.workspace.git.repositories import (
-    GitDirectory,
     describe,
     find_root,
     git_directory,
     open_repository,
-    read_pointer,
+    own_git_directory,
     reading,
-    require_confined,
 )
 from agentsrv.workspace.git.shelf import FIELD, Shelf, open_shelf, shelf_for, writing
 from agentsrv.workspace.git.trash import put_away
@@ -68,7 +66,7 @@ def make(workspace: Workspace, request: MakeWorktree) -> MadeWorktree:
     root = _root_of(workspace, cwd)
     repo, head = _beginning_of(workspace, root, request)
     with shelf_for(workspace, git_directory(root)) as shelf:
-        shelf.discard_leftovers(request.session_id)
+        shelf.discard_leftovers(request.session_id, request.in_use)
         if request.branch is not None and shelf.is_in_use(request.branch):
             raise _branch_in_use(request.branch)
         name, owner = shelf.reserve(request.session_id, head, request.branch)
@@ -83,7 +81,8 @@ def make(workspace: Workspace, request: MakeWorktree) -> MadeWorktree:
             shelf.clear(name, branch)
             raise
     path = str(shelf.path / name)
-    return MadeWorktree(root=str(root), path=path, cwd=inside, branch=owner.branch, copied=copied)
+    made = Made(repository=str(shelf.common), branch=branch)
+    return MadeWorktree(root=str(root), path=path, cwd=inside, branch=owner.branch, made=made, copied=copied)
 
 
 def restore(workspace: Workspace, request: RestoreWorktree) -> MadeWorktree:
@@ -96,16 +95,17 @@ def restore(workspace: Workspace, request: RestoreWorktree) -> MadeWorktree:
     repo = _opened(workspace, root)
     with shelf_for(workspace, git_directory(root), path.parent) as shelf:
         is_known = shelf.knows(path.name, on=request.branch)
-        made = None if is_known else _reserve_again(shelf, path.name, repo, request)
+        new = None if is_known else _reserve_again(shelf, path.name, repo, request)
         try:
-            copied = shelf.refill(path.name, lambda new: copy_included(repo, new, request.copy_patterns))
+            copied = shelf.refill(path.name, lambda at: copy_included(repo, at, request.copy_patterns))
         except BaseException:
             if not is_known:
-                shelf.clear(path.name, made)
+                shelf.clear(path.name, new)
             raise
         inside = _make_inside(workspace, Path(request.cwd))
         branch = head_text(shelf.git_directory(path.name)).removeprefix(f"ref: {HEADS}")
-    return MadeWorktree(root=str(root), path=str(path), cwd=inside, branch=branch, copied=copied)
+    made = None if new is None else Made(repository=str(shelf.common), branch=new)
+    return MadeWorktree(root=str(root), path=str(path), cwd=inside, branch=branch, made=made, copied=copied)
 
 
 def _reserve_again(shelf: Shelf, name: str, repo: pygit2.Repository, request: RestoreWorktree) -> str | None:
@@ -129,16 +129,17 @@ def discard(workspace: Workspace, request: DiscardWorktree) -> None:
     """Raises what `make` raises where the repository cannot be worked with (any more)."""
     root = _root_of(workspace, Path(request.cwd))
     with shelf_for(workspace, git_directory(root)) as shelf:
-        shelf.discard_leftovers(request.session_id)
+        shelf.discard_leftovers(request.session_id, request.in_use)
 
 
 def remove(workspace: Workspace, request: RemoveWorktree) -> RemovedWorktree:
     """Raises NotFound (`worktree_not_found`), Conflict (`worktree_has_changes`) unless it is forced.
 
-    Of one that git does not know any more only the directory is removed, and that only when forced.
+    Of one that git does not know any more only the directory is removed, and that only when forced. A branch goes
+    only where it was made: an agent may have led the worktree to another repository.
     """
     path = _made_path(workspace, request.path)
-    git_dir = _own_git_directory(workspace, path)
+    git_dir = own_git_directory(workspace, path)
     if git_dir is None or request.only_files:
         if not request.force:
             raise has_changes(
@@ -147,11 +148,12 @@ def remove(workspace: Workspace, request: RemoveWorktree) -> RemovedWorktree:
         with open_shelf(workspace, path.parent) as directory, writing(path):
             put_away(path.name, directory)
         return RemovedWorktree(path=str(path), branch=None)
-    owner = owner_of(git_dir.path)
+    made = request.made
+    own = made.branch if made is not None and made.repository == str(git_dir.common) else None
     with shelf_for(workspace, git_dir, path.parent) as shelf:
-        if not request.force and (losses := shelf.losses(path.name, owner)):
+        branch = shelf.own_branch(path.name, own)
+        if not request.force and (losses := shelf.losses(path.name, branch)):
             raise has_changes(path, losses)
-        branch = None if owner is None else shelf.own_branch(path.name, owner)
         shelf.clear(path.name, branch, for_good=request.for_good)
     return RemovedWorktree(path=str(path), branch=branch)
 
@@ -258,18 +260,6 @@ def _branch_in_use(branch: str) -> Conflict:
 def _all_paths(workspace: Workspace) -> Iterator[Path]:
     for shelf in directories_in(workspace.base / WORKTREES):
         yield from (path for path in directories_in(shelf) if not path.name.startswith("."))
-
-
-def _own_git_directory(workspace: Workspace, path: Path) -> GitDirectory | None:
-    """Where git keeps what belongs to this worktree; None unless both ends say so."""
-    try:
-        git_dir = git_directory(path)
-        require_confined(workspace, git_dir)
-        pointer = read_pointer(git_dir.path / "gitdir")
-    except (AgentsrvError, OSError, ValueError):
-        return None
-    is_own = git_dir.path == git_dir.common / "worktrees" / path.name and pointer == f"{path}/.git"
-    return git_dir if is_own else None
 
 
 def _used_at(path: Path) -> int | None:
