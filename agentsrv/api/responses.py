@@ -30,8 +30,8 @@ from agentsrv.api.sse import stream_frames
 from agentsrv.api.urls import read_query
 from agentsrv.errors import invalid_field, unsupported
 from agentsrv.faces.chat import Message, Wanted
-from agentsrv.faces.responses import Place, conversation_view
-from agentsrv.faces.responses_words import Event
+from agentsrv.faces.responses import Numbered, Place, conversation_view
+from agentsrv.faces.responses_words import Delta
 
 ROLES = ("user", "assistant", "system", "developer")
 
@@ -138,13 +138,22 @@ def _conversation(request: web.Request) -> str:
     return request.match_info["conversation_id"]
 
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 
 
-def _frames(events: list[Event]) -> bytes:
-    return b"".join(
-        [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event)) for event in events]
-    )
+def _frames(numbered: Numbered) -> bytearray:
+    """One buffer for all: an event may hold megabytes, and copies of those cost more than to encode them."""
+    frames = bytearray()
+    for number, event in enumerate(numbered.events, numbered.first):
+        if isinstance(event, Delta):
+            frames += b"event: %b\ndata: %b" % (event.type.encode(), event.begun)
+            _encoder.encode_into(event.piece, frames, -1)
+            frames += b',"sequence_number":%d}\n\n' % number
+        else:
+            frames += b"event: %b\ndata: " % event["type"].encode()
+            _encoder.encode_into({**event, "sequence_number": number}, frames, -1)
+            frames += b"\n\n"
+    return frames
 
 
 def _wanted(request: web.Request, body: CreateResponse) -> Wanted:

@@ -119,7 +119,7 @@ def frame_of(data: bytes) -> bytes:
 async def stream_frames(
     request: web.Request,
     chunks: AsyncGenerator[T, None],
-    render: Callable[[T], bytes],
+    render: Callable[[T], bytes | bytearray],
     *,
     headers: Mapping[str, str] | None = None,
     on_lost: Callable[[], Awaitable[None]] | None = None,
@@ -171,7 +171,7 @@ async def _open(response: EventSourceResponse, request: web.Request) -> None:
 async def _send_all(
     response: EventSourceResponse,
     chunks: AsyncGenerator[T, None],
-    render: Callable[[T], bytes],
+    render: Callable[[T], bytes | bytearray],
     pulse: _Pulse,
 ) -> None:
     with pulse:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentsrv.errors import Conflict, NotFound, invalid_field
 from agentsrv.faces.chat import Chat, Wanted
@@ -42,6 +42,13 @@ class Place:
 
     previous_response_id: str | None = None
     conversation: str | None = None
+
+
+class Numbered(NamedTuple):
+    """Events of a stream, and the `sequence_number` of the first one."""
+
+    first: int
+    events: list[Event]
 
 
 class Responses:
@@ -98,16 +105,15 @@ class Responses:
                 pass
         return await self.view(turn)
 
-    async def events(self, turn: Turn, after: int = -1) -> AsyncGenerator[list[Event], None]:
+    async def events(self, turn: Turn, after: int = -1) -> AsyncGenerator[Numbered, None]:
         """The events of its stream that come after one, some at once, to the last one."""
         number = 0
         async with aclosing(self._all_events(turn)) as groups:
             async for group in groups:
-                for place, event in enumerate(group, number):
-                    event["sequence_number"] = place
+                skipped = max(after + 1 - number, 0)
+                if skipped < len(group):
+                    yield Numbered(number + skipped, group[skipped:])
                 number += len(group)
-                if number > after + 1:
-                    yield group[-(number - after - 1) :]
 
     async def _all_events(self, turn: Turn) -> AsyncGenerator[list[Event], None]:
         session = await self._sessions.get(turn.session_id)

@@ -8,7 +8,7 @@ with by itself, which is what clients have no part in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,7 +31,19 @@ INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 ENDS = {"completed": "completed", "failed": "failed", "incomplete": "incomplete", "cancelled": "incomplete"}
 """The last event of a stream by the response's status. OpenAI has none for one that was cancelled."""
 
-Event = dict[str, Any]
+
+class Delta(NamedTuple):
+    """An event with a piece of a text, of which there are very many: what is the same in all of them is JSON already.
+
+    begun: the event's object up to the piece, which is the last but its number.
+    """
+
+    type: str
+    begun: bytes
+    piece: str
+
+
+Event = dict[str, Any] | Delta
 
 
 def response_id(turn_id: TurnId) -> str:
@@ -106,16 +118,16 @@ class Output:
         return events
 
     def _say(self, kind: str, update: Mapping[str, Any]) -> list[Event]:
-        events: list[Event] = []
         message_id = update.get("messageId")
-        if self._text is None or (self._text.kind, self._text.message_id) != (kind, message_id):
+        text, events = self._text, []
+        if text is None or text.kind != kind or text.message_id != message_id:
             events = self._end_text()
-            self._text = _Text(self._next(), self._turn_id, kind, message_id)
-            events += self._text.begin()
+            text = self._text = _Text(self._next(), self._turn_id, kind, message_id)
+            events += text.begin()
         piece = str(as_object(update.get("content")).get("text", ""))
-        event = self._text.add(piece, is_kept=len(piece) <= self._left)
+        events.append(text.add(piece, is_kept=len(piece) <= self._left))
         self._left -= len(piece)
-        return [*events, event]
+        return events
 
     def _end_text(self) -> list[Event]:
         if (text := self._text) is None:
@@ -175,7 +187,8 @@ class _Text:
             "content_index" if is_message else "summary_index": 0,
         }
         self._logprobs: dict[str, Any] = {"logprobs": []} if is_message else {}
-        self._delta = self._event(f"{self._text_event}.delta", **self._logprobs)
+        delta = self._event(f"{self._text_event}.delta", **self._logprobs, delta="")
+        self._delta = (str(delta["type"]), msgspec.json.encode(delta).removesuffix(b'""}'))
 
     def value(self, status: str) -> dict[str, Any]:
         item = {"id": self._id, "type": self.kind, "status": status}
@@ -194,7 +207,7 @@ class _Text:
     def add(self, piece: str, *, is_kept: bool = True) -> Event:
         if is_kept:
             self._pieces.append(piece)
-        return {**self._delta, "delta": piece}
+        return Delta(*self._delta, piece)
 
     def end(self) -> list[Event]:
         part = self._part()
@@ -206,11 +219,12 @@ class _Text:
 
     def _part(self) -> dict[str, Any]:
         text = "".join(self._pieces)
+        self._pieces = [text]  # It is asked for several times, and may be long.
         if self.kind == "message":
             return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         return {"type": "summary_text", "text": text}
 
-    def _event(self, type_: str, **what: Any) -> Event:
+    def _event(self, type_: str, **what: Any) -> dict[str, Any]:
         return {"type": f"response.{type_}", **self._place, **what}
 
 
