@@ -21,9 +21,10 @@ from agentsrv.api.operations import EVENT_STREAM, NO_BODY, Events, Operation
 from agentsrv.api.proxies import client_address
 from agentsrv.api.schemas.mcp import RpcAnswer, RpcMessage, RpcRefusal
 from agentsrv.api.sse import frame_of, stream_frames
-from agentsrv.errors import InvalidInput, NotAcceptable, UnsupportedMediaType, invalid_field
+from agentsrv.api.strict_json import parse_json
+from agentsrv.errors import AgentsrvError, InvalidInput, NotAcceptable, UnsupportedMediaType, invalid_field
 from agentsrv.faces.acp import AcpFace
-from agentsrv.faces.acp_words import BATCH, MAX_ID_CHARACTERS, PARSE_ERROR, refusal, wrong_in
+from agentsrv.faces.rpc import BATCH, MAX_ID_CHARACTERS, PARSE_ERROR, refusal, wrong_in
 from agentsrv.jsontext import as_object
 from agentsrv.model import AuditEntry
 
@@ -69,10 +70,9 @@ async def _receive(ws: web.WebSocketResponse, face: AcpFace) -> None:
             await ws.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"messages are text frames")
             return
         try:
-            message = msgspec.json.decode(frame.data)
-        except (ValueError, RecursionError):
-            error = {"code": PARSE_ERROR, "message": "the frame is not JSON"}
-            await face.send({"jsonrpc": "2.0", "id": None, "error": error})
+            message = parse_json(frame.data.encode())
+        except AgentsrvError as exc:
+            await face.send(refusal(None, PARSE_ERROR, exc.message))
         else:
             await face.receive(message)
 

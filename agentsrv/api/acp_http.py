@@ -18,7 +18,7 @@ from agentsrv.access import Caller
 from agentsrv.errors import LimitReached, NotFound
 from agentsrv.faces.acp import AcpFace
 from agentsrv.faces.acp_turns import Means
-from agentsrv.faces.acp_words import MAX_ID_CHARACTERS
+from agentsrv.faces.rpc import MAX_ID_CHARACTERS
 from agentsrv.jsontext import as_object
 from agentsrv.tasks import Tasks
 
@@ -30,6 +30,9 @@ MAX_STREAMS = 100
 
 MAX_WAITING_BYTES = 1024 * 1024
 """Of one stream, before what fills it has to wait."""
+
+MAX_UNREAD_BYTES = 64 * 1024
+"""Of a stream that nobody reads yet: a client may open very many of those."""
 
 IDLE_S = 60.0
 """So long a connection lives without a stream."""
@@ -54,7 +57,7 @@ class _Stream:
 
     async def put(self, data: bytes) -> None:
         """Waits for room."""
-        while self._bytes > MAX_WAITING_BYTES and not self._is_closed:
+        while self._bytes > self._room and not self._is_closed:
             self._changed.clear()
             await self._changed.wait()
         self._waiting.append(data)
@@ -78,6 +81,10 @@ class _Stream:
         finally:
             if me == self._reader:
                 self.has_reader = False
+
+    @property
+    def _room(self) -> int:
+        return MAX_WAITING_BYTES if self.has_reader else MAX_UNREAD_BYTES
 
     def close(self) -> None:
         self._is_closed = True

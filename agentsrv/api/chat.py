@@ -13,10 +13,19 @@ from agentsrv.api.bodies import held_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import CHAT, TURNS
-from agentsrv.api.openai import error_of, message_of, note_prompt, refusing, schema_of, session_of
+from agentsrv.api.openai import (
+    error_of,
+    message_of,
+    note_prompt,
+    refusing,
+    require_own_tools,
+    schema_of,
+    session_of,
+)
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, ModelList
 from agentsrv.api.sse import frame_of, stream_frames
+from agentsrv.errors import unsupported
 from agentsrv.faces.chat import (
     Wanted,
     chunk_of,
@@ -93,6 +102,11 @@ def _failure(turn: Turn) -> dict[str, Any] | None:
 
 
 def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
+    require_own_tools(body.tool_choice)
+    if body.logprobs:
+        raise unsupported("logprobs", "no agent tells them")
+    if (body.modalities or ["text"]) != ["text"]:
+        raise unsupported("modalities", 'an agent answers in ["text"]')
     return Wanted(
         model=body.model,
         messages=[

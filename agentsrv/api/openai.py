@@ -14,7 +14,7 @@ from aiohttp import web
 
 from agentsrv.api.audit import note
 from agentsrv.api.refusals import error_response
-from agentsrv.errors import AgentsrvError, invalid_field
+from agentsrv.errors import AgentsrvError, invalid_field, unsupported
 from agentsrv.faces.chat import Message
 from agentsrv.jsontext import as_object
 from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
@@ -109,6 +109,12 @@ def schema_of(field: str, wanted: Any, inside: str | None = None) -> dict[str, A
     if wanted.get("type") != "json_schema" or not isinstance(schema, dict):
         raise invalid_field(field, 'must be of the type "json_schema", and have a "schema"')
     return schema
+
+
+def require_own_tools(tool_choice: str | dict[str, Any] | None) -> None:
+    """Of a client's functions none is ever called, so one that must be is refused. Raises InvalidInput."""
+    if tool_choice not in (None, "none", "auto"):
+        raise unsupported("tool_choice", "an agent has its own tools, and chooses among them by itself")
 
 
 def note_prompt(request: web.Request, turn: Turn, text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from agentsrv.api.bodies import held_body, read_body, read_optional_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import RESPONSES, TURNS
-from agentsrv.api.openai import message_of, note_prompt, refusing, schema_of, session_of
+from agentsrv.api.openai import message_of, note_prompt, refusing, require_own_tools, schema_of, session_of
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import CompletionRefused
 from agentsrv.api.schemas.responses import (
@@ -157,6 +157,9 @@ def _frames(numbered: Numbered) -> bytearray:
 
 
 def _wanted(request: web.Request, body: CreateResponse) -> Wanted:
+    require_own_tools(body.tool_choice)
+    if body.prompt is not None:
+        raise unsupported("prompt", "there are no templates here; say it with `input`")
     said = [Message("system", body.instructions)] if body.instructions else []
     notes = {
         "model": body.model,
@@ -183,7 +186,7 @@ def _place(body: CreateResponse) -> Place:
     conversation = body.conversation
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
-        if not isinstance(conversation, str):
+        if not isinstance(conversation, str) or not conversation:
             raise invalid_field("conversation", "must be the id of one")
     return Place(body.previous_response_id, conversation)
 

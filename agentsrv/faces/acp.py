@@ -9,6 +9,7 @@ seen last (`_meta.agentsrv.lastEventId`; each update tells its own): the same pr
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,11 +19,7 @@ from agentsrv.access import Caller
 from agentsrv.errors import AgentsrvError, Forbidden, NotFound
 from agentsrv.faces.acp_turns import ASK, Means, Opened, Send, Telling
 from agentsrv.faces.acp_words import (
-    INTERNAL,
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    MAX_ID_CHARACTERS,
-    METHOD_NOT_FOUND,
+    MESSAGE_ID,
     OPTIONS,
     Params,
     RpcError,
@@ -32,15 +29,25 @@ from agentsrv.faces.acp_words import (
     greeting,
     mcp_servers_of,
     ours_in,
-    refusal,
+    seen_in,
     session_id_of,
     settings_of,
     text_of,
+)
+from agentsrv.faces.rpc import (
+    INTERNAL,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_ID_CHARACTERS,
+    METHOD_NOT_FOUND,
+    refusal,
     wrong_in,
 )
 from agentsrv.jsontext import as_object
 from agentsrv.model import (
     DEFAULT_MODEL,
+    MODEL,
+    SESSION_ID,
     Answer,
     PermissionMode,
     Scope,
@@ -50,6 +57,8 @@ from agentsrv.model import (
 )
 from agentsrv.tasks import Tasks
 from agentsrv.turns.prompts import Prompt
+
+log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 64
 """So many requests of one connection are worked on at once."""
@@ -120,6 +129,9 @@ class AcpFace:
     async def _answer(self, message: Mapping[str, Any]) -> None:
         try:
             answer = await self.answer(message)
+        except Exception:  # A request without an answer is waited for for ever.
+            log.exception("a request of ACP has failed")
+            answer = refusal(message["id"], INTERNAL, "the server has failed; its log says why")
         finally:
             self._busy -= 1
         await self.send(answer)
@@ -153,15 +165,15 @@ class AcpFace:
     # Sessions
 
     async def _new(self, params: Params) -> dict[str, Any]:
-        ours = ours_in(params)
+        ours, servers = ours_in(params), mcp_servers_of(params)
         session = await self._means.sessions.create(
-            session_id=text_of(ours, "sessionId"),
+            session_id=text_of(ours, "sessionId", SESSION_ID),
             agent=text_of(ours, "agent"),
             cwd=text_of(params, "cwd"),
-            model=text_of(ours, "model"),
+            model=text_of(ours, "model", MODEL),
             name=None,
         )
-        self._telling.opened[session.id] = Opened(mcp_servers_of(params))
+        self._telling.opened[session.id] = Opened(servers)
         return {"sessionId": session.id, **await self._settings(session)}
 
     async def _load(self, params: Params) -> dict[str, Any]:
@@ -177,16 +189,15 @@ class AcpFace:
         session = await self._opened(params)
         last = await self._means.sessions.last_seq(session.id)
         ours = ours_in(params)
-        seen = ours.get("lastEventId")
+        seen = seen_in(ours, last)
         if ours.get("follow") is not False:
-            self._telling.follow_running(
-                session, seen if isinstance(seen, int) and 0 <= seen <= last else last
-            )
+            self._telling.follow_running(session, last if seen is None else seen)
         return await self._settings(session)
 
     async def _fork(self, params: Params) -> dict[str, Any]:
+        servers = mcp_servers_of(params)
         session = await self._means.sessions.fork(session_id_of(params), session_id=None)
-        self._telling.opened[session.id] = Opened(mcp_servers_of(params))
+        self._telling.opened[session.id] = Opened(servers)
         return {"sessionId": session.id, **await self._settings(session)}
 
     async def _list(self, params: Params) -> dict[str, Any]:
@@ -221,7 +232,7 @@ class AcpFace:
 
     async def _set_option(self, params: Params) -> dict[str, Any]:
         option = params.get("configId")
-        if option != "mode" and option not in OPTIONS:
+        if option not in ("mode", *OPTIONS):
             raise RpcError(INVALID_PARAMS, f"`configId` must be one of mode, {', '.join(OPTIONS)}")
         field = "permission_mode" if option == "mode" else str(option)
         session = await self._change(params, field, params.get("value"))
@@ -236,7 +247,7 @@ class AcpFace:
                 raise RpcError(INVALID_PARAMS, f"the mode must be one of {', '.join(PermissionMode)}")
             wanted = PermissionMode(str(value))
         else:
-            text = text_of({field: value}, field)
+            text = text_of({field: value}, field, MODEL)
             wanted = None if text == DEFAULT_MODEL else text
         session = await self._means.sessions.update(session_id, **{field: wanted})
         if field == "permission_mode":
@@ -262,17 +273,16 @@ class AcpFace:
         text, images = content_of(params.get("prompt"))
         # One that does not exist is not made: a client has got its id from somewhere.
         session = await self._means.sessions.get(session_id)
+        seen = seen_in(ours, await self._means.sessions.last_seq(session_id))
         prompt = Prompt(
             session_id=session_id,
             text=text,
             images=images,
             options=TurnOptions(mcp_servers=opened.mcp_servers, partial_messages=True),
-            message_id=text_of(ours, "messageId") or str(uuid.uuid4()),
+            message_id=text_of(ours, "messageId", MESSAGE_ID) or str(uuid.uuid4()),
         )
         turn = (await self._means.prompts.send(prompt)).turn
-        seen = ours.get("lastEventId")
-        after = seen if isinstance(seen, int) and seen > 0 else max(turn.first_seq - 1, 0)
-        return await self._telling.follow(session, turn, after)
+        return await self._telling.follow(session, turn, seen or max(turn.first_seq - 1, 0))
 
     # Answers and notifications of the client
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError
-from agentsrv.faces.acp_words import INTERNAL, RpcError, as_dict, end_of, form_of
+from agentsrv.faces.acp_words import RpcError, as_dict, end_of, form_of
+from agentsrv.faces.rpc import INTERNAL
 from agentsrv.jsontext import as_object
 from agentsrv.model import PermissionMode, Seq, Session, SessionId, Turn, TurnId
 from agentsrv.tasks import Tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from agentsrv.agents.contract import AgentInfo
 from agentsrv.errors import AgentsrvError, InvalidInput, NotFound
+from agentsrv.faces.rpc import INTERNAL, INVALID_PARAMS
 from agentsrv.jsontext import as_object
 from agentsrv.model import (
     DEFAULT_MODEL,
@@ -16,18 +18,17 @@ from agentsrv.model import (
     Answer,
     Decision,
     PermissionMode,
+    Seq,
     Session,
     SessionId,
     TurnStatus,
 )
 from agentsrv.projections.acp import REMEMBER
 
-PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
-INVALID_PARAMS, INTERNAL, NOT_FOUND = -32602, -32603, -32002
+NOT_FOUND = -32002
 
-MAX_ID_CHARACTERS = 256
-
-BATCH = None, INVALID_REQUEST, "a message is one JSON object; batches are not taken"
+ANY_TEXT = re.compile(r"(?s).{1,8192}\Z")
+MESSAGE_ID = re.compile(r"(?s).{1,200}\Z")
 
 Params = Mapping[str, Any]
 
@@ -170,7 +171,7 @@ def content_of(blocks: Any) -> tuple[str, list[str]]:
                 raise RpcError(
                     INVALID_PARAMS, f"`prompt` has a block that is not taken: {str(other.get('type'))[:50]}"
                 )
-    if not texts:
+    if not "".join(texts).strip():
         raise RpcError(INVALID_PARAMS, "`prompt` must be a list of blocks, with some text among them")
     return "\n\n".join(texts), images
 
@@ -178,7 +179,10 @@ def content_of(blocks: Any) -> tuple[str, list[str]]:
 def mcp_servers_of(params: Params) -> dict[str, Any] | None:
     """Servers as ACP has them, as prompts do."""
     found: dict[str, Any] = {}
-    for server in params.get("mcpServers") or ():
+    servers = params.get("mcpServers") or []
+    if not isinstance(servers, list):
+        raise RpcError(INVALID_PARAMS, "`mcpServers` must be a list")
+    for server in servers:
         match as_object(server):
             case {"name": str(name), "command": str(command)} as stdio:
                 args, env = stdio.get("args") or [], _named(stdio.get("env"))
@@ -203,11 +207,19 @@ def session_id_of(params: Params) -> SessionId:
     return SessionId(session_id)
 
 
-def text_of(params: Params, name: str) -> str | None:
+def text_of(params: Params, name: str, pattern: re.Pattern[str] = ANY_TEXT) -> str | None:
     value = params.get(name)
-    if value is not None and (not isinstance(value, str) or not value):
-        raise RpcError(INVALID_PARAMS, f"`{name}` must be a text")
+    if value is not None and not (isinstance(value, str) and pattern.match(value)):
+        raise RpcError(INVALID_PARAMS, f"`{name}` must be a text, as the HTTP API takes it")
     return value
+
+
+def seen_in(ours: Mapping[str, Any], last: Seq) -> Seq | None:
+    """The event that a client has seen last, if it says so; `last` is the session's."""
+    seen = ours.get("lastEventId")
+    if seen is not None and (type(seen) is not int or not 0 <= seen <= last):
+        raise RpcError(INVALID_PARAMS, "`lastEventId` must be the id of an event that there is")
+    return seen
 
 
 def ours_in(params: Params) -> dict[str, Any]:
@@ -221,25 +233,3 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 def _decode(raw: Any) -> Any:
     return msgspec.json.decode(raw)
-
-
-def wrong_in(message: Any) -> tuple[Any, int, str] | None:
-    """Why something is no message, and whose: its id, a code and words; None when nothing is wrong with it."""
-    if not isinstance(message, dict):
-        return BATCH
-    method, id_ = message.get("method", ""), message.get("id")
-    if not is_id(id_):
-        return None, INVALID_REQUEST, f"`id` must be a number or at most {MAX_ID_CHARACTERS} characters"
-    if not isinstance(method, str) or not isinstance(message.get("params", {}), dict):
-        return id_, INVALID_REQUEST, "`method` must be a string and `params` an object"
-    return None
-
-
-def refusal(id_: Any, code: int, message: str) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": id_, "error": {"code": code, "message": message}}
-
-
-def is_id(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_ID_CHARACTERS
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53)

@@ -19,6 +19,13 @@ from msgspec import Meta
 
 from agentsrv.access import Caller
 from agentsrv.errors import AgentsrvError, Forbidden
+from agentsrv.faces.rpc import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_ID_CHARACTERS,
+    METHOD_NOT_FOUND,
+    is_id,
+)
 from agentsrv.model import (
     MODEL_PATTERN,
     SESSION_ID_PATTERN,
@@ -42,8 +49,6 @@ from agentsrv.workspace.git.workers import GitWorkers
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
 """The newest first."""
 
-INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32600, -32601, -32602
-
 MAX_WAIT_S = 50
 """Clients give up a call after about a minute."""
 
@@ -55,7 +60,8 @@ INSTRUCTIONS = (
     "job has ended, and answer what its agent asks meanwhile."
 )
 
-Text = Annotated[str, Meta(min_length=1)]
+Text = Annotated[str, Meta(min_length=1, max_length=8192)]
+Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Progress = Callable[[str], Awaitable[None]]
 Note = Callable[..., None]
 """Adds to what the audit log says of the call."""
@@ -64,7 +70,7 @@ Note = Callable[..., None]
 class SendPrompt(msgspec.Struct, forbid_unknown_fields=True):
     """Give an agent something to do, in a session that is new or has been used before. Returns the job at once."""
 
-    prompt: Annotated[Text, Meta(description="what the agent is to do")]
+    prompt: Annotated[str, Meta(min_length=1, description="what the agent is to do")]
     session_id: (
         Annotated[str, Meta(pattern=SESSION_ID_PATTERN, description="leave it out for a new session")] | None
     ) = None
@@ -92,15 +98,15 @@ class SendPrompt(msgspec.Struct, forbid_unknown_fields=True):
 class Wait(msgspec.Struct, forbid_unknown_fields=True):
     """Wait until a job has ended or its agent asks something; call it again until then. Status, result, questions."""
 
-    task_id: Text
+    task_id: Id
     timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = MAX_WAIT_S
 
 
 class AnswerQuestion(msgspec.Struct, forbid_unknown_fields=True):
     """Answer what a job's agent asks: allow or deny the call, or reply to its question."""
 
-    task_id: Text
-    request_id: Text
+    task_id: Id
+    request_id: Id
     decision: Decision
     remember: Annotated[bool, Meta(description="allow the like for the rest of the session")] = False
     message: Annotated[str, Meta(description="why it is denied")] | None = None
@@ -112,7 +118,7 @@ class AnswerQuestion(msgspec.Struct, forbid_unknown_fields=True):
 class Stop(msgspec.Struct, forbid_unknown_fields=True):
     """Stop a job, whether it runs or waits for its turn."""
 
-    task_id: Text
+    task_id: Id
 
 
 class ListSessions(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,7 +131,7 @@ class ListSessions(msgspec.Struct, forbid_unknown_fields=True):
 class Diff(msgspec.Struct, forbid_unknown_fields=True):
     """What has changed in the repository that a session works in, against HEAD or another revision."""
 
-    session_id: Text
+    session_id: Id
     base: Text | None = None
     summary: Annotated[bool, Meta(description="only which files, and how many lines")] = False
     paths: list[str] = []
@@ -173,16 +179,17 @@ class Mcp:
         id, method, params = message.get("id"), message.get("method"), message.get("params", {})
         if method is None or "id" not in message:
             return None
+        is_named = id is not None and is_id(id)
         try:
-            if not isinstance(method, str) or not isinstance(id, str | int) or isinstance(id, bool):
+            if not isinstance(method, str) or not is_named:
                 raise _Wrong(
-                    INVALID_REQUEST, "`method` must be a string, and `id` a string or a whole number"
+                    INVALID_REQUEST,
+                    f"`method` must be a string, and `id` a whole number or at most {MAX_ID_CHARACTERS} characters",
                 )
             if not isinstance(params, dict):
                 raise _Wrong(INVALID_PARAMS, "`params` must be an object")
             return {"jsonrpc": "2.0", "id": id, "result": await self._result(method, params, call)}
         except _Wrong as exc:
-            is_named = isinstance(id, str | int)
             error = {"code": exc.code, "message": str(exc)}
             return {"jsonrpc": "2.0", "id": id if is_named else None, "error": error}
 

@@ -187,6 +187,9 @@ async def test_question_is_asked_again_of_who_comes_back(server: Server) -> None
         ('{"jsonrpc":"2.0","id":{"a":1},"method":"initialize"}', -32600),
         ('{"jsonrpc":"2.0","id":"%s","method":"initialize"}' % ("x" * 1000), -32600),
         ('{"jsonrpc":"2.0","id":1e30,"method":"initialize"}', -32600),
+        ('{"jsonrpc":"2.0","id":1.5,"method":"initialize"}', -32600),
+        ('{"jsonrpc":"2.0","id":1e400,"method":"initialize"}', -32700),
+        ('{"jsonrpc":"2.0","id":"\\ud800","method":"initialize"}', -32700),
         ('{"jsonrpc":"2.0","id":1,"method":"session/list"}', -32600),
         ('{"jsonrpc":"2.0","id":1,"method":"no/such"}', -32601),
         ("[" * 10_000, -32700),
@@ -225,6 +228,76 @@ async def test_bad_request_is_refused_by_name(server: Server, method: str, param
 
     assert refused["error"]["code"] in (-32602, -32002, -32603)
     assert refused["error"]["message"]
+
+
+SESSION = "session"
+PROMPT = [{"type": "text", "text": script("say never")}]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("session/new", {"mcpServers": 7}),
+        ("session/new", {"_meta": {"agentsrv": {"sessionId": "../x"}}}),
+        ("session/new", {"_meta": {"agentsrv": {"model": "x" * 5000}}}),
+        ("session/new", {"_meta": {"agentsrv": {"sessionId": SESSION}}}),
+        ("session/fork", {"mcpServers": 7}),
+        ("session/load", {"mcpServers": {"a": 1}}),
+        ("session/resume", {"_meta": {"agentsrv": {"lastEventId": 10**30}}}),
+        ("session/prompt", {"prompt": PROMPT, "_meta": {"agentsrv": {"lastEventId": 10**30}}}),
+        ("session/prompt", {"prompt": PROMPT, "_meta": {"agentsrv": {"lastEventId": 1}}}),
+        ("session/prompt", {"prompt": PROMPT, "_meta": {"agentsrv": {"lastEventId": -5}}}),
+        ("session/prompt", {"prompt": PROMPT, "_meta": {"agentsrv": {"messageId": "x" * 100_000}}}),
+        ("session/prompt", {"prompt": [{"type": "text", "text": " "}]}),
+        ("session/prompt", {"prompt": [*PROMPT, {"type": "image", "mimeType": "image/png", "data": "!"}]}),
+        ("session/set_config_option", {"configId": ["a"], "value": {}}),
+        ("session/set_config_option", {"configId": "model", "value": "x" * 100_000}),
+        ("session/set_mode", {"modeId": {}}),
+    ],
+)
+async def test_nonsense_is_refused_and_leaves_nothing(
+    shared_server: Server, method: str, params: dict[str, Any]
+) -> None:
+    """Each request is answered, in a session that is there, and nothing has become of it."""
+    shared_server.ask("POST", "/sessions", {"sessionId": SESSION}).close()
+    async with raw(shared_server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        await connection.send({"id": 5, "method": method, "params": {"sessionId": SESSION, **params}})
+        refused = await connection.until(lambda message: message.get("id") == 5)
+
+    assert refused["error"]["code"] in (-32602, -32603)
+    assert [found["id"] for found in shared_server.ask("GET", "/sessions").json["sessions"]] == [SESSION]
+    assert shared_server.ask("GET", f"/generate/v2/jobs?session_id={SESSION}").json["jobs"] == []
+
+
+def chosen(option: str) -> dict[str, Any]:
+    return {"outcome": {"outcome": "selected", "optionId": option}}
+
+
+async def test_two_editors_of_one_session(server: Server) -> None:
+    """Both are asked and told; one answers, the other's answer comes too late, and a second prompt is refused."""
+    asks = "session/request_permission"
+    async with raw(server) as first, raw(server) as second:
+        for connection in (first, second):
+            await connection.ask("initialize", protocolVersion=1)
+        session = (await first.ask("session/new", cwd=str(server.workspace), mcpServers=[]))["sessionId"]
+        await first.ask("session/set_mode", sessionId=session, modeId="ask")
+        prompt = {"sessionId": session, "prompt": [{"type": "text", "text": script(ASK)}]}
+        await first.send({"id": 9, "method": "session/prompt", "params": prompt})
+        asked = await first.until(lambda message: message.get("method") == asks)
+        await second.ask("session/resume", sessionId=session)
+        again = await second.until(lambda message: message.get("method") == asks)
+        await second.send({"id": 8, "method": "session/prompt", "params": prompt})
+        busy = await second.until(lambda message: message.get("id") == 8)
+        await second.send({"id": asked["id"], "result": chosen("deny")})
+        ended = await first.until(lambda message: message.get("id") == 9)
+        await first.send({"id": asked["id"], "result": chosen("allow")})
+        await first.ask("session/list")
+
+    assert (asked["id"], busy["error"]["data"]["code"]) == (again["id"], "session_busy")
+    assert ended["result"]["stopReason"] == "end_turn"
+    (decided,) = [event for event in server.history(session) if event.type == "permission_resolved"]
+    assert decided.json["decision"] == "deny"
 
 
 async def test_deleting_what_is_not_there_is_fine(server: Server) -> None:

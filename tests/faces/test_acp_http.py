@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
-from agentsrv.api.acp_http import IDLE_S, MAX_CONNECTIONS, MAX_STREAMS
+from agentsrv.access import Caller
+from agentsrv.api.acp_http import IDLE_S, MAX_CONNECTIONS, MAX_STREAMS, HttpConnection
 from agentsrv.api.keys import ACP_HTTP, KEYRING
 from agentsrv.app import make_app
+from agentsrv.errors import NotFound
 from agentsrv.model import Scope
 from tests.api.kit import KEY as APP_KEY
 from tests.api.kit import Server as AppServer
@@ -162,6 +166,25 @@ async def test_connections_and_their_streams_are_bounded(app: AppServer) -> None
 
     assert statuses == [202, 404, 202]
     assert (full[0], full[-1]) == (202, 429)
+
+
+def noted(connection: HttpConnection, kept: WeakSet[HttpConnection]) -> HttpConnection:
+    kept.add(connection)
+    return connection
+
+
+async def test_ten_thousand_connections_are_bounded(app: AppServer) -> None:
+    """Of as many as are opened a few are kept; ids that were made up keep nothing."""
+    connections = app.app[ACP_HTTP]
+    caller = Caller("somebody", frozenset({Scope.ADMIN}), b"")
+    kept = WeakSet[HttpConnection]()
+    for number in range(10_000):
+        await connections.open(noted(connections.make(caller), kept))
+        with pytest.raises(NotFound, match="no such connection"):
+            connections.get(f"made-up-{number}", caller)
+    gc.collect()
+
+    assert len(kept) == MAX_CONNECTIONS
 
 
 async def test_idle_connection_is_ended_and_one_that_is_read_is_not(app: AppServer) -> None:

@@ -144,6 +144,55 @@ def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server, cli
     assert (headers.value.param, picture.value.param) == ("X-Session-Id", "messages.0.content.0")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+            "tool_choice",
+        ),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "endless"}, "effort"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "developer", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content.0"),
+        ({"metadata": {"session_id": 7}}, "metadata.session_id"),
+    ],
+)
+def test_what_no_agent_can_is_refused_by_name(
+    shared_server: Server, wrong: dict[str, Any], param: str
+) -> None:
+    """In OpenAI's shape, before anything has happened."""
+    sessions = shared_server.ask("GET", "/sessions?limit=1000").json["count"]
+    body = {"model": "claude-code", "messages": [said("x")], **wrong}
+    answer = shared_server.ask("POST", "/openai/v1/chat/completions", body)
+
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert shared_server.ask("GET", "/sessions?limit=1000").json["count"] == sessions
+
+
+def test_what_means_nothing_to_an_agent_is_no_obstacle(server: Server, client_of: ClientMaker) -> None:
+    """Sampling, limits and functions that chat programs send with every request."""
+    answer = client_of(server).chat.completions.create(
+        model="claude-code",
+        messages=[said("Be brief.", "developer"), said(script("say hello"))],
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        tool_choice="auto",
+        temperature=0.2,
+        max_tokens=5,
+        seed=1,
+        stop=["x"],
+        store=True,
+        parallel_tool_calls=False,
+        response_format={"type": "text"},
+    )
+
+    assert (answer.choices[0].message.content, answer.choices[0].message.tool_calls) == ("hello", None)
+
+
 def test_failed_turn_is_an_error_streamed_or_not(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     with pytest.raises(openai.APIStatusError) as whole:

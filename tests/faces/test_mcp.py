@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def post(server: Server, message: Any, **headers: str) -> tuple[int, Any]:
     answer = server.ask("POST", "/mcp", message, **headers)
     body = answer.body()
     return answer.status, json.loads(body) if body else None
+
+
+def post_text(server: Server, text: str) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with closing(connection):
+        connection.request("POST", "/mcp", text.encode(), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
 
 
 @pytest.mark.at_home("sessions are listed of the server that is asked")
@@ -132,7 +142,7 @@ def test_what_is_wrong_is_told_in_the_words_of_the_protocol(server: Server) -> N
         "id": None,
         "error": {
             "code": -32600,
-            "message": "`method` must be a string, and `id` a string or a whole number",
+            "message": "`method` must be a string, and `id` a whole number or at most 256 characters",
         },
     }
     assert (
@@ -144,6 +154,31 @@ def test_what_is_wrong_is_told_in_the_words_of_the_protocol(server: Server) -> N
     assert post(server, rpc | {"method": "ping"}, Authorization="Bearer wrong")[0] == 401
 
 
+@pytest.mark.parametrize("id_", ["null", "1.5", "true", "[]", "9" * 30, f'"{"x" * 5000}"'])
+def test_id_that_is_none_is_refused(server: Server, id_: str) -> None:
+    status, answer = post_text(server, f'{{"jsonrpc": "2.0", "id": {id_}, "method": "ping"}}')
+
+    assert (status, answer["id"], answer["error"]["code"]) == (200, None, -32600)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"jsonrpc": "2.0", "id": 1e400, "method": "ping"}', '{"id": 1}', "", "null"]
+)
+def test_what_is_no_message_is_refused(server: Server, text: str) -> None:
+    assert post_text(server, text)[0] == 400
+
+
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2099-01-01", 7, None])
+def test_versions_are_agreed_on(server: Server, version: object) -> None:
+    """An older client gets what it knows where we do, too, else our newest; whether it says hello or not."""
+    rpc = {"jsonrpc": "2.0", "id": 1}
+    hello = post(server, rpc | {"method": "initialize", "params": {"protocolVersion": version}})[1]["result"]
+    tools = post(server, rpc | {"method": "tools/list"})[1]["result"]["tools"]
+
+    assert hello["protocolVersion"] == (version if version == "2025-03-26" else "2025-11-25")
+    assert len(tools) == 6
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "code"),
     [
@@ -151,7 +186,10 @@ def test_what_is_wrong_is_told_in_the_words_of_the_protocol(server: Server) -> N
         ("send_prompt", {"prompt": "x", "session_id": "../x"}, "invalid_input"),
         ("send_prompt", {"prompt": "x", "cwd": "/etc"}, "outside_workspace"),
         ("send_prompt", {"prompt": "x", "agent": "nobody"}, "unsupported_option"),
+        ("send_prompt", {"prompt": "x", "cwd": "x" * 100_000}, "invalid_input"),
+        ("send_prompt", ["x"], "invalid_input"),
         ("wait", {"task_id": "none"}, "job_not_found"),
+        ("wait", {"task_id": "x" * 100_000}, "invalid_input"),
         ("wait", {"task_id": "none", "timeout_s": 1e9}, "invalid_input"),
         ("stop", {"task_id": "none"}, "job_not_found"),
         ("diff", {"session_id": "none"}, "session_not_found"),
@@ -159,12 +197,13 @@ def test_what_is_wrong_is_told_in_the_words_of_the_protocol(server: Server) -> N
         ("answer", {"task_id": "none", "request_id": "x", "decision": "maybe"}, "invalid_input"),
     ],
 )
-def test_tool_says_what_is_wrong(server: Server, tool: str, arguments: dict[str, Any], code: str) -> None:
+def test_tool_says_what_is_wrong(server: Server, tool: str, arguments: object, code: str) -> None:
     """To the model, which may do better: the call has a result."""
     params = {"name": tool, "arguments": arguments}
     status, answer = post(server, {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": params})
 
     assert (status, answer["result"]["isError"]) == (200, True)
+    assert len(json.dumps(answer)) < 1000
     assert json.loads(answer["result"]["content"][0]["text"])["code"] == code
 
 

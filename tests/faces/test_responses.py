@@ -80,6 +80,26 @@ def test_cut_stream_goes_on_at_the_next_number(make_server: ServerMaker, client_
     assert whole[-1].response.output_text == "".join(f"<{number}>" for number in range(6))
 
 
+def test_every_place_of_a_response_can_be_resumed(claude_server: Server, client_of: ClientMaker) -> None:
+    """From each number on, the rest is what it was, to the byte: of texts, thoughts and calls."""
+    steps = script("think hm", 'text \u20ac " \\ \u2028', "bash echo hi", "deltas 9 0")
+    response = client_of(claude_server).responses.create(model=MODEL, input=steps)
+    path = f"/openai/v1/responses/{response.id}?stream=true"
+    frames = claude_server.ask("GET", path).body().split(b"\n\n")[:-1]
+    rests = [
+        claude_server.ask("GET", f"{path}&starting_after={number}").body().split(b"\n\n")[:-1]
+        for number in range(len(frames))
+    ]
+
+    head = frames[0].partition(b"event:")[0]
+    assert len(frames) > 20
+    assert rests[:-1] == [
+        [head + frames[number + 1], *frames[number + 2 :]] for number in range(len(frames) - 1)
+    ]
+    numbers = [json.loads(frame.partition(b"data: ")[2])["sequence_number"] for frame in frames]
+    assert numbers == list(range(len(frames)))
+
+
 def test_background_response_is_polled_and_cancelled(server: Server, client_of: ClientMaker) -> None:
     client = client_of(server)
     begun = client.responses.create(model=MODEL, input=script("say begun", "hang"), background=True)
@@ -193,6 +213,9 @@ def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server, clie
         ({"text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"previous_response_id": "resp_x", "conversation": "conv_x"}, "previous_response_id"),
         ({"conversation": {}}, "conversation"),
+        ({"conversation": {"id": ""}}, "conversation"),
+        ({"prompt": {"id": "pmpt_x"}}, "prompt"),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"conversation": "nothing"}, None),
         ({"previous_response_id": "resp_nothing"}, None),
     ],

@@ -18,7 +18,7 @@ class ChatMessage(Struct, kw_only=True):
 
 
 class StreamOptions(Struct, kw_only=True):
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class CreateCompletion(Struct, kw_only=True):
@@ -29,6 +29,9 @@ class CreateCompletion(Struct, kw_only=True):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+    modalities: list[str] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     reasoning_effort: str | None = None

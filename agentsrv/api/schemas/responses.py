@@ -31,6 +31,8 @@ class CreateResponse(Struct, kw_only=True):
     text: dict[str, Any] | None = None
     reasoning: Reasoning | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=100)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
     user: str | None = None
     metadata: Metadata | None = None
     session_id: SessionIdText | None = None
