@@ -45,9 +45,9 @@ TOOLS = {
 }
 """Debian's packages, and the programs that will do."""
 
-ACP_AGENTS = ("goose",)
-ACP_AGENTS_AT_NIGHT = ("gemini", "opencode", "qwen", "copilot", "kimi", "pi")
-"""Agents that tests drive, besides those of requirements/agents.txt; at night also vibe, where Python is new enough."""
+ACP_AGENTS = ("goose", "gemini", "opencode")
+ACP_AGENTS_AT_NIGHT = ("qwen", "copilot", "kimi", "pi")
+"""Agents that tests drive, besides those of requirements/agents.txt; also vibe, where Python is new enough."""
 
 WITHOUT_SERVERS = ("tests/test_house.py", "tests/test_docs.py", "tests/agents", "tests/projections")
 """Tests of what needs no process of its own."""
@@ -182,6 +182,8 @@ def install_tools() -> bool:
         install_node_packages(directory)
     for name in ACP_AGENTS:
         install_acp_agent(name)
+    if sys.version_info >= (3, 12) or not exit_code("sh", "-c", "python3.12 -c '' 2>/dev/null"):
+        install_acp_agent("vibe")
     return True
 
 
@@ -286,8 +288,6 @@ def tools(_arguments: list[str]) -> None:
     install_tools()
     for name in ACP_AGENTS_AT_NIGHT:
         install_acp_agent(name)
-    if sys.version_info >= (3, 12) or not exit_code("sh", "-c", "python3.12 -c '' 2>/dev/null"):
-        install_acp_agent("vibe")
 
 
 def image(arguments: list[str]) -> None:

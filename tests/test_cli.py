@@ -382,6 +382,32 @@ def test_doctor_takes_one_agent_for_enough(home: Path) -> None:
     assert "CODEX_PATH is /nowhere/codex" in named.stdout
 
 
+def test_doctor_knows_agents_that_speak_acp(home: Path) -> None:
+    """Those that `agents install` has brought, found on PATH, or written down by me: version, login, and what to do.
+    Known ones that are not there are not missed; one of mine is.
+    """
+    installed = home / "state" / "agents" / "gemini" / "bin"
+    installed.mkdir(parents=True)
+    gemini = program(installed / "gemini", "echo 0.61.0")
+    table = home / "agents.toml"
+    mine = '[agents.mine]\ncommand = ["{}"]\ncredentials = ["MY_KEY"]\nlogin = "set MY_KEY"\n'
+    table.write_text(mine.format(program(home / "mine", "echo 1.2.3")))
+    settings = {"STATE_DIR": str(home / "state"), "AGENTS_FILE": str(table), "API_KEY": KEY}
+
+    bare = command(home, "doctor", **settings)
+    ready = command(home, "doctor", GEMINI_API_KEY="g-secret", MY_KEY="m-secret", **settings)
+    table.write_text(mine.format("/nowhere/mine"))
+    missing = command(home, "doctor", **settings)
+
+    lines = {" ".join(line.split()) for line in bare.stdout.splitlines()}
+    assert {f"ok gemini 0.61.0, {gemini}", "note gemini login no credentials found", "-> set MY_KEY"} <= lines
+    assert [line for line in lines if "kimi" in line or "opencode" in line] == []
+    told = {" ".join(line.split()) for line in ready.stdout.splitlines()}
+    assert {"ok gemini login GEMINI_API_KEY", "ok mine login MY_KEY"} <= told
+    assert "secret" not in ready.stdout
+    assert "/nowhere/mine" in missing.stdout
+
+
 @pytest.mark.parametrize(("mode", "code"), [("bypass", 0), ("ask", 1)])
 def test_doctor_tries_whether_codex_can_confine_its_commands(home: Path, mode: str, code: int) -> None:
     """Where it cannot, that is a hint, unless it is what prompts ask for by default; nothing is left behind."""

@@ -1,7 +1,7 @@
 """What agents that speak ACP do behind this server: the real programs, each with a scripted model.
 
 It is the suite of `test_agents.py` as far as ACP goes, in fewer and longer steps: these programs take seconds to
-start. goose always runs; the others at night.
+start. goose runs all of it for every change, gemini, opencode and vibe what is marked `by_day`; the rest runs at night.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import signal
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from tests.pictures import PNG
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
 
-BY_DAY = "goose"
+BY_DAY = ("goose",)
+BY_DAY_IN_SHORT = ("goose", "gemini", "opencode", "vibe")
+
+by_day = pytest.mark.by_day
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,15 @@ class Session:
         return str(self.api.requests[-1].conversation)
 
 
-def at_night(name: str) -> Any:
-    return name if name == BY_DAY else pytest.param(name, marks=pytest.mark.nightly)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test with each agent, most of them at night."""
+    is_short = metafunc.definition.get_closest_marker("by_day") is not None
+    now = BY_DAY_IN_SHORT if is_short else BY_DAY
+    agents = [pytest.param(name, marks=() if name in now else (pytest.mark.nightly,)) for name in DIALECTS]
+    metafunc.parametrize("dialect", agents, indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module", params=[at_night(name) for name in DIALECTS])
+@pytest.fixture(scope="module")
 def dialect(request: pytest.FixtureRequest) -> AcpDialect:
     found = DIALECTS[request.param]
     if found is VIBE and not found.path.exists():
@@ -130,6 +137,7 @@ def session(
     server.ask("DELETE", f"/sessions/{name}?force=true").close()
 
 
+@by_day
 def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
     """Text, a command and a file, in one process; what it said is the job's result, and messages are whole."""
     first = session.turn("deltas 5 0.01")
@@ -147,6 +155,7 @@ def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
     assert bool(first.get("usage")) == session.dialect.counts
 
 
+@by_day
 def test_it_asks_and_takes_both_answers(session: Session) -> None:
     """In `ask` a command waits for me: allowed it runs, denied it does not. Or there is no such mode."""
     if not session.dialect.asks:
@@ -221,6 +230,7 @@ def test_second_prompt_waits_for_the_first(session: Session) -> None:
     assert (one, session.server.ended_job(second["taskId"])["result"]) == ("one", "two")
 
 
+@by_day
 def test_stop_ends_the_command(session: Session) -> None:
     """The command that it runs is gone when my stop is answered, and the session goes on."""
     stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
@@ -231,35 +241,55 @@ def test_stop_ends_the_command(session: Session) -> None:
     assert not is_alive(command)
 
 
-@pytest.mark.parametrize("process", ["agent", "runner"])
-def test_it_remembers_after_its_death(session: Session, process: str) -> None:
-    """It, or its runner, is killed in the middle of a turn: all is gone, and the next one knows what was said."""
+@by_day
+def test_it_remembers_after_its_death(session: Session) -> None:
+    """It is killed in the middle of a turn: all is gone, and the next one knows what was said."""
+    killed = killed_in_a_command(session, lambda agent: agent)
+
+    assert killed["status"] == "failed"
+    assert_remembers(session)
+
+
+def test_it_remembers_after_the_death_of_its_runner(session: Session) -> None:
+    """Its stdin ends with that, and some have a last word."""
+    killed = killed_in_a_command(session, parent_of)
+
+    assert killed["status"] in ("interrupted", "failed")
+    assert_remembers(session)
+
+
+def killed_in_a_command(session: Session, whom: Callable[[int], int]) -> dict[str, Any]:
+    """The job whose agent, or what that makes `whom`, was killed. Its command is gone, too."""
     session.turn("text first-answer")
     stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
     command = int(session.written("pid"))
-    agent = session.processes[0]
-    os.kill(agent if process == "agent" else parent_of(agent), signal.SIGKILL)
-    killed = session.ended(stream)
-    again = session.turn("text here-again")
-
-    # Its stdin ends with the runner, and some have a last word.
-    assert killed["status"] in (["failed"] if process == "agent" else ["interrupted", "failed"])
+    os.kill(whom(session.processes[0]), signal.SIGKILL)
+    job = session.ended(stream)
     assert not is_alive(command)
+    return job
+
+
+def assert_remembers(session: Session) -> None:
+    again = session.turn("text here-again")
     assert (again["result"], "first-answer" in session.known) == ("here-again", True)
 
 
-@pytest.mark.parametrize("error", ["401", "429", "500"])
-def test_failing_model_fails_the_turn(session: Session, error: str) -> None:
+@by_day
+def test_key_that_is_refused_fails_the_turn(session: Session) -> None:
+    """Whatever the agent makes of it."""
+    job = session.turn("error 401")
+
+    code = "agent_not_authenticated" if session.dialect.says_why else "agent_error"
+    assert (job["status"], job["code"]) == ("failed", code)
+
+
+@pytest.mark.parametrize(("error", "code"), [("429", "agent_rate_limited"), ("500", "agent_api_error")])
+def test_failing_model_fails_the_turn(session: Session, error: str, code: str) -> None:
     """Whatever the agent makes of it: tries without end, says `end_turn`, or nothing at all."""
     job = session.turn(f"error {error}")
 
-    codes = {
-        "401": ("agent_not_authenticated",),
-        "429": ("agent_rate_limited", "agent_stalled"),
-        "500": ("agent_api_error", "agent_stalled"),
-    }
     assert job["status"] == "failed"
-    assert job["code"] in (codes[error] if session.dialect.says_why else ("agent_error",))
+    assert job["code"] in ((code, "agent_stalled") if session.dialect.says_why else ("agent_error",))
 
 
 def test_failure_that_passes_is_no_part_of_the_answer(session: Session) -> None:
