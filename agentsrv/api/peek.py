@@ -19,6 +19,9 @@ from agentsrv.model import SESSION_ID
 
 SESSION_HEADER = "X-Session-Id"
 
+MAX_TASK_CHARACTERS = 200
+"""No job's id is longer; other servers are asked for it in a URL."""
+
 
 class Peek(msgspec.Struct):
     """What a body says."""
@@ -67,7 +70,7 @@ def tool_call_in(body: bytes | bytearray) -> ToolCall:
     task_id = arguments.get("task_id")
     return ToolCall(
         session_id=_id(arguments.get("session_id")),
-        task_id=task_id if isinstance(task_id, str) else None,
+        task_id=task_id if isinstance(task_id, str) and len(task_id) <= MAX_TASK_CHARACTERS else None,
         begins=params.get("name") == "send_prompt",
     )
 
