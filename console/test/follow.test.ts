@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import test from "node:test";
-import { Cursor, follow, SILENCE_MS } from "../src/api/follow.ts";
-import { type Api, type Query, Unreachable } from "../src/api/http.ts";
+import test, { type TestContext } from "node:test";
+import { Cursor, follow, insist, SILENCE_MS } from "../src/api/follow.ts";
+import { type Api, ApiError, type Query, Unreachable } from "../src/api/http.ts";
 
 Object.assign(globalThis, { window: new EventTarget(), document: new EventTarget() });
 
@@ -88,3 +88,35 @@ test("pauses grow from a fifth of a second to five seconds, and end at once when
   end.abort();
   await following;
 });
+
+/** `mock` with a clock that goes by to the millisecond: the pauses between the attempts that `tries` makes. */
+async function pausesOf(mock: TestContext["mock"], dice: number[], reason: Error, tries: (refusing: Api, signal: AbortSignal) => Promise<unknown>) {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.method(Math, "random", () => dice.shift() ?? 0.5);
+  const asked: number[] = [];
+  let now = 0;
+  const wanted = dice.length + 1;
+  const refusing = { stream: () => { asked.push(now); return Promise.reject(reason); } } as unknown as Api;
+  const end = new AbortController();
+  const trying = tries(refusing, end.signal).catch(() => {});
+  for (await settled(); asked.length < wanted; now += 10, mock.timers.tick(10)) await settled();
+  end.abort();
+  await trying;
+  return asked.slice(1).map((at, index) => at - (asked[index] ?? 0));
+}
+
+const WAYS = {
+  follow: (api: Api, signal: AbortSignal) =>
+    follow(api, { path: "events", cursor: new Cursor(0), onBatch: () => {}, onConnected: () => {} }, signal),
+  insist: (api: Api, signal: AbortSignal) => insist(api, signal, () => api.stream("messages", {}, signal), () => {}),
+};
+
+for (const [name, way] of Object.entries(WAYS)) {
+  test(`${name}: pauses are not the same for all who wait`, async ({ mock }) => {
+    assert.deepEqual(await pausesOf(mock, [0, 0.5, 0.9999, 0], new Unreachable("away"), way), [150, 400, 1000, 1200]);
+  });
+
+  test(`${name}: who is told how long to wait waits no less`, async ({ mock }) => {
+    assert.deepEqual(await pausesOf(mock, [0, 0.5], new ApiError(503, "shutting_down", "later", [], null, 2), way), [2150, 2400]);
+  });
+}

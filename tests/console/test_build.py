@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -70,6 +71,20 @@ def first_scripts() -> list[Path]:
     (main,) = BUILT.glob("main-*.js")
     needed = set(re.findall(r'(?:from|import)"\./([\w-]+\.js)"', main.read_text()))
     return [main, *(BUILT / name for name in needed)]
+
+
+def test_the_lock_names_versions_and_no_addresses() -> None:
+    """Each package by its content: whoever installs them takes them from the registry of their own."""
+    lock = json.loads((SOURCES / "package-lock.json").read_text())
+    packages = [package for path, package in lock["packages"].items() if path]
+
+    assert [package for package in packages if "resolved" in package] == []
+    assert all(package["version"] and package["integrity"] for package in packages)
+    wanted = json.loads((SOURCES / "package.json").read_text())
+    assert all(
+        re.fullmatch(r"\d+\.\d+\.\d+", version)
+        for version in (wanted["dependencies"] | wanted["devDependencies"]).values()
+    )
 
 
 def test_it_begins_at_once() -> None:

@@ -119,12 +119,15 @@ async def test_a_busy_session_offers_to_queue(server: Server, page: Page) -> Non
     await page.until(f"({ROWS}).filter(text => text == 'me too').length", lambda count: count == 2)
 
 
-async def test_a_server_that_is_busy_is_asked_again_when_it_said_so(server: Server, page: Page) -> None:
-    """429 with Retry-After: I see how long it is, and my prompt goes out by itself, once."""
+@pytest.mark.parametrize(("status", "code"), [(429, "too_many_turns"), (503, "shutting_down")])
+async def test_a_server_that_is_busy_is_asked_again_when_it_said_so(
+    server: Server, page: Page, status: int, code: str
+) -> None:
+    """With Retry-After: I see how long it is, and my prompt goes out by itself, once."""
     server.ended_job(server.start_job("hello"))
     await open_console(page, server, "#/s/s")
     await fill(page, "#composer", "in a moment")
-    await page.value(refused(429, "too_many_turns"))
+    await page.value(refused(status, code))
     await page.type("\r")
     await shows(page, "Again in")
     await page.value("isRefused = false")

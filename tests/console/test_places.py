@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.browser import Context, Page
 from tests.client.proxy import proxy_to
 from tests.console.page import click, fill, kept, open_console, pick, press, shows
+from tests.console.scenes import make_repository
 from tests.console.test_work import PNG, given
 from tests.kit import Server, script
 
@@ -99,6 +101,22 @@ async def test_a_session_is_begun_with_all_that_can_be_chosen(server: Server, pa
     assert {"--effort=high", "--permission-mode=plan"} <= set(argv)
     assert any("opus" in one for one in argv)
     assert {block["type"] for block in prompt["message"]["content"]} == {"text", "image"}
+
+
+async def test_a_session_begins_in_a_worktree_of_its_own(server: Server, page: Page) -> None:
+    """When I tick that, it works beside what I have, not in it."""
+    repository = make_repository(server.workspace / "app")
+    await open_console(page, server, "#/new")
+    await fill(page, "textarea[name=prompt]", "hello")
+    await fill(page, "input[name=cwd]", str(repository))
+    await click(page, "input[name=worktree]")
+    await click(page, "main form button[type=submit]")
+    await page.until("location.hash", lambda place: place.startswith("#/s/"))
+    (session,) = server.ask("GET", "/sessions").json["sessions"]
+    server.ended_job(server.ask("GET", "/generate/v2/jobs").json["jobs"][0]["taskId"])
+
+    assert session["worktree"] == session["cwd"] != str(repository)
+    assert (Path(session["worktree"]) / "eventlog.py").exists()
 
 
 async def test_terminals_are_begun_listed_and_ended(server: Server, page: Page) -> None:

@@ -87,3 +87,37 @@ async def test_a_screen_fits_a_narrow_window(staged: Server, page: Page) -> None
         wide[place] = await page.value("main.scrollWidth - main.clientWidth")
 
     assert dict.fromkeys(wide, 0) == wide
+
+
+MARKS = """
+    Object.fromEntries([...document.querySelectorAll('a [data-status]:not(:has([data-status]))')].map(one => {
+        const style = getComputedStyle(one);
+        const isFilled = style.backgroundColor !== 'rgba(0, 0, 0, 0)';
+        const shape = [style.borderStyle, style.borderRadius, style.clipPath, isFilled].join();
+        return [one.innerText, [shape, isFilled ? style.backgroundColor : style.borderColor]];
+    }))
+"""
+"""By the word for a state: its shape and its colour."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_palette_of_ones_own_hides_nothing(staged: Server, page: Page, scheme: str) -> None:
+    """With forced colours a state has its word and a shape that stands out from its ground; axe finds nothing."""
+    features = {"forced-colors": "active", "prefers-color-scheme": scheme}
+    listed = [{"name": name, "value": value} for name, value in features.items()]
+    await page.do("Emulation.setEmulatedMedia", features=listed)
+    await open_console(page, staged)
+    assert await page.value("matchMedia('(forced-colors: active)').matches")
+    await go(page, "#/sessions")
+    marks = await page.until(MARKS, lambda found: found and len(found) >= 4)
+    ground = await page.value("getComputedStyle(document.documentElement).backgroundColor")
+    shapes = [shape for shape, _ in marks.values()]
+
+    assert {"idle", "running", "waiting for you", "failed"} <= set(marks)
+    assert len(set(shapes)) == len(shapes)
+    assert ground not in [colour for _, colour in marks.values()]
+    found = {}
+    for place in SCREENS:
+        await go(page, place)
+        found[place] = await violations(page)
+    assert {place: [] for place in found} == found

@@ -73,6 +73,25 @@ async def test_a_pasted_picture_goes_with_the_prompt(server: Server, page: Page)
     await page.until(DRAFT, lambda text: text == "")
 
 
+@pytest.mark.parametrize(("place", "field"), [("#/s/s", "#composer"), ("#/new", "textarea[name=prompt]")])
+async def test_a_picture_can_be_dropped(
+    server: Server, page: Page, tmp_path: Path, place: str, field: str
+) -> None:
+    """Where I write, also into a session that does not exist yet; what is no picture is left out."""
+    server.ended_job(server.start_job("hello"))
+    await open_console(page, server, place)
+    files = [tmp_path / "a.png", tmp_path / "notes.txt"]
+    for file in files:
+        file.write_bytes(PNG)
+    box = f"(({{x, y}}) => [x + 5, y + 5])(document.querySelector('{field}').getBoundingClientRect())"
+    x, y = await page.until(box, bool)
+    data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        await page.do("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    await page.until("document.querySelectorAll('form img').length", lambda count: count == 1)
+
+
 async def test_prompts_that_wait_can_be_moved(server: Server, page: Page) -> None:
     """While a turn runs I choose to queue; what waits is told, and the second one is moved before the first."""
     server.start_job(WAITS)

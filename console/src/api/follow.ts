@@ -72,11 +72,12 @@ export function follow(
 export async function keepOpen(api: Api, stream: Stream, signal: AbortSignal): Promise<void> {
   let pause = PAUSES_MS.first;
   while (!signal.aborted) {
+    let reason: unknown = null;
     try {
       await readOnce(api, stream, signal, () => (pause = PAUSES_MS.first));
     } catch (error) {
       if (error instanceof ApiError && !isPassing(error)) throw error;
-      if (error instanceof ApiError && error.retryAfterS !== null) pause = error.retryAfterS * 1000;
+      reason = error;
       if (error instanceof ApiError && error.status === 401) {
         await Promise.race([api.signedIn(), aborted(signal)]);
         continue;
@@ -84,7 +85,7 @@ export async function keepOpen(api: Api, stream: Stream, signal: AbortSignal): P
     }
     if (signal.aborted) return;
     stream.onConnected(false);
-    await sleepUnlessWoken(pause * (0.75 + Math.random() / 2), signal);
+    await sleepUnlessWoken(pauseAfter(reason, pause), signal);
     pause = Math.min(pause * 2, PAUSES_MS.longest);
   }
 }
@@ -115,6 +116,12 @@ async function readOnce(api: Api, stream: Stream, signal: AbortSignal, onNews: (
   }
 }
 
+/** As long as the server has asked for, and then a pause that is not the same for all who wait. */
+function pauseAfter(reason: unknown, ms: number): number {
+  const askedForS = (reason instanceof ApiError ? reason.retryAfterS : null) ?? 0;
+  return askedForS * 1000 + ms * (0.75 + Math.random() / 2);
+}
+
 function isPassing(error: ApiError): boolean {
   return error.status === 401 || error.status === 429 || error.status >= 500;
 }
@@ -132,7 +139,7 @@ export async function insist<T>(api: Api, signal: AbortSignal, ask: () => Promis
       if (signal.aborted || (error instanceof ApiError && !isPassing(error))) throw error;
       if (error instanceof ApiError && error.status === 401) await Promise.race([api.signedIn(), aborted(signal)]);
       else onAway();
-      await sleepUnlessWoken(pause, signal);
+      await sleepUnlessWoken(pauseAfter(error, pause), signal);
       if (signal.aborted) throw error;
     }
   }

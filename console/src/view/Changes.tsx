@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import type { Api } from "../api/http.ts";
-import type { DiffFile, DiffHunk, DiffSummary, Session } from "../api/types.ts";
+import type { DiffFile, DiffSummary, Session } from "../api/types.ts";
 import { Attempt } from "../model/attempt.ts";
 import { asPrompt, type Comment } from "../model/comments.ts";
 import type { Console } from "../model/console.ts";
@@ -96,20 +96,23 @@ function FileView({ page, session, file, base }: { page: Console; session: Sessi
         <Counts files={[file]} />
         <Icon name="down" />
       </summary>
-      <Notes file={file} />
-      {isOpen.value && <Hunks page={page} session={session} name={name} base={base} />}
+      {isOpen.value && <Hunks page={page} session={session} file={file} base={base} />}
     </details>
   );
 }
 
-function Hunks({ page, session, name, base }: { page: Console; session: Session; name: string; base: Base }) {
-  const found = useLoaded(() => hunksOf(page.api, session.cwd, name, base), [name]);
+function Hunks({ page, session, file, base }: { page: Console; session: Session; file: DiffFile; base: Base }) {
+  const name = nameOf(file);
+  const found = useLoaded(() => wholeOf(page.api, session.cwd, name, base), [name]);
+  // Only who has asked for all lines knows that there are too many.
+  const files = found.value ?? [file];
   const comments = page.comments.of(session.id).value.filter((one) => one.path === name);
   return (
     <>
       <Problem reason={found.problem} onRetry={found.reload} />
       {found.value === null && found.problem === null && <Skeleton />}
-      {found.value?.map((hunk) => (
+      {files.map((one) => <Notes file={one} />)}
+      {files.flatMap((one) => one.hunks).map((hunk) => (
         <Hunk hunk={hunk} path={name} isSplit={page.preferences.value.diff === "split"} wraps={page.preferences.value.wraps}
           comments={comments} onComment={(comment) => page.comments.put(session.id, comment)} />
       ))}
@@ -117,9 +120,8 @@ function Hunks({ page, session, name, base }: { page: Console; session: Session;
   );
 }
 
-async function hunksOf(api: Api, cwd: string, name: string, base: Base): Promise<DiffHunk[]> {
-  const answer = await api.get<DiffSummary>("git/diff", { path: cwd, paths: name, ...base });
-  return answer.files.flatMap((one) => one.hunks);
+async function wholeOf(api: Api, cwd: string, name: string, base: Base): Promise<DiffFile[]> {
+  return (await api.get<DiffSummary>("git/diff", { path: cwd, paths: name, ...base })).files;
 }
 
 /** Comments on lines, as drafts, until they are sent together as one prompt. */

@@ -86,11 +86,11 @@ function Select({ name, label, none, options }: { name: string; label: Key; none
 
 function start(page: Console, form: FormData, id: string, images: string[]): Promise<unknown> {
   const given = (name: string) => String(form.get(name) ?? "").trim();
-  const optional = { cwd: given("cwd"), model: given("model"), effort: given("effort") };
+  // Agents may still be on their way; the server has one that it takes then.
+  const optional = { agent: given("agent"), cwd: given("cwd"), model: given("model"), effort: given("effort") };
   return page.api.post("generate/v2", {
     session_id: id,
     prompt: given("prompt"),
-    agent: given("agent"),
     permission_mode: given("mode"),
     background: true,
     message_id: id,
