@@ -259,13 +259,13 @@ def test_it_remembers_after_the_death_of_its_runner(session: Session) -> None:
 
 
 def killed_in_a_command(session: Session, whom: Callable[[int], int]) -> dict[str, Any]:
-    """The job whose agent, or what that makes `whom`, was killed. Its command is gone, too."""
+    """The job whose agent, or what `whom` makes of that, was killed. All its processes are gone, a launcher's too."""
     session.turn("text first-answer")
     stream = session.send("bash echo $$ > pid; sleep 1000; true", "text done")
-    command = int(session.written("pid"))
-    os.kill(whom(session.processes[0]), signal.SIGKILL)
+    processes = [int(session.written("pid")), *session.processes]
+    os.kill(whom(processes[1]), signal.SIGKILL)
     job = session.ended(stream)
-    assert not is_alive(command)
+    wait_until(lambda: not any(map(is_alive, processes)), what="the end of all its processes")
     return job
 
 
