@@ -517,7 +517,7 @@ def test_what_was_not_read_is_not_lost(new_session: Callable[..., Session], end:
     """The agent dies, or its time is over, before its model has read what I added: it reads that next. When I stop
     it, I am told what was dropped.
     """
-    session, words = new_session(TURN_TIMEOUT="5" if end == "too long" else "600"), ("pear", "quince")
+    session, words = new_session(TURN_TIMEOUT="15" if end == "too long" else "600"), ("pear", "quince")
     with session.prompt(f"bash {UNTIL_GO}", f"bash {UNTIL_GO}", "text one") as stream:
         wait_until((session.directory / "begun").exists)
         for word in words:
