@@ -7,6 +7,7 @@ with by itself, which is what clients have no part in.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from agentsrv.model import Outcome, SessionId, Turn, TurnId, TurnStatus
 RESPONSE, CONVERSATION = "resp_", "conv_"
 
 MAX_KEPT = 4 * 1024 * 1024
-"""Characters of a response's items, which are told again as a whole at its end. What is beyond is told once."""
+"""Characters of a response's items, which are told again as a whole at its end. What is beyond is told once: of what
+the agent has done and thought the oldest, and of what it has said only when that alone is more.
+"""
 
 ITEM_CHARACTERS = 500
 """What an item costs besides its text."""
@@ -76,8 +79,7 @@ class Output:
         self._agent = agent
         self._is_shaped = turn.options.output_schema is not None
         self._count = 0
-        self._left = MAX_KEPT
-        self._kept: dict[int, dict[str, Any]] = {}
+        self._kept = _Kept()
         self._text: _Text | None = None
         self._calls: Recent[_Call] = Recent()
 
@@ -87,7 +89,7 @@ class Output:
         begun = [
             item for item in (self._text, *(call for _, call in self._calls.items())) if item is not None
         ]
-        found = self._kept | {item.index: item.value("in_progress") for item in begun}
+        found = self._kept.values() | {item.index: item.value("in_progress") for item in begun}
         return [found[index] for index in sorted(found)]
 
     def read(self, value: Mapping[str, Any]) -> list[Event]:
@@ -125,15 +127,13 @@ class Output:
             text = self._text = _Text(self._next(), self._turn_id, kind, message_id)
             events += text.begin()
         piece = str(as_object(update.get("content")).get("text", ""))
-        events.append(text.add(piece, is_kept=len(piece) <= self._left))
-        self._left -= len(piece)
-        return events
+        return [*events, text.add(piece)]
 
     def _end_text(self) -> list[Event]:
         if (text := self._text) is None:
             return []
         self._text = None
-        self._keep(text.index, text.value("completed"), 0)
+        self._kept.add(text.index, text.value("completed"), text.size)
         return text.end()
 
     def _call(self, update: Mapping[str, Any]) -> list[Event]:
@@ -156,17 +156,37 @@ class Output:
         if (call := self._calls.pop(call_id)) is None:
             return []
         value = call.value(status)
-        self._keep(call.index, value, len(value["arguments"]) + len(value["output"] or ""))
+        self._kept.add(call.index, value, len(value["arguments"]) + len(value["output"] or ""))
         return [_item_event("done", call.index, value)]
 
     def _next(self) -> int:
         self._count += 1
         return self._count - 1
 
-    def _keep(self, index: int, value: dict[str, Any], size: int) -> None:
-        self._left -= size + ITEM_CHARACTERS
-        if self._left > 0:
-            self._kept[index] = value
+
+class _Kept:
+    """Items that are done, no more than MAX_KEPT of them."""
+
+    def __init__(self) -> None:
+        self._messages: deque[_Done] = deque()
+        self._others: deque[_Done] = deque()
+        self._size = 0
+
+    def values(self) -> dict[int, dict[str, Any]]:
+        return {done.place: done.value for done in (*self._messages, *self._others)}
+
+    def add(self, index: int, value: dict[str, Any], size: int) -> None:
+        done = _Done(index, value, size + ITEM_CHARACTERS)
+        (self._messages if value["type"] == "message" else self._others).append(done)
+        self._size += done.size
+        while self._size > MAX_KEPT:
+            self._size -= (self._others or self._messages).popleft().size
+
+
+class _Done(NamedTuple):
+    place: int
+    value: dict[str, Any]
+    size: int
 
 
 class _Text:
@@ -179,6 +199,7 @@ class _Text:
         is_message = kind == "message"
         self._id = f"{'msg' if is_message else 'rs'}_{turn_id}_{index}"
         self._pieces: list[str] = []
+        self.size = 0
         self._part_event = "content_part" if is_message else "reasoning_summary_part"
         self._text_event = "output_text" if is_message else "reasoning_summary_text"
         self._place = {
@@ -204,9 +225,10 @@ class _Text:
             self._event(f"{self._part_event}.added", part=self._part()),
         ]
 
-    def add(self, piece: str, *, is_kept: bool = True) -> Event:
-        if is_kept:
-            self._pieces.append(piece)
+    def add(self, piece: str) -> Event:
+        if kept := piece[: MAX_KEPT - ITEM_CHARACTERS - self.size]:
+            self._pieces.append(kept)
+            self.size += len(kept)
         return Delta(*self._delta, piece)
 
     def end(self) -> list[Event]:
