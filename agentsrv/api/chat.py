@@ -23,9 +23,9 @@ from agentsrv.api.openai import (
     session_of,
 )
 from agentsrv.api.operations import Operation
-from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, ModelList
+from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, Model, ModelList
 from agentsrv.api.sse import frame_of, stream_frames
-from agentsrv.errors import unsupported
+from agentsrv.errors import NotFound, unsupported
 from agentsrv.faces.chat import (
     Wanted,
     chunk_of,
@@ -43,6 +43,17 @@ async def list_models(request: web.Request) -> web.Response:
     """The agents as models, and each of their models as `agent/model`."""
     models = [model_view(name) for name in await request.app[CHAT].models()]
     return json_response({"object": "list", "data": models})
+
+
+@refusing
+async def get_model(request: web.Request) -> web.Response:
+    """One of them. 404 `model_not_found`."""
+    name = request.match_info["model"]
+    if name not in await request.app[CHAT].models():
+        raise NotFound(
+            f"there is no model {name[:100]}; GET /openai/v1/models lists them", code="model_not_found"
+        )
+    return json_response(model_view(name))
 
 
 @refusing
@@ -125,6 +136,7 @@ def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
 # fmt: off
 ROUTES = (
     Operation("GET", "/openai/v1/models", list_models, {200: ModelList}),
+    Operation("GET", "/openai/v1/models/{model:.+}", get_model, {200: Model}, (404,), refusal=CompletionRefused),
     Operation("POST", "/openai/v1/chat/completions", create_completion, {200: Completion},
               (404, 409, 422, 429, 502, 503, 507), body=CreateCompletion, headers=("Idempotency-Key",),
               refusal=CompletionRefused),

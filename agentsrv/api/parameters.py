@@ -9,6 +9,7 @@ PATH = {
     "name": "the name of a file of the console",
     "names": "names of variables, separated by commas",
     "request_id": "the `requestId` of a question, from `GET /permissions`",
+    "model": "the id of a model: an agent's name, or `agent/model`",
     "response_id": "the id of a response: `resp_` and the id of its job",
     "session_id": "the id of a session",
     "task_id": "the id of a job, its `taskId`",

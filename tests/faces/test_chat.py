@@ -28,6 +28,16 @@ def test_models_are_the_agents_that_can_be_used(claude_server: Server, client_of
     assert any(name.startswith("claude-code/") for name in names)
 
 
+def test_one_model_is_found_by_its_name(claude_server: Server, client_of: ClientMaker) -> None:
+    client = client_of(claude_server)
+    found = [client.models.retrieve(model.id).id for model in client.models.list()]
+
+    assert found == [model.id for model in client.models.list()]
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("gpt-9")
+    assert refused.value.code == "model_not_found"
+
+
 def test_completion_is_what_the_agent_says(claude_server: Server, client_of: ClientMaker) -> None:
     """Whole and streamed; the same conversation goes on, and only its last message is said again."""
     client = client_of(claude_server)
