@@ -35,6 +35,16 @@ def test_prompt_through_another_server_streams(home: Server, door: Server) -> No
     assert [event.data for event in door.history()] == [event.data for event in events]
 
 
+@pytest.mark.parametrize("more", ["", "?lastEventId="])
+def test_who_has_seen_nothing_yet_begins_at_a_home(door: Server, more: str) -> None:
+    """An empty `Last-Event-ID`, as some libraries send it with the first request, is no coming back."""
+    prompt = {"session_id": f"new{len(more)}", "prompt": script("say hello")}
+    events = door.ask("POST", f"/generate/v2{more}", prompt, **{"Last-Event-ID": ""}).rest()
+
+    assert events[-1].json["status"] == "completed"
+    assert home_of(door, prompt["session_id"]) == "home"
+
+
 def test_answers_about_a_session_say_its_home(home: Server, door: Server) -> None:
     """`X-Agentsrv-Server`, whoever is asked; what is about no session does not have it."""
     task = door.start_job(script("say hello"), "told")
