@@ -85,11 +85,13 @@ class Workspace:
         self.user = user
         self._root = str(self.base)
         self._mounts = Mounts(self._root)
+        private, private_files = tuple(private), tuple(private_files)
         resolved = (place for path in private for place in _places(path))
         # A database right in the base, or above it, cannot make all of the workspace private.
         self.private = tuple(str(path) for path in resolved if not self.base.is_relative_to(path))
         self.private_files = tuple(str(place) for path in private_files for place in _places(path))
         self._home = home and str(resolved_path(home))
+        self._links = frozenset(str(link) for path in (*private, *private_files) for link in _links_to(path))
         self._private_parents = frozenset(map(os.path.dirname, (*self.private, *self.private_files)))
 
     # What a path is
@@ -237,6 +239,8 @@ class Workspace:
 
     def require_writable(self, path: str) -> None:
         """Refuse what only git, a shell or another program should change. Raises Forbidden."""
+        if path in self._links:
+            raise Forbidden("this link leads to the server's own files", code="protected_path")
         parts = self.relative(path).split("/")
         if not self._protected.isdisjoint(part.casefold() for part in parts):
             raise Forbidden(f"{self.relative(path)} is not changed through here", code="protected_path")
@@ -252,7 +256,7 @@ class Workspace:
 
     def require_removable(self, path: str) -> None:
         """Refuse to take away a directory that holds the server's own files."""
-        if any(own.startswith(path + "/") for own in (*self.private, *self.private_files)):
+        if any(own.startswith(path + "/") for own in (*self.private, *self.private_files, *self._links)):
             raise Forbidden("the server's own files lie in there", code="protected_path")
 
     # The checks
@@ -324,6 +328,19 @@ def resolved_path(path: Path) -> Path:
 def _places(path: Path) -> set[Path]:
     """Where it is, and the link that leads there: who replaces that one replaces both."""
     return {resolved_path(path), resolved_path(path.parent) / path.name}
+
+
+def _links_to(path: Path) -> set[Path]:
+    """Every link on the way: without one of them the server does not find it at its next start."""
+    links, waiting = set[Path](), [path]
+    while waiting:
+        way = waiting.pop()
+        for each in (way, *way.parents):
+            place = resolved_path(each.parent) / each.name
+            if place not in links and place.is_symlink():
+                links.add(place)
+                waiting.append(place.parent / place.readlink())
+    return links
 
 
 def is_text(path: str) -> bool:
