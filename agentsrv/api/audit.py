@@ -21,6 +21,8 @@ KEYS = frozenset({"create_token", "redeem_code"})
 """Operations that give somebody a key. Revoking one is a DELETE."""
 MAX_TARGET = 500
 NOTES = web.RequestKey("notes", dict[str, Any])
+KEY_NAME = web.RequestKey("key_name", str)
+"""Of a request without a key: that of which it has a right."""
 
 
 def note(request: web.Request, **details: Any) -> None:
@@ -39,7 +41,7 @@ async def record(request: web.Request, response: web.StreamResponse) -> None:
     target = " ".join([*request.match_info.values(), *filter(None, [request.query.get("path")])])
     entry = AuditEntry(
         at=now_ms(),
-        key="" if caller is None else caller.name,
+        key=request.get(KEY_NAME, "") if caller is None else caller.name,
         address=client_address(request),
         action=request.match_info.handler.__name__,
         target=target[:MAX_TARGET],

@@ -39,12 +39,15 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a token allows: to use one terminal, or only to watch it. `cwd` is for a new one."""
+    """What a token allows: to use one terminal, or only to watch it. `cwd` is for a new one; `made_with` is what the
+    key is called that the token was made with.
+    """
 
     terminal_id: TerminalId
     deployment_id: str
     cwd: str | None = None
     is_read_only: bool = False
+    made_with: str = ""
 
 
 class Claims(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
@@ -61,6 +64,7 @@ class Claims(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
     read_only: bool = False
     srv: str | None = None
     """The server of a fleet whose terminal it is, and which alone notes that it is used."""
+    made_with: str = ""
 
 
 class TerminalTokens:
@@ -91,6 +95,7 @@ class TerminalTokens:
             cwd=grant.cwd,
             read_only=grant.is_read_only,
             srv=self._server,
+            made_with=grant.made_with,
         )
         jwt = await self._load_jwt()
         return jwt.encode(msgspec.to_builtins(claims), self._key, ALGORITHM), claims.exp
@@ -105,6 +110,7 @@ class TerminalTokens:
             deployment_id=claims.deployment_id,
             cwd=claims.cwd,
             is_read_only=claims.read_only,
+            made_with=claims.made_with,
         )
 
     async def _load_jwt(self) -> Any:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,14 @@ Start = Callable[..., "Window"]
 class Window:
     """A terminal window on this side, in which the command runs."""
 
-    def __init__(self, server: Server, *arguments: str, directory: Path, key: str = KEY) -> None:
+    def __init__(
+        self, server: Server, *arguments: str, directory: Path, key: str = KEY, before: Sequence[str] = ()
+    ) -> None:
         self._master, slave = os.openpty()
         self.screen = Emulator(COLS, ROWS)
         self.resize(COLS, ROWS)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agentsrv", "attach", *arguments],
+            [*before, sys.executable, "-m", "agentsrv", "attach", *arguments],
             cwd=directory,
             env={
                 "PATH": os.environ["PATH"],  # noqa: TID251
@@ -91,8 +94,8 @@ def server(make_server: ServerMaker) -> Server:
 def start(server: Server, tmp_path: Path) -> Iterator[Start]:
     windows = []
 
-    def start(*arguments: str, key: str = KEY) -> Window:
-        windows.append(Window(server, *arguments, directory=tmp_path, key=key))
+    def start(*arguments: str, **options: Any) -> Window:
+        windows.append(Window(server, *arguments, directory=tmp_path, **options))
         return windows[-1]
 
     yield start
@@ -126,6 +129,20 @@ def test_the_key_is_not_to_be_looked_up(start: Start) -> None:
 
     assert b"--key" in shown
     assert KEY.encode() not in shown
+
+
+def test_nobody_of_the_same_user_looks_into_it(start: Start) -> None:
+    """Without rights of root, as other users have none: a process that hides nothing is seen, `attach` is not."""
+    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    window = start("--key", KEY, before=plain)
+    window.shows("#")
+    look = [*plain, "head", "-c", "1"]
+    seen = [
+        subprocess.run([*look, f"/proc/{pid}/environ"], capture_output=True, check=False).stdout != b""
+        for pid in ("self", window.process.pid)
+    ]
+
+    assert seen == [True, False]
 
 
 def test_who_detaches_may_come_back(start: Start, server: Server) -> None:

@@ -6,7 +6,9 @@ from secrets import token_hex
 
 from aiohttp import web
 
+from agentsrv.api.audit import KEY_NAME, note
 from agentsrv.api.bodies import read_body
+from agentsrv.api.credentials import CALLER
 from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.fields import given
 from agentsrv.api.keys import TERMINAL_TOKENS, TERMINALS
@@ -41,7 +43,9 @@ async def create_terminal_token(request: web.Request) -> web.Response:
         deployment_id=body.deployment_id,
         cwd=cwd,
         is_read_only=body.read_only,
+        made_with=request[CALLER].name,
     )
+    _note(request, grant)
     token, expires_at = await request.app[TERMINAL_TOKENS].issue(grant)
     return json_response(
         TerminalTokenView(
@@ -51,6 +55,10 @@ async def create_terminal_token(request: web.Request) -> web.Response:
             terminal_id=grant.terminal_id,
         )
     )
+
+
+def _note(request: web.Request, grant: Grant) -> None:
+    note(request, terminal=grant.terminal_id, deployment=grant.deployment_id, readOnly=grant.is_read_only)
 
 
 async def list_terminals(request: web.Request) -> web.Response:
@@ -110,7 +118,10 @@ async def open_terminal(request: web.Request) -> web.StreamResponse:
         raise InvalidInput("ask for an upgrade to a WebSocket, version 13", code="not_a_websocket")
     token = token_of(request)
     query = read_query(request, OpenTerminal)
-    viewer = await request.app[TERMINALS].attach(await redeem(request, token))
+    grant = await redeem(request, token)
+    request[KEY_NAME] = grant.made_with
+    _note(request, grant)
+    viewer = await request.app[TERMINALS].attach(grant)
     try:
         await ws.prepare(request)
         viewer.is_mute = query.encoding == "raw"
