@@ -109,6 +109,34 @@ async def test_a_terminal_of_another_user_sees_nothing_of_the_server(server: Ser
     assert server.process.poll() is None
 
 
+def test_agents_have_none_of_the_servers_rights(server: Server) -> None:
+    """They read neither its spools nor its `.env` nor what lies beside them, see no names, and have no capability."""
+    (env_file := server.directory / ".env").write_text("API_KEY=x")
+    env_file.chmod(0o600)
+    job = server.start_job(script("bash tail -f /dev/null"), cwd=str(server.directory / "base"))
+    server.follow(job).until(lambda event: event.type == "assistant")
+    runners = server.directory / "state" / "runners"
+    [spool] = [path for path in runners.glob("*/out") if path.stat().st_size]
+    as_agent = ["setpriv", f"--reuid={AGENT}", f"--regid={AGENT}", "--clear-groups", "cat"]
+    private = [env_file, spool, spool.with_name("meta"), spool.with_name("sock"), server.database, runners]
+    read = [subprocess.run([*as_agent, path], capture_output=True, check=False) for path in private]
+    agents = [pid for pid in server.processes() if Path(f"/proc/{pid}").stat().st_uid == AGENT]
+    capabilities = {
+        line for pid in agents for line in status_of(pid) if line.startswith(("CapEff", "CapAmb"))
+    }
+    server.stop().body()
+
+    assert [b"Permission denied" in done.stderr or b"Is a directory" in done.stderr for done in read] == [
+        True
+    ] * 6
+    assert [path.stat().st_mode & 0o777 for path in (runners.parent, runners)] == [0o711] * 2
+    assert {line.split()[1] for line in capabilities} == {"0" * 16}
+
+
+def status_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/status").read_text().splitlines()
+
+
 def test_files_and_git_are_used_as_that_user(server: Server) -> None:
     """What is uploaded belongs to the agent, and the server reads nothing that the agent may not."""
     secret = server.directory / "base" / "secret"

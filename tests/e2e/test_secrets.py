@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ServerMaker
-from tests.kit import KEY, Server, all_pids, script
+from tests.conftest import OPENAI_KEY, ServerMaker
+from tests.fakes.responses_api import ResponsesApi
+from tests.kit import KEY, Server, all_pids, script, wait_until
 
 pytestmark = pytest.mark.program
 
@@ -93,3 +96,49 @@ def test_prompt_reaches_the_agent_byte_for_byte(server: Server) -> None:
 
     assert json.loads(seen["stdin"])["message"]["content"][0]["text"] == prompt
     assert "--resume" not in " ".join(seen["argv"])
+
+
+PLAIN = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+"""As a user that is not root: its processes may look into each other, unless one of them forbids it."""
+
+
+def test_the_key_of_codex_is_in_memory_alone(
+    tmp_path: Path, real_codex: Path, responses: ResponsesApi
+) -> None:
+    """In no environment, no argument, no file; and commands of its agent cannot look into its runner or the server."""
+    (directory := tmp_path / "server").mkdir()
+    settings = {
+        "CODEX_PATH": str(real_codex),
+        "OPENAI_BASE_URL": f"{responses.url}/v1",
+        "OPENAI_API_KEY": OPENAI_KEY,
+    }
+    server = Server(directory, Path("/bin/true"), settings, command=(*PLAIN, sys.executable)).start()
+    try:
+        stream = server.generate(script("bash tail -f /dev/null"), agent="codex")
+        stream.until(lambda event: "tail -f" in str(event.json.get("params")))
+        wait_until(lambda: any(b"tail" in arguments_of(pid) for pid in server.processes()))
+        command = next(pid for pid in server.processes() if b"tail" in arguments_of(pid))
+        runners = [pid for pid in server.processes() if b"runner/child" in arguments_of(pid)]
+        seen = [can_look_into(pid) for pid in (command, server.pid, *runners)]
+        told = [OPENAI_KEY.encode() in environment_of(pid) + arguments_of(pid) for pid in server.processes()]
+        found = subprocess.run(["grep", "-rlF", OPENAI_KEY, str(directory)], capture_output=True, check=False)
+        server.stop().body()
+    finally:
+        server.close()
+
+    assert runners
+    assert seen == [True, False, *[False] * len(runners)]
+    assert (any(told), found.stdout) == (False, b"")
+
+
+def can_look_into(pid: int) -> bool:
+    look = subprocess.run([*PLAIN, "head", "-c", "1", f"/proc/{pid}/maps"], capture_output=True, check=False)
+    return look.stdout != b""
+
+
+def arguments_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()

@@ -19,6 +19,7 @@ from agentsrv.workspace.git.protocol import (
     MakeWorktree,
     RemoveWorktree,
     Request,
+    TakeSnapshot,
 )
 from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
@@ -242,6 +243,19 @@ async def test_making_a_worktree_runs_nothing_either(trap: Trap, workers: GitWor
     await writers.ask(RemoveWorktree(path=made["path"]))
     await writers.close()
     assert not path.exists()
+    assert not trap.has_sprung()
+
+
+async def test_taking_a_snapshot_runs_nothing_either(trap: Trap) -> None:
+    """Of what is changed and what is new; the worker can write nowhere but into the repository."""
+    writers = GitWorkers(
+        Workspace(trap.root.parent), {"PATH": "/usr/bin:/bin"}, THREADS.processes, may_write=True
+    )
+    (trap.root / "new-file").write_text("x\n")
+    await writers.ask(TakeSnapshot(path=str(trap.root), session_id="s", turn_id="t", moment="start"))
+    await writers.close()
+
+    assert list((trap.root / ".git/refs/agentsrv").rglob("*"))
     assert not trap.has_sprung()
 
 
