@@ -755,6 +755,8 @@ async def test_home_is_below_the_state_directory_unless_set(tmp_path: Path) -> N
 
     assert (agent.environment()["CODEX_HOME"], home.stat().st_mode & 0o777) == (str(home), 0o700)
     assert make_agent(tmp_path, CODEX_HOME="/other").environment()["CODEX_HOME"] == "/other"
+    as_other_user = make_agent(tmp_path, AGENT_USER="12345:12345").environment()
+    assert as_other_user["CODEX_HOME"] == "/home/me/.codex"
 
 
 def test_agent_gets_an_allow_list_of_variables(tmp_path: Path) -> None:
