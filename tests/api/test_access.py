@@ -335,8 +335,23 @@ async def test_wrong_keys_have_a_stricter_rate(strict: Server) -> None:
     answers = [await strict.ask("GET", "/sessions", key="wrong") for _ in range(4)]
 
     assert [answer.status for answer in answers] == [401, 401, 401, 429]
-    assert answers[3].json["code"] == "too_many_failures"
+    assert (answers[3].json["code"], answers[3].headers["Retry-After"]) == ("too_many_failures", "20")
     assert (await strict.ask("GET", "/sessions")).status == 200
+
+
+async def test_an_address_has_a_rate(config: Config) -> None:
+    """Of all its keys together, with `Retry-After`; another address is not concerned."""
+    limits = replace(config, address_rate_limit=3, trusted_proxies=networks("127.0.0.1,::1"))
+    clients = ["192.0.2.7"] * 4 + ["192.0.2.8"]
+    async with serve(make_app(limits)) as server:
+        keys = [KEY, await key_of(server, Scope.READ)] * 3
+        answers = [
+            await server.ask("GET", "/sessions", key=key, headers={"X-Forwarded-For": client})
+            for key, client in zip(keys, clients, strict=False)
+        ]
+
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 200]
+    assert (answers[3].json["code"], answers[3].headers["Retry-After"]) == ("too_many_requests", "20")
 
 
 async def audit_of(server: Server) -> list[Any]:
