@@ -795,12 +795,12 @@ def test_conversation_goes_on_when_its_worktree_was_removed(session: Session) ->
     worktree = session.server.ask("GET", path).json["cwd"]
     subprocess.run(["git", "worktree", "remove", "--force", worktree], cwd=root, check=True)
     refused = [session.prompt("text no").status, session.server.ask("POST", f"{path}/fork", {}).status]
-    again = session.turn("bash pwd", "text pear", use_worktree=True)
+    again = session.turn("bash pwd", "text medlar", use_worktree=True)
     fork = session.server.ask("POST", f"{path}/fork", {}).json["id"]
-    forked = session.ended(session.server.generate(script("bash pwd", "text quince"), fork))
+    forked = session.ended(session.server.generate(script("bash pwd", "text sloe"), fork))
 
     assert refused == [400, 400]
-    for turn, words in ((again, "pear"), (forked, "quince")):
+    for turn, words in ((again, "medlar"), (forked, "sloe")):
         known = [call.conversation for call in session.api.requests if words in call.conversation]
         assert [command.output.strip() for command in turn.commands] == [worktree]
         assert (turn.status, "plum" in known[0]) == ("completed", True)

@@ -188,14 +188,17 @@ def test_volume_that_was_taken_away(fleet: FleetOfServers, pair: tuple[Server, S
     """The same volume on another machine: the old server ends its agents and itself (70) at its first beat."""
     home, door = pair
     task = door.start_job(script("say one", "hang"))
+    home.follow(task).until(lambda event: event.type == "assistant")
     agents = home.agents()
     wait_until(lambda: ("s", len(home.history())) in stored_in(home), what="all is committed")
     before = stored_in(home)
     os.kill(home.pid, signal.SIGSTOP)
     moved = fleet.add("moved", SERVER_NAME="home")
-    shutil.copytree(
-        home.directory, moved.directory, ignore=shutil.ignore_patterns("sock", "log"), dirs_exist_ok=True
-    )
+    # On another machine it would not find the agents, and so not end them.
+    left = shutil.ignore_patterns("sock", "log", "runners")
+    shutil.copytree(home.directory, moved.directory, ignore=left, dirs_exist_ok=True)
+    with closing(sqlite3.connect(moved.database)) as database, database:
+        database.execute("DELETE FROM runners")
     (moved.directory / "log").touch()
     moved.start()
     os.kill(home.pid, signal.SIGCONT)
@@ -354,6 +357,7 @@ def test_new_process_keeps_the_streams_of_its_own(pair: tuple[Server, Server]) -
     before = door.send("GET", f"/generate/v2/jobs/{task}/stream")
     home.kill9()
     home.start()
+    wait_for_peers(home, door)
     job = door.start_job(script("rate 50 200 50"), "long")
     after = door.follow(job)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import socket
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,19 +93,24 @@ def test_idle_connections_between_servers_are_bounded(home: Server, door: Server
     streams = [door.follow(task) for _ in range(IDLE_CONNECTIONS + 40)]
     for stream in streams:
         stream.take(1)
-    assert connections_to(home) >= len(streams)
+    assert connections_of(door, home) >= len(streams)
     assert 200 == door.stop("many").status
     for stream in streams:
         stream.rest()
 
     # Well before they end by themselves.
-    wait_until(lambda: connections_to(home) <= IDLE_CONNECTIONS + 2, timeout_s=IDLE_S / 3)
+    wait_until(lambda: connections_of(door, home) <= IDLE_CONNECTIONS + 2, timeout_s=IDLE_S / 3)
 
 
-def connections_to(server: Server) -> int:
-    """How many there are, of all its clients."""
+def connections_of(client: Server, server: Server) -> int:
+    """How many one has to the other."""
+    its_own = set()
+    for link in Path(f"/proc/{client.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # It is closed by now.
+            its_own.add(os.readlink(link))
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(line[2].endswith(f":{server.port:04X}") and line[3] == ESTABLISHED for line in lines)
+    to_server = [line for line in lines if line[2].endswith(f":{server.port:04X}") and line[3] == ESTABLISHED]
+    return sum(f"socket:[{line[9]}]" in its_own for line in to_server)
 
 
 def test_job_is_followed_and_stopped_through_another_server(home: Server, door: Server) -> None:
