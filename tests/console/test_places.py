@@ -13,7 +13,7 @@ from tests.client.proxy import proxy_to
 from tests.console.page import click, fill, kept, open_console, pick, press, shows
 from tests.console.scenes import make_repository
 from tests.console.test_work import PNG, given
-from tests.kit import Server, script
+from tests.kit import Event, Server, script
 
 pytestmark = pytest.mark.tools
 
@@ -43,6 +43,10 @@ async def go(page: Page, place: str) -> None:
     await page.value(f"location.hash = {place!r}")
 
 
+def is_question(event: Event) -> bool:
+    return event.type == "permission_request"
+
+
 async def test_the_inbox_has_what_waits_and_what_ended(server: Server, page: Page) -> None:
     """All questions, the oldest first; below them what has ended since I was here last, the newest first."""
     server.ended_job(server.start_job("before", "before"))
@@ -51,7 +55,7 @@ async def test_the_inbox_has_what_waits_and_what_ended(server: Server, page: Pag
     await go(page, "#/usage")
     await page.until(kept("inbox visited"), bool)
     for name in ("old", "new"):
-        server.start_job(ASKS, name, permission_mode="ask")
+        server.follow(server.start_job(ASKS, name, permission_mode="ask")).until(is_question)
     for name in ("first", "second"):
         server.ended_job(server.start_job(name, name))
     await go(page, "#/inbox")
@@ -150,6 +154,8 @@ async def test_usage_adds_up_what_turns_have_cost(server: Server, page: Page) ->
 
 async def test_settings_say_what_is_wrong_and_who_has_a_key(server: Server, page: Page) -> None:
     """An agent without credentials says so; a device's key is ended; a theme is kept."""
+    for other in server.ask("GET", "/auth/tokens").json["tokens"]:
+        server.ask("DELETE", f"/auth/tokens/{other['id']}").close()
     made = server.ask("POST", "/auth/tokens", {"name": "an old phone"}).json
     await open_console(page, server, "#/settings")
     await shows(page, "no credentials on this server")
@@ -159,7 +165,7 @@ async def test_settings_say_what_is_wrong_and_who_has_a_key(server: Server, page
     await pick(page, "main select", "dark")
     await page.reload()
 
-    assert await page.value("document.documentElement.dataset.theme") == "dark"
+    await page.until("document.documentElement.dataset.theme", lambda theme: theme == "dark")
     assert server.ask("GET", "/sessions", Authorization=f"Bearer {made['token']}").status == 401
 
 
