@@ -86,7 +86,9 @@ async def test_a_stream_in_which_nothing_comes_for_45_s_is_given_up(server: Serv
         net.is_away = False
         net.passes.set()
         await page.until(f"({ROWS}).filter(text => text === 'meanwhile').length", lambda count: count == 2)
-        await page.until("document.querySelector('main').innerText", lambda text: "Connection lost." not in text)
+        await page.until(
+            "document.querySelector('main').innerText", lambda text: "Connection lost." not in text
+        )
 
 
 async def test_a_session_is_opened_at_its_end(server: Server, page: Page) -> None:

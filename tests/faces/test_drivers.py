@@ -39,7 +39,15 @@ def test_llm_asks_an_agent(shared_server: Server, tmp_path: Path) -> None:
 
 def run(server: Server, package: str, *argv: str, **environment: str) -> str:
     """What a program of a package says, which is installed for it alone."""
-    command = [str(Path(sys.executable).parent / "uv"), "run", "--no-project", "--isolated", "--with", package, *argv]
+    command = [
+        str(Path(sys.executable).parent / "uv"),
+        "run",
+        "--no-project",
+        "--isolated",
+        "--with",
+        package,
+        *argv,
+    ]
     done = subprocess.run(
         [here(server, word) for word in command],
         env={**os.environ, **environment},  # noqa: TID251
