@@ -178,17 +178,31 @@ async def test_a_terminal_has_keys_and_can_be_heard(server: Server, page: Page) 
 )
 async def test_everything_can_be_hit_by_a_finger(server: Server, page: Page, place: str) -> None:
     """On a touch screen nothing that is tapped is lower than 44 px."""
+    await hold_as_a_phone(page)
+    await begin(server, page, place)
+    server.start_job(script('ask 1 Bash {"command": "ls"}'), permission_mode="ask")
+    await page.until("document.title", lambda title: title == "(1) agentsrv")
+
+    assert await page.value(SMALL) == []
+
+
+async def test_a_line_of_a_difference_stays_a_line_on_a_phone(server: Server, page: Page) -> None:
+    """However much a finger needs elsewhere."""
+    await hold_as_a_phone(page)
+    await begin(server, page, "#/s/s/changes")
+    await click(page, "details summary", "design.md")
+    heights = "[...document.querySelectorAll('[data-line]')].map(one => one.parentElement.offsetHeight)"
+
+    assert set(await page.until(heights, bool)) == {24}
+
+
+async def hold_as_a_phone(page: Page) -> None:
     await page.do("Emulation.setTouchEmulationEnabled", enabled=True)
     features = [{"name": "pointer", "value": "coarse"}]
     await page.do("Emulation.setEmulatedMedia", features=features)
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     await page.do("Emulation.setDeviceMetricsOverride", **size)
     assert await page.value("matchMedia('(pointer: coarse)').matches")
-    await begin(server, page, place)
-    server.start_job(script('ask 1 Bash {"command": "ls"}'), permission_mode="ask")
-    await page.until("document.title", lambda title: title == "(1) agentsrv")
-
-    assert await page.value(SMALL) == []
 
 
 async def test_who_wants_no_motion_gets_none(server: Server, page: Page) -> None:

@@ -71,7 +71,7 @@ function Cell({ line, isAlone, onPick }: { line: Line | null; isAlone: boolean; 
     <div class={styles["line"]} data-type={line.type}>
       {isAlone && <span class={styles["number"]}>{line.oldLine ?? ""}</span>}
       {number === null ? <span class={styles["number"]}>{isAlone ? "" : (line.oldLine ?? "")}</span> : (
-        <button type="button" class={styles["number"]} title={t("review.comment")}
+        <button type="button" class={styles["number"]} data-line title={t("review.comment")}
           aria-label={t("review.commentOn", { line: number })} onClick={() => onPick(number)}>{number}</button>
       )}
       <span class={styles["sign"]}>{SIGNS[line.type]}</span>
