@@ -77,9 +77,11 @@ class Audit:
         return taken
 
     async def _append(self, entries: Sequence[AuditEntry]) -> None:
-        oldest = time.time_ns() // 1_000_000 - self._keep_ms
+        # The database keeps a day's entries whatever we say.
+        oldest = time.time_ns() // 1_000_000 - max(self._keep_ms, DAY_MS)
         try:
-            await self._db.write(lambda db: audit.append(db, entries))
+            if self._keep_ms:
+                await self._db.write(lambda db: audit.append(db, entries))
             await self._db.write(lambda db: audit.drop_before(db, oldest, DROPPED_AT_ONCE))
         except AgentsrvError as exc:
             log.error("the audit log cannot be written: %s", exc, extra={"entries": len(entries)})

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from agentsrv.access import Keyring, now_ms, scopes_of
 from agentsrv.config import Config
@@ -29,19 +28,21 @@ def run(arguments: argparse.Namespace, config: Config) -> str:
         raise StartupError(f"agentsrv keys {arguments.action}: give the name of a key")
     try:
         migrate(config.database_path)
-        return asyncio.run(_with_database(config.database_path, arguments, does))
+        return asyncio.run(_with_database(config, arguments, does))
     except AgentsrvError as exc:
         raise StartupError(exc.message) from exc
 
 
 async def _with_database(
-    path: Path, arguments: argparse.Namespace, does: Callable[[Keyring, argparse.Namespace], Awaitable[str]]
+    config: Config,
+    arguments: argparse.Namespace,
+    does: Callable[[Keyring, argparse.Namespace], Awaitable[str]],
 ) -> str:
-    db = Database(path)
+    db = Database(config.database_path)
     try:
         await db.open()
         told = await does(Keyring(db, ()), arguments)
-        if arguments.action != "list":
+        if arguments.action != "list" and config.audit_days:
             await db.write(lambda db: audit.append(db, [_entry(arguments)]))
         return told
     finally:

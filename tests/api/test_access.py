@@ -451,14 +451,6 @@ async def test_the_audit_log_has_pages(server: Server) -> None:
     assert first["entries"][-1]["id"] > rest["entries"][0]["id"]
 
 
-async def test_old_entries_are_dropped(config: Config) -> None:
-    """After AUDIT_DAYS."""
-    async with serve(make_app(replace(config, audit_days=0))) as server:
-        await server.ask("POST", "/sessions", json={})
-
-        assert await audit_of(server) == []
-
-
 async def test_answers_are_not_stored_by_caches(server: Server) -> None:
     """JSON is `no-store`, errors too."""
     for path in ("/sessions", "/sessions/nobody", "/health"):

@@ -25,6 +25,7 @@ FROZEN = {
     "0014.session-costs.sql": "f4519bfb71f07d3fc925d5669b967e0b2db17b5f36c6fa572b38051857c8f833",
     "0015.marks.sql": "fe5e9b0575788ed6813731d387ff61657262a994d3a27ab2b8e2eeb532e7f3e6",
     "0016.worktrees.sql": "4731e2b5940b01872c0cbe567ffc95c04520fd64f4a865b1e1b2d15ef2870425",
+    "0017.append-only-audit.sql": "07aa0a6e623a1660316b96e0e81ff3a788e2236e46f4ea1a97138306aae7eb2a",
 }
 
 
