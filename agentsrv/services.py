@@ -15,12 +15,14 @@ from agentsrv.agents.claude.agent import ClaudeCode
 from agentsrv.agents.codex.agent import Codex
 from agentsrv.api.forward import Forwarder
 from agentsrv.api.hop import secret_of
+from agentsrv.api.listing import AllSessions, OwnSessions
 from agentsrv.api.routing import Router
 from agentsrv.audit import Audit
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog
 from agentsrv.faces.acp_turns import Means as AcpMeans
 from agentsrv.faces.chat import Chat
+from agentsrv.faces.listing import Listing
 from agentsrv.faces.mcp import Mcp
 from agentsrv.faces.responses import Responses
 from agentsrv.fleet.connect import ping
@@ -179,9 +181,11 @@ def build(config: Config, vitals: Vitals) -> Services:
     chat = Chat(prompts, turns, sessions, history, agents)
     terminals = TerminalManager(config, zygote, threads, find_directory=paths.directory, homes=homes)
     fleet = None
+    listing: Listing = OwnSessions(sessions)
     if isinstance(homes, RedisHomes):
         registry = make_registry(config, homes, scripts, db, turns, terminals, threads, vitals)
         forwarder = Forwarder(registry, secret_of(config))
+        listing = AllSessions(OwnSessions(sessions), registry, forwarder)
         fleet = Fleet(registry, forwarder, Router(homes, registry, forwarder, sessions.has))
     return Services(
         config=config,
@@ -211,7 +215,7 @@ def build(config: Config, vitals: Vitals) -> Services:
         keyring=Keyring(db, config.api_keys),
         audit=Audit(db, config.audit_days),
         activity=Activity(db, turns, signals),
-        mcp=Mcp(config.app_version, prompts, turns, sessions, git),
+        mcp=Mcp(config.app_version, prompts, turns, sessions, listing, git),
         chat=chat,
         responses=Responses(chat, turns, sessions, history),
         background=Background(means, recovery),
@@ -222,6 +226,7 @@ def build(config: Config, vitals: Vitals) -> Services:
             prompts=prompts,
             turns=turns,
             sessions=sessions,
+            listing=listing,
             history=history,
             agents=agents,
             default_mode=config.default_permission_mode,

@@ -54,7 +54,6 @@ def activity_session(state: SessionState) -> SessionActivity:
     return SessionActivity(
         **_session_fields(state.session),
         status=state.status,
-        preview=_some(state.session.preview),
         doing=_some(state.tool),
         last_job=UNSET if last is None else job_view(last, state.last_seq),
         last_event_id=state.last_seq,
@@ -78,6 +77,7 @@ def _session_fields(session: Session) -> dict[str, Any]:
         "is_streaming": session.active_turn_id is not None,
         "active_task_id": session.active_turn_id,
         "worktree": session.worktree,
+        "preview": session.preview,
         "archived_at": None if session.archived_at is None else timestamp(session.archived_at),
         "permission_mode": session.permission_mode,
         "effort": session.effort,

@@ -6,9 +6,10 @@ All pages have one order, and a cursor is a place in it, not in anybody's list: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -53,7 +54,7 @@ LISTS = {
 async def answer(
     request: web.Request, handler: Handler, others: Sequence[Peer], forwarder: Forwarder
 ) -> web.StreamResponse:
-    """This server's list, and those of the others in it. `unreachable` names who has not answered."""
+    """The list that was asked for, as `whole` makes it."""
     own = await handler(request)
     if (
         request.method == hdrs.METH_HEAD
@@ -62,13 +63,26 @@ async def answer(
     ):
         return own
     kind = LISTS[request.match_info.handler.__name__]
-    asked = [forwarder.ask(peer, request.raw_path, request[CALLER], LIST_S) for peer in others]
-    pages = [_page(reply, kind) for reply in await asyncio.gather(*asked)]
+    limit = int(request.query.get("limit", kind.limit or 0))
+    ask = partial(forwarder.ask, path=request.raw_path, caller=request[CALLER], timeout_s=LIST_S)
+    found = await whole(msgspec.json.decode(own.body), kind, limit, others, ask)
+    return json_response({**found, "count": len(found[kind.field])})
+
+
+async def whole(
+    own: dict[str, Any],
+    kind: Merged,
+    limit: int,
+    others: Sequence[Peer],
+    ask: Callable[[Peer], Awaitable[Reply | None]],
+) -> dict[str, Any]:
+    """This server's page, and those of the others in it. `unreachable` names who has not answered."""
+    pages = [_page(reply, kind) for reply in await asyncio.gather(*map(ask, others))]
     silent = [peer.name for peer, page in zip(others, pages, strict=True) if page is None]
-    whole = _merged(msgspec.json.decode(own.body), [page for page in pages if page is not None], kind)
+    found = _merged(own, [page for page in pages if page is not None], kind)
     if kind.limit is not None:
-        whole = _cut(whole, kind, int(request.query.get("limit", kind.limit)))
-    return json_response({**whole, "count": len(whole[kind.field]), "unreachable": silent})
+        found = _cut(found, kind, limit)
+    return {**found, "unreachable": silent}
 
 
 async def has(forwarder: Forwarder, peer: Peer, key: str) -> bool | None:

@@ -27,7 +27,7 @@ class ForkedFrom(Answer, frozen=True, kw_only=True):
 
 
 class Session(Answer, frozen=True, kw_only=True):
-    """A conversation. `active_task_id` is the job that runs."""
+    """A conversation. `active_task_id` is the job that runs, `preview` how its first prompt begins."""
 
     id: str
     name: str | None
@@ -40,6 +40,7 @@ class Session(Answer, frozen=True, kw_only=True):
     is_streaming: bool
     active_task_id: str | None = None
     worktree: str | None = None
+    preview: str | None = None
     archived_at: str | None = None
     permission_mode: str | None = None
     effort: str | None = None
@@ -79,11 +80,10 @@ class JobInfo(Answer, frozen=True, kw_only=True):
 class SessionActivity(Session, frozen=True, kw_only=True):
     """A session and what goes on in it: `idle`, `queued`, `running`, `waiting` for an answer, or `failed`.
 
-    `preview` is how its first prompt begins, `doing` the tool that runs.
+    `doing` is the tool that runs.
     """
 
     status: str
-    preview: str | None = None
     doing: str | None = None
     last_job: JobInfo | None = None
     pending_permissions: int = 0

@@ -145,6 +145,8 @@ class AcpFace:
         self._require(scope)
         if scope is Scope.PROMPT:
             self._note(method, str(params.get("sessionId", ""))[:MAX_ID_CHARACTERS])
+        if "sessionId" in params:
+            await self._means.sessions.require_not_elsewhere(session_id_of(params))
         return await does(params)
 
     def _require(self, scope: Scope | None) -> None:
@@ -201,19 +203,23 @@ class AcpFace:
         return {"sessionId": session.id, **await self._settings(session)}
 
     async def _list(self, params: Params) -> dict[str, Any]:
-        found, cursor = await self._means.sessions.list_sessions(
-            limit=PAGE, cursor=text_of(params, "cursor"), agent=None, cwd=text_of(params, "cwd")
+        page = await self._means.listing.page(
+            limit=PAGE, cursor=text_of(params, "cursor"), cwd=text_of(params, "cwd")
         )
         sessions = [
             {
                 "sessionId": session.id,
                 "cwd": session.cwd,
                 "title": session.name or session.preview,
-                "_meta": {"agentsrv": {"agent": session.agent, "taskId": session.active_turn_id}},
+                "_meta": {"agentsrv": {"agent": session.agent, "taskId": session.active_task_id}},
             }
-            for session in found
+            for session in page.sessions
         ]
-        return {"sessions": sessions} | ({"nextCursor": cursor} if cursor else {})
+        more = {"nextCursor": page.next_cursor} if page.next_cursor else {}
+        silent = (
+            {} if page.unreachable is None else {"_meta": {"agentsrv": {"unreachable": page.unreachable}}}
+        )
+        return {"sessions": sessions, **more, **silent}
 
     async def _close_session(self, params: Params) -> dict[str, Any]:
         self._telling.opened.pop(session_id_of(params), None)

@@ -11,6 +11,7 @@ from typing import Any
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError
 from agentsrv.faces.acp_words import RpcError, as_dict, end_of, form_of
+from agentsrv.faces.listing import Listing
 from agentsrv.faces.rpc import INTERNAL
 from agentsrv.jsontext import as_object
 from agentsrv.model import PermissionMode, Seq, Session, SessionId, Turn, TurnId
@@ -34,6 +35,7 @@ class Means:
     prompts: Prompts
     turns: TurnService
     sessions: SessionService
+    listing: Listing
     history: History
     agents: AgentRegistry
     default_mode: PermissionMode

@@ -108,7 +108,7 @@ def error_of(exc: AgentsrvError) -> dict[str, Any]:
         code = NOT_FOUND
     elif isinstance(exc, InvalidInput):
         code = INVALID_PARAMS
-    return {"code": code, "message": exc.message, "data": {"code": exc.code}}
+    return {"code": code, "message": exc.message, "data": {"code": exc.code, **exc.extra}}
 
 
 def answer_in(result: Mapping[str, Any]) -> Answer | None:

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from agentsrv.access import Caller
 from agentsrv.errors import AgentsrvError, Forbidden
+from agentsrv.faces.listing import Listing
 from agentsrv.faces.rpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -122,7 +123,7 @@ class Stop(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListSessions(msgspec.Struct, forbid_unknown_fields=True):
-    """The sessions of this server, the one that was used last first."""
+    """All sessions, the newest first."""
 
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     cursor: Text | None = None
@@ -158,12 +159,19 @@ class Mcp:
     """Answers one message at a time; nothing is kept between them."""
 
     def __init__(
-        self, version: str, prompts: Prompts, turns: TurnService, sessions: SessionService, git: GitWorkers
+        self,
+        version: str,
+        prompts: Prompts,
+        turns: TurnService,
+        sessions: SessionService,
+        listing: Listing,
+        git: GitWorkers,
     ) -> None:
         self._version = version
         self._prompts = prompts
         self._turns = turns
         self._sessions = sessions
+        self._listing = listing
         self._git = git
         self._tools: dict[str, tuple[type[msgspec.Struct], Scope, Callable[..., Awaitable[Any]]]] = {
             "send_prompt": (SendPrompt, Scope.PROMPT, self._send_prompt),
@@ -282,23 +290,22 @@ class Mcp:
         return _job(await self._turns.cancel(TurnId(wanted.task_id)), [])
 
     async def _list_sessions(self, wanted: ListSessions, call: Call) -> dict[str, Any]:
-        found, cursor = await self._sessions.list_sessions(
-            limit=wanted.limit, cursor=wanted.cursor, agent=None
-        )
+        page = await self._listing.page(limit=wanted.limit, cursor=wanted.cursor)
         sessions = [
             {
                 "session_id": session.id,
-                "name": session.name,
+                "name": session.name or None,
                 "agent": session.agent,
                 "cwd": session.cwd,
                 "model": session.model,
                 "begins": session.preview,
-                "task_id": session.active_turn_id,
+                "task_id": session.active_task_id,
                 "worktree": session.worktree,
             }
-            for session in found
+            for session in page.sessions
         ]
-        return {"sessions": sessions, "next_cursor": cursor}
+        silent = {} if page.unreachable is None else {"unreachable": page.unreachable}
+        return {"sessions": sessions, "next_cursor": page.next_cursor, **silent}
 
     async def _diff(self, wanted: Diff, call: Call) -> bytes:
         session = await self._sessions.get(SessionId(wanted.session_id))

@@ -124,11 +124,7 @@ class RedisHomes:
     async def claim(self, session_id: SessionId) -> None:
         home = await self._take(session_key(session_id))
         if home != self.name:
-            raise Conflict(
-                f"session {session_id} is at home on server {home}; ask that one, or choose another id",
-                code="session_elsewhere",
-                extra={"server": home},
-            )
+            raise session_elsewhere(session_id, home)
 
     async def announce(self, session_id: SessionId) -> None:
         try:
@@ -227,6 +223,14 @@ class RedisHomes:
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
         return home
+
+
+def session_elsewhere(session_id: SessionId, home: str) -> Conflict:
+    return Conflict(
+        f"session {session_id} is at home on server {home}; ask that one, or choose another id",
+        code="session_elsewhere",
+        extra={"server": home},
+    )
 
 
 def directory_incomplete(missing: Sequence[str]) -> Unavailable:

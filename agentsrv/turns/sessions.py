@@ -14,6 +14,7 @@ from agentsrv.agents import AgentRegistry
 from agentsrv.agents.contract import Agent
 from agentsrv.errors import AgentsrvError, NotFound
 from agentsrv.eventlog import now_ms
+from agentsrv.fleet.homes import session_elsewhere, session_key
 from agentsrv.model import Fork, Seq, Session, SessionId, Source, Turn, TurnOptions
 from agentsrv.store import deletion, sessions, turns
 from agentsrv.store.deletion import Remover
@@ -156,6 +157,13 @@ class SessionService:
     async def has(self, session_id: SessionId) -> bool:
         """Is it stored, or about to be?"""
         return self._turns.is_active(session_id) or await sessions.find(self._db, session_id) is not None
+
+    async def require_not_elsewhere(self, session_id: SessionId) -> None:
+        """Raises Conflict (`session_elsewhere`) for what is at home on another server of the fleet; Unavailable."""
+        if not await self.has(session_id):
+            home = await self._homes.find(session_key(session_id))
+            if home not in (None, self._homes.name):
+                raise session_elsewhere(session_id, home)
 
     async def list_sessions(
         self,

@@ -61,7 +61,6 @@ def post_text(server: Server, text: str) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
 
 
-@pytest.mark.at_home("sessions are listed of the server that is asked")
 async def test_prompt_is_sent_waited_for_and_listed(server: Server) -> None:
     async with client_of(server) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.tools
 
 HELLO = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": 1}}
 LISTING = {"jsonrpc": "2.0", "id": 2, "method": "session/list"}
+PAGE = 50
+"""Of ACP."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_connection_of_acp_is_found_from_all(servers: list[Server]) -> None:
         named = {"Acp_Connection_Id": id_}
         with read_at.ask("GET", "/acp", Accept="text/event-stream", **named) as stream:
             assert [202] * 3 == [say(server, LISTING, **named).status for server in servers]
-            assert ["sessions"] * 3 == [name for event in stream.take(3) for name in event.json["result"]]
+            assert ["sessions"] * 3 == [next(iter(event.json["result"])) for event in stream.take(3)]
         assert 202 == servers[0].ask("DELETE", "/acp", **named).status
         assert [404] * 3 == [say(server, LISTING, **named).status for server in servers]
 
@@ -101,6 +104,83 @@ async def test_socket_of_acp_is_where_sessions_are_taken(
         assert "of-acp" in [one["sessionId"] for one in answer["sessions"]]
     else:
         assert home_of(door, answer["sessionId"]) in {"a", "b"}
+
+
+def test_sessions_of_mcp_are_those_of_all(fleet: FleetOfServers, servers: list[Server]) -> None:
+    """Page by page, each from another server: everything once, the newest first; who is away is named."""
+    made = make_sessions(servers[2], "listed", 6)
+    found: list[str] = []
+    page = call(servers[0], "list_sessions", limit=2)
+    while True:
+        assert [] == page["unreachable"]
+        found += [one["session_id"] for one in page["sessions"]]
+        if page["next_cursor"] is None:
+            break
+        page = call(servers[len(found) % 3], "list_sessions", limit=2, cursor=page["next_cursor"])
+
+    assert (made[::-1], len(set(found))) == ([name for name in found if name in made], len(found))
+    assert "invalid_input" == call(servers[2], "list_sessions", cursor="nonsense")["code"]
+    for name in ("a", "b"):
+        with being_away(fleet, name):
+            assert [name] == call(servers[2], "list_sessions")["unreachable"]
+
+
+async def test_sessions_of_acp_are_those_of_all(
+    fleet: FleetOfServers, servers: list[Server], client: ClientSession
+) -> None:
+    """The same; what a session is about is told with it, and one that is elsewhere is refused by its home's name."""
+    made = make_sessions(servers[2], "edited", PAGE + 2)
+    assert "completed" == servers[0].generate(script("say hello"), made[-1]).rest()[-1].json["status"]
+    found: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    for server in servers[:2] * 10:
+        page = (await ask(client, server, "session/list", **cursor))["result"]
+        assert {"agentsrv": {"unreachable": []}} == page["_meta"]
+        found += page["sessions"]
+        if "nextCursor" not in page:
+            break
+        cursor = {"cursor": page["nextCursor"]}
+
+    ids = [one["sessionId"] for one in found]
+    assert (made[::-1], len(set(ids))) == ([name for name in ids if name in made], len(ids))
+    assert "say hello" in found[ids.index(made[-1])]["title"]
+    assert [] == (await ask(client, servers[0], "session/list", cwd="/none"))["result"]["sessions"]
+    home = home_of(servers[2], made[0])
+    for method in ("load", "resume", "delete", "fork", "set_mode", "close"):
+        refused = await ask(client, servers[home == "a"], f"session/{method}", sessionId=made[0])
+        assert {"code": "session_elsewhere", "server": home} == refused["error"]["data"], method
+    with being_away(fleet, "b"):
+        page = (await ask(client, servers[0], "session/list"))["result"]
+        assert {"agentsrv": {"unreachable": ["b"]}} == page["_meta"]
+
+
+async def ask(client: ClientSession, server: Server, method: str, **params: Any) -> dict[str, Any]:
+    """The answer on a connection of its own."""
+    url = f"http://127.0.0.1:{server.port}/acp"
+    async with client.ws_connect(url, headers={"Authorization": f"Bearer {KEY}"}) as ws:
+        await ws.send_json(HELLO)
+        await ws.receive_json()
+        await ws.send_json({"jsonrpc": "2.0", "id": 2, "method": method, "params": params})
+        answer: dict[str, Any] = await ws.receive_json()
+        return answer
+
+
+def make_sessions(server: Server, name: str, count: int) -> list[str]:
+    """On both, in turn."""
+    made = [f"{name}-{n}" for n in range(count)]
+    for n, id_ in enumerate(made):
+        assert 201 == server.ask("POST", "/sessions", {"sessionId": id_, "server": "ab"[n % 2]}).status
+    return made
+
+
+@contextmanager
+def being_away(fleet: FleetOfServers, name: str) -> Iterator[None]:
+    fleet.servers[name].kill9()
+    try:
+        yield
+    finally:
+        fleet.servers[name].start()
+        wait_for_peers(*fleet.servers.values())
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from agentsrv.api.schemas.sessions import SessionView
 
 
 class SessionActivity(SessionView, kw_only=True, rename="camel"):
-    """A session, and what goes on in it. `preview` is how its first prompt begins, `doing` the tool that runs.
+    """A session, and what goes on in it. `doing` is the tool that runs.
 
     `costUsd` is that of its jobs that have ended, where their agent tells it.
     """
 
     status: Literal["idle", "queued", "running", "waiting", "failed"]
-    preview: str | UnsetType = UNSET
     doing: str | UnsetType = UNSET
     last_job: JobView | UnsetType = UNSET
     last_event_id: int

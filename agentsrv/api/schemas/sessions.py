@@ -135,6 +135,8 @@ class SessionView(Struct, kw_only=True, rename="camel"):
     is_streaming: bool
     active_task_id: str | None
     worktree: str | None
+    preview: str | None
+    """How its first prompt begins."""
     archived_at: str | None
     setting_sources: list[str] | None
     permission_mode: PermissionMode | None
