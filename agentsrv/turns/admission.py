@@ -37,7 +37,7 @@ class Admission:
         else:
             session = await self._checked(session, request)
         agent = self._agents.get(session.agent)
-        await agent.check(self.in_mode(session, request).options)
+        await agent.check(self.options_in(session, self.in_mode(session, request).options))
         if agent.find() is None:
             raise Unavailable(
                 f"the program of agent {session.agent} was not found on the server", code="agent_unavailable"

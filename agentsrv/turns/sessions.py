@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.contract import Agent
-from agentsrv.errors import AgentsrvError, NotFound
+from agentsrv.errors import AgentsrvError, InvalidInput, NotFound
 from agentsrv.eventlog import now_ms
 from agentsrv.fleet.homes import session_elsewhere, session_key
-from agentsrv.model import Fork, Seq, Session, SessionId, Source, Turn, TurnOptions
+from agentsrv.model import Fork, PermissionMode, Seq, Session, SessionId, Source, Turn, TurnOptions
 from agentsrv.store import deletion, sessions, turns
 from agentsrv.store.deletion import Remover
 from agentsrv.tasks import Tasks
@@ -89,12 +90,19 @@ class SessionService:
             setting_sources=setting_sources,
         )
         session = replace(session, **own)
-        await self._check(session.agent, {"setting_sources": setting_sources, **own})
+        await self._check(session, {"setting_sources": setting_sources, **own})
         await self._insert(session, is_named=session_id is not None)
         self._tell_changed(session.id)
         if self._warms_all if is_warm is None else is_warm:
-            self._pool.warm_up(session, self._admission.default_options(session))
+            await self._warm_up(session)
         return session
+
+    async def _warm_up(self, session: Session) -> None:
+        """Unless its agent would refuse a prompt that says nothing: what it must not do then it must not do ahead."""
+        options = self._admission.default_options(session)
+        with suppress(InvalidInput):
+            await self._agents.get(session.agent).check(options)
+            self._pool.warm_up(session, options)
 
     async def fork(self, source_id: SessionId, *, session_id: str | None, **changes: str | None) -> Session:
         """A new session in the same place, whose agent knows what the source's knew after its last turn.
@@ -199,7 +207,7 @@ class SessionService:
         """
         if (cwd := changes.pop("cwd", None)) is not None:
             await self._move(session_id, cwd)
-        await self._check((await self.get(session_id)).agent, changes)
+        await self._check(await self.get(session_id), changes)
         if (mode := changes.get("permission_mode")) is not None:
             self._turns.change_mode(session_id, mode)
         if "model" in changes:
@@ -208,11 +216,13 @@ class SessionService:
         self._tell_changed(session_id)
         return await self.get(session_id)
 
-    async def _check(self, agent: str, changes: Mapping[str, Any]) -> None:
-        """Can the agent do what its prompts are to ask for? Raises InvalidInput."""
-        wanted = {name: changes[name] for name in KEPT_OPTIONS if changes.get(name) is not None}
-        if wanted:
-            await self._agents.get(agent).check(TurnOptions(**wanted))
+    async def _check(self, session: Session, changes: Mapping[str, Any]) -> None:
+        """Can the agent do what its prompts are to ask for, with all else as it is? Raises InvalidInput."""
+        wanted = {name: changes[name] for name in KEPT_OPTIONS if name in changes}
+        if any(value is not None for value in wanted.values()):
+            changed = replace(session, **wanted)
+            options = TurnOptions(permission_mode=changed.permission_mode or PermissionMode.BYPASS)
+            await self._agents.get(session.agent).check(self._admission.options_in(changed, options))
 
     async def _move(self, session_id: SessionId, cwd: str) -> None:
         session = await self.get(session_id)

@@ -58,6 +58,12 @@ class Session:
         # goose puts a prompt that nobody has answered before the next one, in one text.
         return self.server.generate(f"{NEW_PROMPT}{script(*steps)}", self.id, **place, **options)
 
+    def trust(self) -> None:
+        """Let its directory count: some agents ask in no other."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        body = {"sessionId": self.id, "agent": self.dialect.name, "cwd": str(self.directory)}
+        self.server.ask("POST", "/sessions", body | {"trust_repository": True}).body()
+
     def turn(self, *steps: str, **options: Any) -> dict[str, Any]:
         """A prompt, to its end; its job."""
         return self.ended(self.send(*steps, **options))
@@ -161,6 +167,7 @@ def test_it_asks_and_takes_both_answers(session: Session) -> None:
     if not session.dialect.asks:
         assert session.send("text done", permission_mode="ask").json["code"] == "unsupported_option"
         return
+    session.trust()
     for decision in ("allow", "deny"):
         stream = session.send(f"bash touch {decision}.txt", "text done", permission_mode="ask")
         question = session.asked(stream)
@@ -175,6 +182,7 @@ def test_question_outlives_server(session: Session) -> None:
     """The server is killed while I think: the next one has the question, and the agent its answer."""
     if not session.dialect.asks:
         pytest.skip("it never asks")
+    session.trust()
     stream = session.send("bash touch allowed.txt", "text done", permission_mode="ask")
     question = session.asked(stream)
     session.server.kill9()
@@ -192,6 +200,7 @@ def test_what_nobody_answers_is_not_done(session: Session, server_type: type[Ser
     settings = session.dialect.settings(tmp_path, session.api.url) | {"PERMISSION_TIMEOUT": "1"}
     impatient = replace(session, server=server_type(tmp_path, Path("/bin/true"), settings).start())
     try:
+        impatient.trust()
         job = impatient.turn("bash touch denied", "text as you like", permission_mode="ask")
     finally:
         impatient.server.close()
@@ -338,15 +347,15 @@ def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mod
     stream = session.send("bash touch unasked", "text done", permission_mode=mode)
     if stream.status == 400:
         assert stream.json["code"] == "unsupported_option"
-        assert mode not in session.known_agent.modes or (distrust and mode not in distrust.modes)
+        assert mode not in session.known_agent.modes or distrust is None or mode not in distrust.modes
         return
     for event in stream:
         if event.type == "permission_request":
             session.answer(event.json, "deny")
     session.ended(stream)
 
-    if distrust is not None:
-        assert [] == [name for name in ("ran", "unasked") if (session.directory / name).exists()]
+    assert distrust is not None
+    assert [] == [name for name in ("ran", "unasked") if (session.directory / name).exists()]
 
 
 def test_agent_is_listed(session: Session, server: Server, dialect: AcpDialect) -> None:

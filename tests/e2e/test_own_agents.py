@@ -13,7 +13,7 @@ from agentsrv.agents.acp.known import GEMINI
 from agentsrv.agents.acp.table import agents_of
 from agentsrv.errors import StartupError
 from tests.conftest import ServerMaker
-from tests.kit import ROOT
+from tests.kit import ROOT, Server, wait_until
 
 COMMAND = [sys.executable, "-I", "-S", str(ROOT / "tests/fakes/acp_agent.py")]
 TABLE = f"""
@@ -23,6 +23,7 @@ environment = {{ MY_AGENT_OFFLINE = "1" }}
 pass = ["MY_AGENT_URL"]
 credentials = ["MY_AGENT_KEY"]
 modes = {{ ask = "careful", bypass = "yolo" }}
+reads_repositories = false
 """
 
 
@@ -48,6 +49,46 @@ def test_agent_of_my_own_works_without_code(make_server: ServerMaker, tmp_path: 
     assert (mine["usable"], mine["credentials"], mine["models"]) == (True, ["MY_AGENT_KEY"], ["m"])
     assert mine["permissionModes"] == ["ask", "bypass"]
     assert "gemini" not in agents
+
+
+@pytest.fixture
+def reader(make_server: ServerMaker, tmp_path: Path) -> Server:
+    """Of whose agent nobody says that it reads nothing in a repository."""
+    path = tmp_path / "agents.toml"
+    path.write_text(TABLE.replace("reads_repositories = false", ""))
+    return make_server(AGENTS_FILE=str(path), DEFAULT_PERMISSION_MODE="ask")
+
+
+def test_agent_of_my_own_is_not_let_into_what_nobody_trusts(reader: Server) -> None:
+    """What runs there before it asks is not known: in a mode that asks it is refused, and told why."""
+    refused = [
+        reader.generate("hi", "a", agent="my-agent").json,
+        reader.ask("POST", "/sessions", {"agent": "my-agent", "permission_mode": "ask"}).json,
+        reader.ask("POST", "/sessions", {"agent": "my-agent", "trust_repository": False}).json,
+    ]
+
+    assert [answer["code"] for answer in refused] == ["unsupported_option"] * 3
+    assert all("trust_repository" in answer["error"] for answer in refused)
+
+
+def test_agent_of_my_own_asks_in_a_repository_that_i_trust(reader: Server) -> None:
+    """Said with the session, whether its mode comes with the prompt, the session or the server."""
+    place = {"agent": "my-agent", "trust_repository": True}
+    made = reader.ask("POST", "/sessions", place | {"sessionId": "b", "permission_mode": "ask"}).status
+    changed = reader.ask("PUT", "/sessions/b", {"permission_mode": "ask"}).status
+    done = reader.generate("hi", "b").rest()[-1].json
+
+    assert (made, changed, done["status"]) == (201, 200, "completed")
+
+
+def test_agent_is_not_started_ahead_where_it_would_be_refused(reader: Server) -> None:
+    """A warm process would have read what the prompt is refused for."""
+    body = {"agent": "my-agent", "warm": True}
+    for number, trust in enumerate((None, True)):
+        reader.ask("POST", "/sessions", body | {"sessionId": f"s{number}", "trust_repository": trust}).body()
+    wait_until(reader.agents, what="the one of the trusted session")
+
+    assert len(reader.agents()) == 1
 
 
 def test_login_is_that_of_the_agents_own_program(tmp_path: Path) -> None:

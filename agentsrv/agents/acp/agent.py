@@ -103,10 +103,9 @@ class AcpAgent:
         if counts_repository(options):
             return
         if (distrust := self._known.distrust) is None:
-            if options.setting_sources is not None:
-                raise unsupported(
-                    "setting_sources", f"{self.name} always reads the settings of the directory"
-                )
+            said = "permission_mode" if options.setting_sources is None else "setting_sources"
+            needs = f"{self.name} may read the settings of a repository, which has to be trusted ({TRUST})"
+            raise unsupported(said, needs)
         elif options.permission_mode not in distrust.modes:
             needs = f"{self.name} needs a repository that is trusted for this mode ({TRUST})"
             raise unsupported("permission_mode", needs)

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from agentsrv.agents.acp.known import KNOWN, KnownAgent, Quirk
+from agentsrv.agents.acp.known import KNOWN, Distrust, KnownAgent, Quirk
 from agentsrv.config import OWN_SECRETS
 from agentsrv.errors import StartupError
 from agentsrv.model import PermissionMode
@@ -48,6 +48,7 @@ class _Stated(msgspec.Struct, forbid_unknown_fields=True, rename={"passed": "pas
     takes_images: bool | msgspec.UnsetType = msgspec.UNSET
     failures: list[str] | msgspec.UnsetType = msgspec.UNSET
     quirks: list[Quirk] | msgspec.UnsetType = msgspec.UNSET
+    reads_repositories: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,6 +102,8 @@ def _with(known: KnownAgent, entry: _Stated) -> KnownAgent:
         raise StartupError(f"AGENTS_FILE: the command of {known.name} is empty")
     if own := OWN_SECRETS.intersection([*fields.get("passed", ()), *fields.get("credentials", ())]):
         raise StartupError(f"AGENTS_FILE: {known.name} must not get {', '.join(sorted(own))}")
+    if (reads := fields.pop("reads_repositories", None)) is not None:
+        fields["distrust"] = None if reads else known.distrust or Distrust()
     for field, value in fields.items():
         if isinstance(value, list):
             fields[field] = frozenset(value) if field == "quirks" else tuple(value)
