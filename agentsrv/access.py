@@ -138,9 +138,19 @@ class Keyring:
     async def ticket_holder(self, ticket: str) -> Caller | None:
         """Who has made the ticket, if it is good and the maker's key still is. It is used by that."""
         caller = self._tickets.use(ticket)
-        if caller is None or caller.hash in self._own_hashes or await self._good(caller.hash):
-            return caller
-        return None
+        return caller if caller is not None and await self.is_good(caller.hash) else None
+
+    def is_own(self, hash: bytes) -> bool:
+        """That of a key of the settings, which ends with the server."""
+        return hash in self._own_hashes
+
+    async def is_good(self, hash: bytes) -> bool:
+        """Of whoever came with this key and is still here, which is a use of it. Raises Unavailable."""
+        if self.is_own(hash):
+            return True
+        if (key := await self._good(hash)) is not None:
+            self._note_use(key)
+        return key is not None
 
     async def close(self) -> None:
         await self._tasks.join(1.0)

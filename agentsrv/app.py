@@ -82,6 +82,7 @@ def _hand_over(services: Services, app: web.Application) -> None:
     if services.fleet is not None:
         app[ROUTER] = services.fleet.router
     app[keys.KEYRING] = services.keyring
+    app[keys.HOLDERS] = services.holders
     app[keys.AUDIT] = services.audit
     app[keys.MCP] = services.mcp
     app[keys.CHAT] = services.chat
@@ -109,6 +110,7 @@ async def _start(services: Services, stack: AsyncExitStack) -> None:
     stack.push_async_callback(services.db.close)
     await services.db.open()
     stack.push_async_callback(services.keyring.close)
+    stack.push_async_callback(services.holders.close)
     stack.push_async_callback(services.audit.close)
     stack.push_async_callback(services.remover.close)
     await services.remover.start()

@@ -14,6 +14,7 @@ from agentsrv.agents.acp.table import agents_of, wanted_in
 from agentsrv.agents.claude.agent import ClaudeCode
 from agentsrv.agents.codex.agent import Codex
 from agentsrv.api.forward import Forwarder
+from agentsrv.api.holders import Holders
 from agentsrv.api.hop import secret_of
 from agentsrv.api.listing import AllSessions, OwnSessions
 from agentsrv.api.routing import Router
@@ -112,6 +113,7 @@ class Services:
     timer_notes: TimerNotes
     timers: Timers
     keyring: Keyring
+    holders: Holders
     audit: Audit
     mcp: Mcp
     chat: Chat
@@ -187,6 +189,7 @@ def build(config: Config, vitals: Vitals) -> Services:
         forwarder = Forwarder(registry, secret_of(config))
         listing = AllSessions(OwnSessions(sessions), registry, forwarder)
         fleet = Fleet(registry, forwarder, Router(homes, registry, forwarder, sessions.has))
+    keyring = Keyring(db, config.api_keys)
     return Services(
         config=config,
         threads=threads,
@@ -212,7 +215,8 @@ def build(config: Config, vitals: Vitals) -> Services:
         health=HealthCheck(db, vitals, redis_answers(config, fleet)),
         homes=homes,
         fleet=fleet,
-        keyring=Keyring(db, config.api_keys),
+        keyring=keyring,
+        holders=Holders(keyring),
         audit=Audit(db, config.audit_days),
         activity=Activity(db, turns, signals),
         mcp=Mcp(config.app_version, prompts, turns, sessions, listing, git),

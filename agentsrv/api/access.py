@@ -40,7 +40,7 @@ async def list_tokens(request: web.Request) -> web.Response:
 
 
 async def revoke_token(request: web.Request) -> web.Response:
-    """End a key. What runs goes on; its next request is refused."""
+    """End a key. What agents do goes on; its next request is refused, and its streams and sockets are closed."""
     [key] = await request.app[KEYRING].revoke(request.match_info["key_id"], caller_of(request), by_name=False)
     return json_response(TokenRevoked(id=key.id, timestamp=timestamp()))
 

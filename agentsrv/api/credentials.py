@@ -9,7 +9,7 @@ from agentsrv.access import Caller
 from agentsrv.api.access_log import IS_KNOWN
 from agentsrv.api.connections import Connection
 from agentsrv.api.hop import caller_of, is_hop
-from agentsrv.api.keys import KEYRING, PUBLIC, REQUESTS, SCOPES
+from agentsrv.api.keys import HOLDERS, KEYRING, PUBLIC, REQUESTS, SCOPES
 from agentsrv.api.proxies import client_address
 from agentsrv.config import Config
 from agentsrv.errors import AuthenticationFailed, Forbidden, LimitReached
@@ -47,7 +47,8 @@ def authenticate(config: Config) -> Middleware:
                 require_rate(failures.take(address), code="too_many_failures")
                 raise AuthenticationFailed(_why(request))
             require_scope(request, caller)
-        return await handler(request)
+        with request.app[HOLDERS].held(caller.hash if caller else b"", request):
+            return await handler(request)
 
     return authenticate
 

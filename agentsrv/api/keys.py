@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agentsrv.agents import AgentRegistry
     from agentsrv.api.acp_http import HttpConnections
     from agentsrv.api.crowd import Line
+    from agentsrv.api.holders import Holders
     from agentsrv.audit import Audit
     from agentsrv.faces.acp_turns import Means as AcpMeans
     from agentsrv.faces.chat import Chat
@@ -63,6 +64,7 @@ GROUPS: web.AppKey[tuple[Group, ...]] = web.AppKey("groups")
 """The table of routes.py: what the middlewares and the OpenAPI document know about every route."""
 SCOPES: web.AppKey[dict[Handler, Scope | None]] = web.AppKey("scopes")
 """What a key has to be allowed for each handler."""
+HOLDERS: web.AppKey[Holders] = web.AppKey("holders")
 KEYRING: web.AppKey[Keyring] = web.AppKey("keyring")
 REDEEMING: web.AppKey[Rates] = web.AppKey("redeeming")
 """How often codes are tried."""

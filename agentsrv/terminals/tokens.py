@@ -40,7 +40,7 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What a token allows: to use one terminal, or only to watch it. `cwd` is for a new one; `made_with` is what the
-    key is called that the token was made with.
+    key is called that the token was made with, `key` its hash, if it can end before the server does.
     """
 
     terminal_id: TerminalId
@@ -48,6 +48,7 @@ class Grant:
     cwd: str | None = None
     is_read_only: bool = False
     made_with: str = ""
+    key: bytes = b""
 
 
 class Claims(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
@@ -65,6 +66,7 @@ class Claims(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
     srv: str | None = None
     """The server of a fleet whose terminal it is, and which alone notes that it is used."""
     made_with: str = ""
+    key: bytes = b""
 
 
 class TerminalTokens:
@@ -96,6 +98,7 @@ class TerminalTokens:
             read_only=grant.is_read_only,
             srv=self._server,
             made_with=grant.made_with,
+            key=grant.key,
         )
         jwt = await self._load_jwt()
         return jwt.encode(msgspec.to_builtins(claims), self._key, ALGORITHM), claims.exp
@@ -111,6 +114,7 @@ class TerminalTokens:
             cwd=claims.cwd,
             is_read_only=claims.read_only,
             made_with=claims.made_with,
+            key=claims.key,
         )
 
     async def _load_jwt(self) -> Any:

@@ -11,7 +11,8 @@ from agentsrv.api.bodies import read_body
 from agentsrv.api.credentials import CALLER
 from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.fields import given
-from agentsrv.api.keys import TERMINAL_TOKENS, TERMINALS
+from agentsrv.api.hop import is_hop
+from agentsrv.api.keys import HOLDERS, KEYRING, TERMINAL_TOKENS, TERMINALS
 from agentsrv.api.operations import NO_BODY, Operation
 from agentsrv.api.schemas.terminals import (
     CreateTerminalToken,
@@ -26,7 +27,7 @@ from agentsrv.api.schemas.terminals import (
 from agentsrv.api.terminals.connection import Connection
 from agentsrv.api.terminals.handshake import Socket, redeem, token_of
 from agentsrv.api.urls import read_query
-from agentsrv.errors import InvalidInput, NotFound
+from agentsrv.errors import AuthenticationFailed, InvalidInput, NotFound
 from agentsrv.model import NAME, TerminalId
 from agentsrv.terminals.terminal import Terminal
 from agentsrv.terminals.tokens import Grant
@@ -44,6 +45,7 @@ async def create_terminal_token(request: web.Request) -> web.Response:
         cwd=cwd,
         is_read_only=body.read_only,
         made_with=request[CALLER].name,
+        key=_key_of(request),
     )
     _note(request, grant)
     token, expires_at = await request.app[TERMINAL_TOKENS].issue(grant)
@@ -55,6 +57,14 @@ async def create_terminal_token(request: web.Request) -> web.Response:
             terminal_id=grant.terminal_id,
         )
     )
+
+
+def _key_of(request: web.Request) -> bytes:
+    """The hash of the key, if its end ends the terminal's sockets. Nothing of the settings' key is in a token; keys of
+    who comes by another server of the fleet are that one's to know.
+    """
+    key: bytes = request[CALLER].hash
+    return b"" if is_hop(request) or request.app[KEYRING].is_own(key) else key
 
 
 def _note(request: web.Request, grant: Grant) -> None:
@@ -121,13 +131,16 @@ async def open_terminal(request: web.Request) -> web.StreamResponse:
     grant = await redeem(request, token)
     request[KEY_NAME] = grant.made_with
     _note(request, grant)
+    if grant.key and not await request.app[KEYRING].is_good(grant.key):
+        raise AuthenticationFailed("the key that this token was made with has ended", code="invalid_token")
     viewer = await request.app[TERMINALS].attach(grant)
     try:
-        await ws.prepare(request)
-        viewer.is_mute = query.encoding == "raw"
-        if isinstance(query.cols, int) and isinstance(query.rows, int):
-            viewer.resize(query.cols, query.rows)
-        await Connection(request, ws, viewer, encoding=query.encoding).run()
+        with request.app[HOLDERS].held(grant.key, request):
+            await ws.prepare(request)
+            viewer.is_mute = query.encoding == "raw"
+            if isinstance(query.cols, int) and isinstance(query.rows, int):
+                viewer.resize(query.cols, query.rows)
+            await Connection(request, ws, viewer, encoding=query.encoding).run()
     finally:
         viewer.close()
     return ws
