@@ -61,6 +61,12 @@ test("the words that changed are marked, and the line is whole", () => {
   assert.equal(now.map((piece) => piece.text).join(""), "return await rows(session, after)");
 });
 
+test("words that changed beside each other are one mark, and a long line has its marks too", () => {
+  const long = "same ".repeat(400);
+  const [, now] = changedWords(`${long}one two three end`, `${long}four five six end`);
+  assert.deepEqual(now.filter((piece) => piece.isChanged).map((piece) => piece.text), ["four five six"]);
+});
+
 test("lines that have little in common are not marked at all", () => {
   const [old, now] = changedWords("alpha beta gamma", "one two three four");
   assert.deepEqual([old.length, now.length], [1, 1]);

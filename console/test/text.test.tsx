@@ -61,3 +61,9 @@ test("a difference gives both texts back, for any texts", () => {
     assert.deepEqual([side("new"), side("old")], [before, after]);
   }
 });
+
+test("texts that differ in too much are one after the other", () => {
+  const text = (word: string) => Array.from({ length: 2000 }, (_, index) => `${word} ${index}`).join("\n");
+  const kinds = lineDiff(text("a"), text("b")).map((line) => line.kind);
+  assert.deepEqual([kinds.indexOf("new"), kinds.lastIndexOf("old")], [2000, 1999]);
+});

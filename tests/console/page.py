@@ -44,11 +44,32 @@ async def fill(page: Page, selector: str, text: str) -> None:
 
 
 async def click(page: Page, selector: str, words: str = "") -> None:
-    """The first element that the selector finds, and that has the words."""
-    all_of, has = json.dumps(selector), f"one => one.innerText.includes({json.dumps(words)})"
-    place = f"[...document.querySelectorAll({all_of})].find({has})"
-    await page.until(f"!!{place} && !{place}.disabled", bool)
-    await page.value(f"{place}.click()")
+    """With the mouse: the first element that has the words, once it can be used, stands still and nothing covers it."""
+    reached = REACHED % (json.dumps(selector), json.dumps(words))
+    has_come = False
+    while has_come is False:  # It may have moved away in that moment; None: the page itself is another one.
+        x, y = await page.until(reached, bool)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            await page.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        has_come = await page.value("window.clickHasCome")
+
+
+REACHED = """
+    (() => {
+        const one = [...document.querySelectorAll(%s)].find(one => one.innerText.includes(%s));
+        if (!one || one.disabled) return null;
+        one.scrollIntoView({block: 'nearest', inline: 'nearest'});
+        const box = one.getClientRects()[0];
+        const place = box && [box.x + box.width / 2, box.y + box.height / 2];
+        const isStill = String(place) === window.placeBefore;
+        window.placeBefore = String(place);
+        if (!isStill || !one.contains(document.elementFromPoint(...place))) return null;
+        window.clickHasCome = false;
+        one.addEventListener('click', () => window.clickHasCome = true, {once: true, capture: true});
+        return place;
+    })()
+"""
+"""Where a finger would reach it; null while it cannot."""
 
 
 async def pick(page: Page, selector: str, value: str) -> None:

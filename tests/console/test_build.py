@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agentsrv.api.openapi import document
+from agentsrv.api.routes import ROUTES
 from tests.projections.test_acp import TRANSCRIPTS, log_of, rendered
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,52 @@ def test_what_is_committed_was_built_from_these_sources(tmp_path: Path) -> None:
     run("node", "build.mjs", str(tmp_path / "built"))
 
     assert contents(tmp_path / "built") == contents(BUILT)
+
+
+ANSWERS = {
+    "Session": "SessionActivity", "Job": "JobView", "MessagePage": "MessageList", "Queued": "QueuedView",
+    "Entry": "Entry", "Match": "LineMatch", "Terminal": "TerminalView",
+    "Device": "TokenView", "Question": "PermissionView",
+    "Agent": "AgentView", "Prompt": "Generate", "DiffSummary": "DiffView", "DiffFile": "DiffFileView",
+    "DiffHunk": "DiffHunkView",
+}  # fmt: skip
+"""By the page's type in src/api/types.ts: the schema of the server's document that it is a part of."""
+GIVEN_WHEN_ASKED = {
+    "MessagePage": {"eventIds", "firstEventId", "upToEventId"},
+    "Prompt": {"message_id", "background"},
+}
+"""What is not always there, and is where the page asks for it, or is sent by the page itself."""
+
+
+def test_what_the_page_reads_is_what_the_server_says() -> None:
+    """Each field of its types is in the server's document, and may be missing or null where it is said to."""
+    schemas = document(ROUTES, "1")["components"]["schemas"]
+    read = fields_of((SOURCES / "src" / "api" / "types.ts").read_text())
+
+    assert set(read) == set(ANSWERS)
+    for name, fields in read.items():
+        told = schemas[ANSWERS[name]]
+        sure = set(told["required"]) | GIVEN_WHEN_ASKED.get(name, set())
+        assert set(fields) <= set(told["properties"]), name
+        assert {field for field, (is_sure, _) in fields.items() if is_sure} <= sure, name
+        null = {field for field in fields if can_be_null(told["properties"][field])}
+        assert null <= {field for field, (_, kind) in fields.items() if "null" in kind}, name
+
+
+def fields_of(source: str) -> dict[str, dict[str, tuple[bool, str]]]:
+    """By interface and field: whether it is always there, and its type."""
+    interfaces = re.findall(r"^export interface (\w+) \{(.*?)^\}", source, re.MULTILINE | re.DOTALL)
+    return {
+        name: {
+            field: (not optional, kind)
+            for field, optional, kind in re.findall(r"^  (\w+)(\??): (.*);$", body, re.MULTILINE)
+        }
+        for name, body in interfaces
+    }
+
+
+def can_be_null(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "null" or any(map(can_be_null, schema.get("anyOf", [])))
 
 
 KB = 1000
@@ -99,6 +148,6 @@ def test_it_says_whose_work_is_in_it() -> None:
     """Each bundled package has its licence in licenses.txt."""
     licences = (BUILT / "licenses.txt").read_text()
 
-    for package in ("preact ", "marked ", "@xterm/xterm ", "highlight.js "):
+    for package in ("preact ", "marked ", "diff ", "@xterm/xterm ", "highlight.js "):
         assert package in licences
     assert "Permission is hereby granted" in licences

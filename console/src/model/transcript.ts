@@ -4,7 +4,9 @@
  * Events are the frames of `format=acp` (docs/events.md). Rows are changed in place; `version` rises with each batch.
  */
 
-export type CallStatus = "pending" | "in_progress" | "completed" | "failed";
+import type { ContentBlock, PlanEntry, SessionUpdate, ToolCallContent, ToolCallStatus } from "@agentclientprotocol/sdk";
+
+export type CallStatus = ToolCallStatus;
 
 interface Common {
   /** Known for as long as the row lives. */
@@ -78,6 +80,9 @@ const MAX_OUTPUT = 64 * 1024;
 const NO_TURN = "plan ";
 
 type Json = Record<string, unknown>;
+/** What has come over the wire: the protocol says which names there may be, and nobody what is there. */
+type Loose<T> = { readonly [Name in T extends unknown ? keyof T : never]?: unknown };
+type Update = Loose<SessionUpdate>;
 
 export class Transcript {
   readonly rows: Row[] = [];
@@ -186,8 +191,9 @@ export class Transcript {
     }
   }
 
-  private update(seq: number, update: Json): void {
-    switch (update["sessionUpdate"]) {
+  private update(seq: number, update: Update): void {
+    const kind = update.sessionUpdate as SessionUpdate["sessionUpdate"];
+    switch (kind) {
       case "user_message_chunk":
         return this.userChunk(seq, update);
       case "agent_message_chunk":
@@ -200,7 +206,7 @@ export class Transcript {
       case "plan":
         return this.plan(seq, update);
       case "usage_update":
-        this.usage = { used: number(update["used"]), size: number(update["size"]) };
+        this.usage = { used: number(update.used), size: number(update.size) };
         return;
       case "session_info_update":
         return this.info(seq, update);
@@ -208,57 +214,62 @@ export class Transcript {
       case "config_option_update":
       case "current_mode_update":
         return; // What could be done, not what was.
+      case "notice":
+      case "compaction_update":
+      case "compaction_summary_chunk":
+        return this.note(seq, "raw", JSON.stringify(update)); // Sent only to who has asked for them: nobody has.
       default:
+        kind satisfies never; // What a newer protocol has is to be thought of here; agents may send it before.
         return this.note(seq, "raw", JSON.stringify(update));
     }
   }
 
-  private userChunk(seq: number, update: Json): void {
-    const key = `user ${text(update["messageId"]) || seq}`;
+  private userChunk(seq: number, update: Update): void {
+    const key = `user ${text(update.messageId) || seq}`;
     const row = this.row(key, () => ({ kind: "user", key, seq, version: 0, text: "", images: [] }));
     if (row.kind !== "user") return;
-    const content = object(update["content"]);
-    if (content["type"] === "image") row.images.push(imageUrl(content));
-    else row.text += text(content["text"]);
+    const content = loose<ContentBlock>(update.content);
+    if (content.type === "image") row.images.push(imageUrl(content));
+    else row.text += text(content.text);
   }
 
-  private textChunk(seq: number, kind: "text" | "thought", update: Json): void {
-    const id = text(update["messageId"]);
+  private textChunk(seq: number, kind: "text" | "thought", update: Update): void {
+    const id = text(update.messageId);
     const parent = this.parent(update);
     const last = (parent?.children ?? this.rows).at(-1);
     const continued = id === "" && last?.kind === kind ? last.key : "";
     const key = continued || `${kind} ${id || this.number()}`;
     const row = this.row(key, () => ({ kind, key, seq, version: 0, text: "", isOpen: true }), parent, parentOf(update));
-    if (row.kind === "text" || row.kind === "thought") row.text += text(object(update["content"])["text"]);
+    if (row.kind === "text" || row.kind === "thought") row.text += text(loose<ContentBlock>(update.content).text);
   }
 
-  private call(seq: number, update: Json): void {
-    const key = `call ${text(update["toolCallId"])}`;
+  private call(seq: number, update: Update): void {
+    const key = `call ${text(update.toolCallId)}`;
     const row = this.row(key, () => newCall(key, seq), this.parent(update), parentOf(update));
     if (row.kind !== "call") return;
-    if (typeof update["title"] === "string") row.title = update["title"];
-    if (typeof update["kind"] === "string") row.tool = update["kind"];
-    if (isStatus(update["status"])) row.status = update["status"];
-    if (update["rawInput"] !== undefined) row.input = update["rawInput"];
-    if (Array.isArray(update["content"])) row.content = update["content"].flatMap(callContent);
-    const exitCode = object(update["rawOutput"])["exitCode"];
+    if (typeof update.title === "string") row.title = update.title;
+    if (typeof update.kind === "string") row.tool = update.kind;
+    if (isStatus(update.status)) row.status = update.status;
+    if (update.rawInput !== undefined) row.input = update.rawInput;
+    if (Array.isArray(update.content)) row.content = update.content.flatMap(callContent);
+    const exitCode = object(update.rawOutput)["exitCode"];
     if (typeof exitCode === "number") row.exitCode = exitCode;
-    const ours = object(object(update["_meta"])["agentsrv"]);
+    const ours = object(object(update._meta)["agentsrv"]);
     if (typeof ours["output"] === "string") row.output = (row.output + ours["output"]).slice(-MAX_OUTPUT);
     if (typeof ours["progress"] === "string") row.progress = ours["progress"];
   }
 
-  private plan(seq: number, update: Json): void {
+  private plan(seq: number, update: Update): void {
     const key = this.planKey();
     const row = this.row(key, () => ({ kind: "plan", key, seq, version: 0, entries: [] }));
-    const entries = Array.isArray(update["entries"]) ? update["entries"].map(object) : [];
+    const entries = Array.isArray(update.entries) ? update.entries.map((entry) => loose<PlanEntry>(entry)) : [];
     if (row.kind === "plan")
-      row.entries = entries.map((entry) => ({ content: text(entry["content"]), status: text(entry["status"]) }));
+      row.entries = entries.map((entry) => ({ content: text(entry.content), status: text(entry.status) }));
   }
 
-  private info(seq: number, update: Json): void {
-    if (typeof update["title"] === "string") this.title = update["title"];
-    const notice = object(object(object(update["_meta"])["agentsrv"])["notice"]);
+  private info(seq: number, update: Update): void {
+    if (typeof update.title === "string") this.title = update.title;
+    const notice = object(object(object(update._meta)["agentsrv"])["notice"]);
     if (typeof notice["message"] === "string") this.note(seq, "notice", notice["message"]);
   }
 
@@ -307,7 +318,7 @@ export class Transcript {
   }
 
   /** The call of a subagent that an update belongs to. */
-  private parent(update: Json): CallRow | undefined {
+  private parent(update: Update): CallRow | undefined {
     const row = this.byKey.get(parentOf(update));
     return row?.kind === "call" ? row : undefined;
   }
@@ -331,8 +342,8 @@ export class Transcript {
 }
 
 /** The key of the call that an update of a subagent belongs to; else empty. */
-function parentOf(update: Json): string {
-  const id = text(object(object(update["_meta"])["agentsrv"])["parentToolCallId"]);
+function parentOf(update: Update): string {
+  const id = text(object(object(update._meta)["agentsrv"])["parentToolCallId"]);
   return id === "" ? "" : `call ${id}`;
 }
 
@@ -415,19 +426,19 @@ function newCall(key: string, seq: number): CallRow {
 }
 
 function callContent(value: unknown): CallContent[] {
-  const item = object(value);
-  if (item["type"] === "diff")
-    return [{ type: "diff", path: text(item["path"]), old: text(item["oldText"]), new: text(item["newText"]) }];
-  const block = object(item["content"]);
-  if (block["type"] === "text") return [{ type: "text", text: text(block["text"]) }];
-  if (block["type"] === "image") return [{ type: "image", url: imageUrl(block) }];
+  const item = loose<ToolCallContent>(value);
+  if (item.type === "diff")
+    return [{ type: "diff", path: text(item.path), old: text(item.oldText), new: text(item.newText) }];
+  const block = loose<ContentBlock>(item.content);
+  if (block.type === "text") return [{ type: "text", text: text(block.text) }];
+  if (block.type === "image") return [{ type: "image", url: imageUrl(block) }];
   return [];
 }
 
 /** Only the four types that the server takes; nothing else becomes a URL. */
-function imageUrl(block: Json): string {
-  const type = text(block["mimeType"]);
-  return /^image\/(png|jpeg|gif|webp)$/.test(type) ? `data:${type};base64,${text(block["data"])}` : "";
+function imageUrl(block: Loose<ContentBlock>): string {
+  const type = text(block.mimeType);
+  return /^image\/(png|jpeg|gif|webp)$/.test(type) ? `data:${type};base64,${text(block.data)}` : "";
 }
 
 function parse(frame: string): Json {
@@ -444,6 +455,11 @@ function isObject(value: unknown): value is Json {
 
 function object(value: unknown): Json {
   return isObject(value) ? value : {};
+}
+
+/** An object of the protocol's, once it is one at all. */
+function loose<T>(value: unknown): Loose<T> {
+  return object(value) as Loose<T>;
 }
 
 function text(value: unknown): string {
