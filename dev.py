@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import debian_python
+
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / "bin"
@@ -47,7 +49,9 @@ TOOLS = {
 
 ACP_AGENTS = ("goose", "gemini", "opencode")
 ACP_AGENTS_AT_NIGHT = ("qwen", "copilot", "kimi", "pi")
-"""Agents that tests drive, besides those of requirements/agents.txt; also vibe, where Python is new enough."""
+"""Agents that tests drive, besides those of requirements/agents.txt, and vibe, which needs a newer Python."""
+
+NEWER_PYTHON = VENV / "acp" / "python"
 
 WITHOUT_SERVERS = (
     "tests/test_house.py", "tests/test_dependencies.py", "tests/test_docs.py", "tests/agents", "tests/projections",
@@ -184,18 +188,33 @@ def install_tools() -> bool:
         install_node_packages(directory)
     for name in ACP_AGENTS:
         install_acp_agent(name)
-    if sys.version_info >= (3, 12) or not exit_code("sh", "-c", "python3.12 -c '' 2>/dev/null"):
-        install_acp_agent("vibe")
+    if (python := python_for_vibe()) is not None:
+        install_acp_agent("vibe", "--python", python)
     return True
 
 
-def install_acp_agent(name: str) -> None:
+def install_acp_agent(name: str, *options: str) -> None:
     """An agent that tests drive, unless it is there already as its lock has it."""
     home = VENV / "acp" / "agents" / name
     locked_at = max(lock.stat().st_mtime for lock in (ACP_LOCKS / name).iterdir())
     if not (home / "bin").exists() or home.stat().st_mtime < locked_at:
         state = f"STATE_DIR={VENV / 'acp'}"
-        download("env", state, PYTHON, "-m", "agentsrv", "agents", "install", name)
+        download("env", state, PYTHON, "-m", "agentsrv", "agents", "install", name, *options)
+
+
+def python_for_vibe() -> str | None:
+    """The machine's, where one is new enough; else Debian's next one, beside it. None: neither is to be had."""
+    for python in (PYTHON, "python3.14", "python3.13", "python3.12"):
+        if not exit_code(
+            "sh", "-c", f"{python} -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null"
+        ):
+            return python
+    if not debian_python.is_possible():
+        print("vibe is left out; it needs Python 3.12 or newer.", flush=True)
+        return None
+    if not (debians := NEWER_PYTHON / debian_python.PROGRAM).exists():
+        download(PYTHON, "-m", "tests.debian_python", str(NEWER_PYTHON))
+    return str(debians)
 
 
 def install_node_packages(directory: Path) -> None:
