@@ -124,7 +124,9 @@ def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
             message_of(message.role, message.content, f"messages.{number}")
             for number, message in enumerate(body.messages)
         ],
-        session_id=session_of(request, body.session_id, body.metadata, body.user),
+        session_id=session_of(
+            request, body.session_id, body.metadata, body.user, is_streamed=bool(body.stream)
+        ),
         cwd=body.cwd,
         effort=body.reasoning_effort,
         permission_mode=body.permission_mode,

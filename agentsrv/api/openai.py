@@ -22,7 +22,8 @@ from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
 MESSAGES = uuid.UUID("0f4c1a52-7c0e-5b7e-9b1f-5a9c2f6f3c77")
 """The namespace of sessions that a message has begun."""
 
-CHAT_HEADERS = ("X-OpenWebUI-Chat-Id", "X-Conversation-Id")
+OPEN_WEBUI = "X-OpenWebUI-Chat-Id"
+CHAT_HEADERS = (OPEN_WEBUI, "X-Conversation-Id")
 """How chat programs tell which conversation a request is of, by names of their own."""
 
 SESSION_HEADERS = ("X-Session-Id", *CHAT_HEADERS)
@@ -55,13 +56,21 @@ def error_of(message: str, code: str, param: str | None = None) -> dict[str, Any
 
 
 def session_of(
-    request: web.Request, session_id: str | None, metadata: Mapping[str, Any] | None, user: str | None
+    request: web.Request,
+    session_id: str | None,
+    metadata: Mapping[str, Any] | None,
+    user: str | None,
+    *,
+    is_streamed: bool,
 ) -> SessionId | None:
     """The conversation, by the first of the ways in which clients name it; None: a new one that has no name."""
     named: dict[str, object] = {
         "session_id": session_id,
         **{name: request.headers.get(name) for name in SESSION_HEADERS},
     }
+    if not is_streamed and named.pop(OPEN_WEBUI):
+        # What its user says Open WebUI streams. This is a question of its own about that chat, for a title or tags.
+        user = None
     named["metadata.session_id"] = (metadata or {}).get("session_id")
     for field, value in named.items():
         if isinstance(value, str) and re.match(SESSION_ID_PATTERN, value):

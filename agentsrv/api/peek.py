@@ -32,6 +32,7 @@ class Peek(msgspec.Struct):
     conversation: Any = None
     metadata: Any = None
     user: Any = None
+    stream: Any = None
     terminal: Any = msgspec.field(name="terminalId", default=None)
     server: Any = None
 
@@ -90,7 +91,7 @@ def conversation_of(request: web.Request, peek: Peek) -> str | None:
     metadata = peek.metadata if isinstance(peek.metadata, dict) else None
     user = peek.user if isinstance(peek.user, str) else None
     try:
-        return session_of(request, peek.session, metadata, user)
+        return session_of(request, peek.session, metadata, user, is_streamed=peek.stream is True)
     except InvalidInput:
         return None
 

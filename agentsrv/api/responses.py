@@ -170,7 +170,9 @@ def _wanted(request: web.Request, body: CreateResponse) -> Wanted:
     return Wanted(
         model=body.model,
         messages=[*said, *_messages(body.input)],
-        session_id=session_of(request, body.session_id, body.metadata, body.user),
+        session_id=session_of(
+            request, body.session_id, body.metadata, body.user, is_streamed=bool(body.stream)
+        ),
         cwd=body.cwd,
         effort=None if body.reasoning is None else body.reasoning.effort,
         permission_mode=body.permission_mode,

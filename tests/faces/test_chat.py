@@ -44,7 +44,7 @@ def test_completion_is_what_the_agent_says(claude_server: Server, client_of: Cli
     first = client.chat.completions.create(
         model="claude-code",
         messages=[said("Be brief.", "system"), said(script("usage 100 10", "text hello there"))],
-        extra_headers={"X-OpenWebUI-Chat-Id": "a-chat"},
+        extra_headers={"X-Conversation-Id": "a-chat"},
     )
     assert (first.choices[0].message.content, first.choices[0].finish_reason) == ("hello there", "stop")
     assert first.usage is not None
@@ -60,7 +60,7 @@ def test_completion_is_what_the_agent_says(claude_server: Server, client_of: Cli
             ],
             stream=True,
             stream_options={"include_usage": True},
-            extra_headers={"X-OpenWebUI-Chat-Id": "a-chat"},
+            extra_headers={"X-Conversation-Id": "a-chat"},
         )
     )
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
@@ -111,6 +111,25 @@ def test_chat_programs_go_on_where_they_were(
     assert used[0] == used[1]
     assert used[0].startswith(session)
     assert [prompt.json["message"]["content"][0]["text"] for prompt in prompts] == [words[0], words[2]]
+
+
+def test_what_open_webui_asks_for_itself_is_no_part_of_the_chat(
+    shared_server: Server, client_of: ClientMaker
+) -> None:
+    """For a title and tags it asks the same model, with the header of the chat, and without a stream."""
+    chat = {"X-OpenWebUI-Chat-Id": "named-by-it"}
+    used = []
+    for stream, text in ((False, "a title"), (True, script("say hello")), (False, "some tags")):
+        completions = client_of(shared_server).chat.completions
+        with completions.with_streaming_response.create(
+            model="claude-code", messages=[said(text)], stream=stream, user="65f1c0ffee", extra_headers=chat
+        ) as response:
+            used.append(response.headers["X-Session-Id"])
+            response.read()
+    prompts = [event for event in shared_server.history("named-by-it") if event.json.get("type") == "user"]
+
+    assert [prompt.json["message"]["content"][0]["text"] for prompt in prompts] == [script("say hello")]
+    assert (used[1], len(set(used))) == ("named-by-it", 3)
 
 
 def test_agent_that_was_not_there_is_told_what_was_said(server: Server, client_of: ClientMaker) -> None:

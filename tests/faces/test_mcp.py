@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -288,3 +289,47 @@ def test_real_claude_hands_work_to_codex(server_of_both: Server) -> None:
 
     assert ended[-1].json["status"] == "completed"
     assert server.ended_job(child["taskId"])["result"] == "the child is done"
+
+
+def test_real_codex_that_was_told_of_the_server_hands_work_to_another_agent(
+    server: Server, responses: ResponsesApi, real_codex: Path, tmp_path: Path
+) -> None:
+    """With the settings as docs/clients.md has them: it prompts, waits, and sees what changed."""
+    repo = make_repository(server.workspace / "repo", {"a": "a\n"})
+    (settings,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/clients.md").read_text(), re.DOTALL)
+    (tmp_path / "config.toml").write_text(
+        model_at(responses.url) + settings.replace("127.0.0.1:3000", f"127.0.0.1:{server.port}")
+    )
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path), "CODEX_HOME": str(tmp_path), "API_KEY": KEY}
+
+    def codex(*steps: str) -> tuple[str, str]:
+        """What it says, and what its model was told."""
+        options = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "-m", "gpt-5.5")
+        said = subprocess.run(
+            (real_codex, "exec", *options, script(*steps)),
+            env=environment | {"MODEL_KEY": OPENAI_KEY},
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        return said, responses.requests[-1].conversation
+
+    def use(tool: str, **arguments: Any) -> str:
+        return f"tool mcp__agents.{tool} {json.dumps(arguments)}"
+
+    prompt = script("say hello")
+    said, _ = codex(use("send_prompt", prompt=prompt, session_id="child", cwd=str(repo)), "text handed over")
+    (child,) = server.ask("GET", "/generate/v2/jobs?session_id=child").json["jobs"]
+    (repo / "a").write_text("changed\n")
+    _, told_it = codex(use("wait", task_id=child["taskId"]), use("diff", session_id="child"), "text seen")
+
+    assert said == "handed over\n"
+    assert [part for part in ("completed", "done", "changed") if part not in told_it] == []
+
+
+def model_at(url: str) -> str:
+    provider = f'[model_providers.fake]\nname = "fake"\nbase_url = "{url}/v1"\nenv_key = "MODEL_KEY"\n'
+    return f'model_provider = "fake"\n\n{provider}wire_api = "responses"\n\n'
