@@ -34,11 +34,12 @@ EVERYTHING = frozenset(Scope)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: what the key is called, what it may do, and what tells it from others."""
+    """Who asks: what the key is called, what it may do, and what tells it from others. `id`: of a named key."""
 
     name: str
     scopes: frozenset[Scope]
     hash: bytes
+    id: str = ""
 
     def may(self, scope: Scope | None) -> bool:
         return scope is None or scope in self.scopes or Scope.ADMIN in self.scopes
@@ -66,7 +67,7 @@ class Keyring:
         if key is None:
             return None
         self._note_use(key)
-        return Caller(key.name, key.scopes, key.hash)
+        return Caller(key.name, key.scopes, key.hash, key.id)
 
     async def add(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from agentsrv.access import now_ms
+from agentsrv.access import Caller, now_ms
 from agentsrv.api.credentials import CALLER
 from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.keys import AUDIT, RELAYED
@@ -46,12 +46,17 @@ async def record(request: web.Request, response: web.StreamResponse) -> None:
         action=request.match_info.handler.__name__,
         target=target[:MAX_TARGET],
         status=response.status,
-        details=request.get(NOTES, {}),
+        details={**request.get(NOTES, {}), **_told_apart(caller)},
     )
     if response.status < 400 and _must_be_kept(request):
         await request.app[AUDIT].record_now(entry)
     elif caller is not None or response.status < 400:
         request.app[AUDIT].record(entry)
+
+
+def _told_apart(caller: Caller | None) -> dict[str, str]:
+    """Whoever makes a key names it, also as another one is called."""
+    return {"keyId": caller.id} if caller is not None and caller.id else {}
 
 
 def _must_be_kept(request: web.Request) -> bool:

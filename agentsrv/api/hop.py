@@ -33,6 +33,7 @@ class Named(msgspec.Struct):
     name: str
     scopes: frozenset[Scope]
     hash: bytes
+    id: str = ""
 
 
 def secret_of(config: Config) -> bytes:
@@ -56,7 +57,7 @@ def is_for_another(request: web.Request, name: str) -> bool:
 
 def told(caller: Caller) -> str:
     """`caller` as the value of a header."""
-    named = Named(caller.name, caller.scopes, caller.hash)
+    named = Named(caller.name, caller.scopes, caller.hash, caller.id)
     return base64.urlsafe_b64encode(msgspec.json.encode(named)).decode()
 
 
@@ -66,4 +67,4 @@ def caller_of(request: web.Request) -> Caller | None:
         named = msgspec.json.decode(base64.urlsafe_b64decode(request.headers.get(CALLER, "")), type=Named)
     except (msgspec.DecodeError, binascii.Error, ValueError):
         return None
-    return Caller(named.name, named.scopes, named.hash)
+    return Caller(named.name, named.scopes, named.hash, named.id)

@@ -431,6 +431,20 @@ async def test_deletions_and_keys_are_on_disk_before_they_are_answered(
     assert (after_key, written()) == (["create_token"], ["create_token", "revoke_token"])
 
 
+async def test_who_names_a_key_as_another_one_is_told_from_it(server: Server) -> None:
+    """By the id in the list of keys; the key of the settings has none."""
+    ids = []
+    for _ in range(2):
+        made = (await server.ask("POST", "/auth/tokens", json={"name": "API_KEY"})).json
+        await server.ask("POST", "/sessions", key=made["token"], json={})
+        ids.append(made["id"])
+    await server.ask("POST", "/sessions", json={})
+    entries = [each for each in reversed(await audit_of(server)) if each["action"] == "create_session"]
+
+    assert [entry["key"] for entry in entries] == ["API_KEY"] * 3
+    assert [entry["details"].get("keyId") for entry in entries] == [*ids, None]
+
+
 async def test_reading_is_not_in_the_audit_log_and_strangers_are_not(server: Server) -> None:
     """It says who has changed something, and nobody without a key can fill it."""
     await server.ask("GET", "/sessions")
