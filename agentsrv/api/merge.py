@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from agentsrv.access import EVERYTHING, Caller
@@ -56,11 +56,7 @@ async def answer(
 ) -> web.StreamResponse:
     """The list that was asked for, as `whole` makes it."""
     own = await handler(request)
-    if (
-        request.method == hdrs.METH_HEAD
-        or not isinstance(own, web.Response)
-        or not isinstance(own.body, bytes)
-    ):
+    if not isinstance(own, web.Response) or not isinstance(own.body, bytes):
         return own
     kind = LISTS[request.match_info.handler.__name__]
     limit = int(request.query.get("limit", kind.limit or 0))

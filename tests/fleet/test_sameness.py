@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from agentsrv.api.operations import Operation
+from agentsrv.api.routes import OPERATIONS, ROUTES
+from agentsrv.api.routing import rules
 from tests.fleet.kit import UPGRADE
 from tests.kit import Answer, Server, script
 
@@ -15,6 +18,31 @@ pytestmark = pytest.mark.tools
 
 Request = tuple[str, str, Any, dict[str, str]]
 VOLATILE = {"date", "x-request-id"}
+
+
+HERE = {
+    **dict.fromkeys(("welcome", "health", "ready", "list_servers"), "how the server is that is asked"),
+    **dict.fromkeys(("openapi", "docs", "enter_console", "console"), "the same everywhere"),
+    **dict.fromkeys(
+        ("check_environment", "list_agents", "list_models", "get_model"), "what is installed there"
+    ),
+    **dict.fromkeys(("list_tokens", "create_token", "revoke_token"), "named keys are rows of one server"),
+    **dict.fromkeys(("create_code", "create_ticket", "redeem_code"), "good once, where they were made"),
+    "read_audit": "each server writes down what it has done",
+}
+"""Operations that are answered where they arrive, and why."""
+
+KNOWN = {
+    "session_id": "s",
+    "task_id": "{task}",
+    "response_id": "resp_{task}",
+    "conversation_id": "conv_s",
+    **dict.fromkeys(("terminal_id", "timer_id", "background_id", "request_id"), "none"),
+}
+"""What stands for the parameters in paths."""
+
+ENDLESS = {"follow_session", "watch_activity", "watch_directory"}
+"""Streams of which the head and the first event are compared."""
 
 
 def ask(method: str, path: str, body: Any = None, **headers: str) -> Request:
@@ -94,6 +122,42 @@ def test_route_answers_the_same(home: Server, door: Server, task: str, wanted: R
     assert told(home.ask(method, path, body, **headers)) == told(door.ask(method, path, body, **headers))
 
 
+def test_every_route_is_somebodys() -> None:
+    """A new one fails here, until it is known which server answers it."""
+    passed_on = rules(ROUTES)
+    assert HERE.keys() == {op.name for op in OPERATIONS if op.handler not in passed_on}
+
+
+PASSED_ON = [op for op in OPERATIONS if op.name not in HERE]
+
+
+@pytest.mark.parametrize("operation", PASSED_ON, ids=lambda op: op.name)
+def test_every_route_is_the_same_through_another_server(
+    home: Server, door: Server, task: str, operation: Operation
+) -> None:
+    """Of what there is and of what there is not, also with a body that is wrong: all that changes nothing."""
+    known, unknown = path_of(operation, KNOWN), path_of(operation, dict.fromkeys(KNOWN, "none"))
+    wanted = [(operation.method, unknown, [1])]
+    if operation.method == "GET":
+        wanted += [(method, path, None) for method in ("GET", "HEAD") for path in (known, unknown)]
+    for method, path, body in wanted:
+        answers = []
+        for server in (home, door):
+            with server.ask(method, path.replace("{task}", task), body) as answer:
+                is_endless = operation.name in ENDLESS and method == "GET" and answer.status == 200
+                answers.append(head_and_event(answer) if is_endless else told(answer))
+        assert answers[0] == answers[1], (method, path)
+
+
+def path_of(operation: Operation, values: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)(:[^}]*)?\}", lambda found: values[found[1]], operation.path)
+
+
+def head_and_event(answer: Answer) -> Any:
+    (first,) = answer.take(1)
+    return answer.status, steady_headers(answer), {**first.json, "timestamp": None}
+
+
 def test_refusal_of_a_socket_comes_whole(home: Server, door: Server) -> None:
     """Its home refuses the terminal: status, headers and body are those that it has sent."""
     token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
@@ -106,8 +170,12 @@ def test_refusal_of_a_socket_comes_whole(home: Server, door: Server) -> None:
 def told(answer: Answer) -> tuple[int, dict[str, str], Any]:
     """All that must be equal: without what names the moment or the request."""
     body = answer.body().decode("utf-8", "replace")
+    return answer.status, steady_headers(answer), steady(body)
+
+
+def steady_headers(answer: Answer) -> dict[str, str]:
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    return answer.status, {name: headers[name] for name in headers.keys() - VOLATILE}, steady(body)
+    return {name: headers[name] for name in headers.keys() - VOLATILE}
 
 
 def steady(body: str) -> Any:
