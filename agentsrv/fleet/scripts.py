@@ -106,6 +106,10 @@ end
 redis.call('HSET', server .. name, 'incarnation', incarnation, 'placed', 0)
 for field, value in pairs(fields) do redis.call('HSET', server .. name, field, value) end
 redis.call('ZADD', servers, now + ttl, name)
+-- Redis's clock was set back: nobody, dead perhaps, is to count as here for so long.
+for _, one in ipairs(redis.call('ZRANGEBYSCORE', servers, '(' .. now + ttl, '+inf')) do
+  redis.call('ZADD', servers, now + ttl, one)
+end
 
 local id = redis.call('HGET', epoch, 'id')
 local published = redis.call('HGET', epoch, 'p:' .. name) == id

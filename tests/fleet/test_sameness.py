@@ -137,7 +137,7 @@ def test_every_route_is_the_same_through_another_server(
 ) -> None:
     """Of what there is and of what there is not, also with a body that is wrong: all that changes nothing."""
     known, unknown = path_of(operation, KNOWN), path_of(operation, dict.fromkeys(KNOWN, "none"))
-    wanted = [(operation.method, unknown, [1])]
+    wanted: list[tuple[str, str, Any]] = [(operation.method, unknown, [1])]
     if operation.method == "GET":
         wanted += [(method, path, None) for method in ("GET", "HEAD") for path in (known, unknown)]
     for method, path, body in wanted:
