@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from heapq import nsmallest
+from ipaddress import IPv6Address, ip_address
 
 MAX_NAMES = 10_000
+HOST_BITS = 64
+"""Of an address of IPv6: whoever has one has them all."""
+
+
+def household(address: str) -> str:
+    """What counts as one client: an address of IPv4, a network of IPv6 as one gets it; empty: a Unix socket."""
+    if ":" not in address:
+        return address
+    ip = ip_address(address.partition("%")[0])
+    if not isinstance(ip, IPv6Address) or ip.is_link_local:
+        return address
+    return str(ip.ipv4_mapped or f"{int(ip) >> HOST_BITS:x}::/{HOST_BITS}")
 
 
 class Rates:
@@ -31,6 +45,10 @@ class Rates:
         return 0
 
     def _forget(self, now: float) -> None:
-        """Those who may do nearly all again, or else everybody: memory is bounded."""
-        kept = {name: entry for name, entry in self._left.items() if now - entry[1] < 60}
-        self._left = kept if len(kept) < MAX_NAMES else {}
+        """Memory is bounded. Kept are those who have least left: many new names do not give it back to them."""
+
+        def left(name: str) -> float:
+            left, at = self._left[name]
+            return left + (now - at) * self._per_minute / 60
+
+        self._left = {name: self._left[name] for name in nsmallest(MAX_NAMES // 2, self._left, key=left)}

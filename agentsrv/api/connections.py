@@ -29,6 +29,7 @@ from aiohttp.web_protocol import _ErrInfo
 from agentsrv.api.masking import MaskedFrames
 from agentsrv.api.proxies import is_one_of
 from agentsrv.config import Network
+from agentsrv.limits import household
 from agentsrv.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -108,10 +109,11 @@ class Connections:
 
     def has_room_for(self, address: str) -> bool:
         """May one more from `address` come? Somebody who waits is made to leave for it, if need be."""
-        known = self._by_address[address] + self._coming[address]
+        home = household(address)
+        known = self._by_address[home] + self._coming[home]
         if known < self.limits.per_address or is_near(address) or is_one_of(address, self.limits.proxies):
             return True
-        return self._make_room(address)
+        return self._make_room(home)
 
     def make_room(self) -> bool:
         """Is there room for one more, or can there be?"""
@@ -120,11 +122,11 @@ class Connections:
 
     def expect(self, address: str) -> None:
         """One is accepted: it has its place before it is open."""
-        self._coming[address] += 1
+        self._coming[household(address)] += 1
 
     def has_come(self, address: str) -> None:
         """It is open now, or gone."""
-        self._coming -= Counter([address])
+        self._coming -= Counter([household(address)])
 
     def is_full(self) -> bool:
         """Is all of it in use, but for what is kept to say so? Who has just come uses nothing yet."""
@@ -134,7 +136,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
-        self._by_address[connection.address] += 1
+        self._by_address[connection.home] += 1
         if self._sweeper is None:
             self._arm()
 
@@ -142,9 +144,9 @@ class Connections:
         if connection not in self._open:
             return
         del self._open[connection]
-        self._by_address[connection.address] -= 1
-        if not self._by_address[connection.address]:
-            del self._by_address[connection.address]
+        self._by_address[connection.home] -= 1
+        if not self._by_address[connection.home]:
+            del self._by_address[connection.home]
 
     def hurry(self) -> None:
         """The server ends: who takes nothing of an answer does not hold it up."""
@@ -159,10 +161,10 @@ class Connections:
         while len(self._open) > limit and self._make_room():
             pass
 
-    def _make_room(self, address: str | None = None) -> bool:
+    def _make_room(self, home: str | None = None) -> bool:
         for connection in self._open:
             may_leave = connection.is_waiting() and not connection.is_fresh
-            if may_leave and address in (None, connection.address):
+            if may_leave and home in (None, connection.home):
                 self.remove(connection)
                 connection.cut()
                 return True
@@ -185,13 +187,14 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_connections", "_head_bytes", "_head_since", "_last_payload", "_often_until", "_progress", "_progress_at",
-        "_wire", "address", "is_fresh",
+        "_wire", "address", "home", "is_fresh",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, connections: Connections, address: str, **options: Any) -> None:
         super().__init__(server, **options)
         self._take_few_ahead()
         self.address = address
+        self.home = household(address)
         self._connections = connections
         self._wire: asyncio.Transport | None = None
         """aiohttp forgets its transport when it closes it, and then what was sent may still wait in there."""

@@ -13,7 +13,7 @@ from agentsrv.api.keys import HOLDERS, KEYRING, PUBLIC, REQUESTS, SCOPES
 from agentsrv.api.proxies import client_address
 from agentsrv.config import Config
 from agentsrv.errors import AuthenticationFailed, Forbidden, LimitReached
-from agentsrv.limits import Rates
+from agentsrv.limits import Rates, household
 
 CALLER = web.RequestKey("caller", Caller)
 API_KEY_HEADER = "X-Api-Key"
@@ -33,8 +33,8 @@ def authenticate(config: Config) -> Middleware:
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if is_hop(request):
             return await handler(known_elsewhere(request))
-        address = client_address(request)
-        require_rate(of_addresses.take(address))
+        client = household(client_address(request))
+        require_rate(of_addresses.take(client))
         caller = await _identify(request)
         if caller is not None:
             request[IS_KNOWN] = True
@@ -44,7 +44,7 @@ def authenticate(config: Config) -> Middleware:
             await request.app[REQUESTS].wait(is_rare=_asks_rarely(request))
         if needs_key(request):
             if caller is None:
-                require_rate(failures.take(address), code="too_many_failures")
+                require_rate(failures.take(client), code="too_many_failures")
                 raise AuthenticationFailed(_why(request))
             require_scope(request, caller)
         with request.app[HOLDERS].held(caller.hash if caller else b"", request):

@@ -87,6 +87,16 @@ async def test_the_places_of_one_address_are_counted() -> None:
     ]  # fmt: skip
 
 
+async def test_whoever_has_a_network_of_ipv6_is_one_stranger() -> None:
+    """All its addresses count as one; other networks do not, nor neighbours of one link."""
+    connections = Connections(Limits(connections=100, per_address=1))
+    for address in ("2001:db8::1", "fe80::1%eth0"):
+        connections.expect(address)
+    asked = ["2001:db8::2", "2001:db8::ffff:1", "2001:db8:0:1::1", "fe80::2%eth0"]
+
+    assert [connections.has_room_for(address) for address in asked] == [False, False, True, True]
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHos", b"\r\n"])
 async def test_a_head_has_to_come_in_time(config: Config, sent: bytes) -> None:
     """Who sends half a head, or nothing, or a byte now and then, is cut off."""
