@@ -234,8 +234,7 @@ class Transcript:
     def _answered(self, event: e.Answered) -> list[Text]:
         question = self._waiting.pop((event.task_id, event.request_id), None)
         title = one_line(question.title) if question else "a question"
-        said = {"allow": "allowed", "deny": "denied", "timed_out": "nobody answered in time"}
-        told = said.get(event.decision, one_line(event.decision)) + (" from now on" * event.is_remembered)
+        told = answer_in_words(event) + (" from now on" * event.is_remembered)
         why = f": {one_line(event.message)}" if event.message else ""
         return [Text(f"{self._marks.asked} {title}  {told}{why}", "yellow")]
 
@@ -320,3 +319,12 @@ def duration(seconds: float) -> str:
 def short(count: int) -> str:
     """`1234` is `1k`."""
     return str(count) if count < 1000 else f"{count // 1000}k"
+
+
+def answer_in_words(event: e.Answered) -> str:
+    """What was decided, or said to what only a person knows."""
+    given = [one for each in event.answers.values() for one in (each if isinstance(each, list) else [each])]
+    if given:
+        return "answered: " + one_line(", ".join(map(str, given)))
+    said = {"allow": "allowed", "deny": "denied", "timed_out": "nobody answered in time"}
+    return said.get(event.decision, one_line(event.decision))

@@ -147,13 +147,17 @@ class Question(_Event, Generic[R]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_Event):
-    """A question is settled: `decision` is `allow`, `deny`, `timed_out` or `cancelled`."""
+    """A question is settled: `decision` is `allow`, `deny`, `timed_out` or `cancelled`.
+
+    `answers`: what was said to each thing that it wanted to know, by its id.
+    """
 
     task_id: str
     request_id: str
     decision: str
     message: str | None = None
     is_remembered: bool = False
+    answers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +335,7 @@ def _told(id: int, session_id: str, raw: dict[str, Any], reply: Reply[R]) -> Eve
                 decision=_text(raw.get("decision")),
                 message=_maybe(raw.get("message")),
                 is_remembered=raw.get("remember") is not None,
+                answers=_object(_object(raw.get("updatedInput")).get("answers")),
             )
         case {"type": "error"}:
             message, code = _text(raw.get("error")), _text(raw.get("code"))

@@ -150,3 +150,25 @@ def test_how_long_a_call_took_is_told_by_the_server() -> None:
     begun, ended = call("pending", "2026-11-30T08:34:15.858Z"), call("completed", "2026-11-30T08:35:18.000Z")
 
     assert told(begun, ended) == ["\u2713  make  1 min 2 s"]
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        ({"decision": "allow", "updatedInput": {"answers": {"q": "alpine"}}}, "answered: alpine"),
+        (
+            {"decision": "allow", "updatedInput": {"answers": {"q": ["a", "b"], "r": "c"}}},
+            "answered: a, b, c",
+        ),
+        ({"decision": "allow", "updatedInput": {"command": "ls"}}, "allowed"),
+        ({"decision": "allow", "remember": "session"}, "allowed from now on"),
+        ({"decision": "deny", "message": "no"}, "denied: no"),
+    ],
+)
+def test_what_was_answered_is_told(answered: dict[str, Any], said: str) -> None:
+    """Of a question with choices which was chosen, and not that it was allowed."""
+    asked = {"type": "permission_request", "requestId": "r", "taskId": "t", "kind": "question", "tool": "T"}
+    question = read(asked | {"title": "Which base image?", "input": {}})
+    answer = read({"type": "permission_resolved", "requestId": "r", "taskId": "t"} | answered)
+
+    assert told(question, answer)[-1].endswith(f"Which base image?  {said}")

@@ -68,6 +68,22 @@ async def test_a_choice_is_answered_by_its_words(server: Server, page: Page) -> 
 
     assert server.ended_job(task)["status"] == "completed"
     assert "python:3.13-alpine" in json.dumps(answers(server))
+    await shows(page, "Answered Which base image?\n\npython:3.13-alpine")
+    await page.reload()
+    await open_console(page, server, "#/s/s")
+    await shows(page, "Answered Which base image?\n\npython:3.13-alpine")
+
+
+async def test_a_question_can_be_refused_by_a_key(server: Server, page: Page) -> None:
+    """As a command can: the card says which key that is."""
+    task = await asked(server, page, script(f"ask 1 AskUserQuestion {json.dumps(QUESTION)}"))
+    await page.value("document.querySelector('section[tabindex]').focus()")
+    await press(page, "d")
+    await fill(page, "textarea[name=why]", "Neither.")
+    await click(page, "button", "Deny now")
+
+    server.ended_job(task)
+    assert [one["decision"] for one in answers(server)] == ["deny"]
 
 
 async def test_the_real_claude_asks_and_is_answered(claude_server: Server, page: Page) -> None:

@@ -2,7 +2,9 @@
 
 import { t } from "../i18n/index.ts";
 import type { Console } from "./console.ts";
+import { isDark } from "./preferences.ts";
 import { sessionHash } from "./route.ts";
+import { placeOf } from "./sessions.ts";
 
 export interface Choice {
   key: string;
@@ -20,14 +22,14 @@ export function choices(page: Console, words: string): Choice[] {
   const fits = (choice: Choice) => wanted.every((word) => `${choice.name} ${choice.about}`.toLowerCase().includes(word));
   const sessions = [...page.sessions.value]
     .sort((a, b) => b.updatedAt.localeCompare(a.updatedAt))
-    .map((session) => go(session.name || session.preview || session.id, "list", sessionHash(session.id), session.cwd))
+    .map((session) => go(session.name || session.preview || session.id, "list", sessionHash(session.id), placeOf(session)))
     .filter(fits)
     .slice(0, MAX_SESSIONS);
   return [...commands(page).filter(fits), ...sessions];
 }
 
 function commands(page: Console): Choice[] {
-  const theme = page.preferences.value.theme === "dark" ? "light" : "dark";
+  const theme = isDark(page.preferences.value) ? "light" : "dark";
   return [
     go(t("nav.new"), "plus", "#/new", "N"),
     go(t("nav.inbox"), "inbox", "#/inbox", "G I"),

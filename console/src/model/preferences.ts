@@ -37,3 +37,8 @@ export function keepPreferences(preferences: Preferences): void {
 export function applyTheme({ theme }: Preferences): void {
   document.documentElement.dataset["theme"] = theme;
 }
+
+/** Whether the page is dark now, by choice or because the system is. */
+export function isDark({ theme }: Preferences): boolean {
+  return theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
+}

@@ -39,3 +39,8 @@ function fits(session: Session, words: string[]): boolean {
   const text = [session.id, session.name, session.preview, session.cwd, session.agent].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
+
+/** The last name of its directory, by which people know it. */
+export function placeOf({ cwd }: Session): string {
+  return cwd.split("/").findLast(Boolean) ?? cwd;
+}

@@ -51,7 +51,13 @@ export interface NoteRow extends Common {
 export interface QuestionRow extends Common {
   kind: "question";
   question: Asked;
-  answer: { decision: string; message?: string } | null;
+  answer: Answer | null;
+}
+/** What was said to a question; `chosen`: to what only a person knew. */
+export interface Answer {
+  decision: string;
+  message?: string;
+  chosen?: string[];
 }
 export interface DoneRow extends Common {
   kind: "done";
@@ -95,7 +101,7 @@ export class Transcript {
   /** Rows of a subagent, and the call that they belong to, which began on an earlier page. */
   private readonly orphans = new Map<Row, string>();
   /** Answers to questions that were asked on an earlier page. */
-  private readonly answers = new Map<string, NonNullable<QuestionRow["answer"]>>();
+  private readonly answers = new Map<string, Answer>();
   private serial = 0;
 
   /** `name`: keeps the keys of several transcripts of one conversation apart. */
@@ -406,9 +412,14 @@ function questionKey(message: Json): string {
 }
 
 /** What a `permission_resolved` says. */
-function asAnswer(message: Json): NonNullable<QuestionRow["answer"]> {
+function asAnswer(message: Json): Answer {
   const said = message["message"];
-  return { decision: text(message["decision"]), ...(typeof said === "string" ? { message: said } : {}) };
+  const chosen = Object.values(object(object(message["updatedInput"])["answers"])).flat().map(text).filter(Boolean);
+  return {
+    decision: text(message["decision"]),
+    ...(typeof said === "string" ? { message: said } : {}),
+    ...(chosen.length > 0 ? { chosen } : {}),
+  };
 }
 
 /** The answer to a question, among messages that may have it. */

@@ -95,7 +95,7 @@ function list(token: Tokens.List): VNode {
       {item.tokens.map(block)}
     </li>
   ));
-  return token.ordered ? <ol start={Number(token.start) || 1}>{items}</ol> : <ul>{items}</ul>;
+  return token.ordered ? <ol dir="auto" start={Number(token.start) || 1}>{items}</ol> : <ul dir="auto">{items}</ul>;
 }
 
 function table(token: Tokens.Table): VNode {

@@ -127,8 +127,9 @@ function Badge({ page }: { page: Console }) {
 const IN_MORE = new Set(["usage", "settings"]);
 
 export function NavLink(props: { to: View; icon: string; current: string; children?: preact.ComponentChildren }) {
-  const isCurrent = props.to === props.current || (props.to === "more" && IN_MORE.has(props.current));
   const isShort = useMedia("(max-width: 800px)");
+  const isBeside = props.to === "inbox" && props.current === "sessions" && !isShort;
+  const isCurrent = props.to === props.current || (props.to === "more" && IN_MORE.has(props.current)) || isBeside;
   return (
     <a class={styles["link"]} data-to={props.to} href={`#/${props.to}`} aria-current={isCurrent ? "page" : undefined}>
       <Icon name={props.icon} />

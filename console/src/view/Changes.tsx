@@ -14,12 +14,15 @@ import { Choice } from "./Composer.tsx";
 import { Hunk } from "./Hunk.tsx";
 import { Icon } from "./Icon.tsx";
 import { useLoaded } from "./load.ts";
+import { useMedia } from "./media.ts";
 import { Attempted, Problem } from "./Problem.tsx";
 import { Skeleton } from "./Skeleton.tsx";
 
 /** With what is compared: a revision, where the session or a turn began, or what one turn has done. */
 type Base = { base: string; head?: string };
 const MAX_TURNS = 20;
+/** There two columns of code are a column of single words. */
+const NARROW = "(max-width: 800px)";
 
 /** What has changed in a session's directory: names and counts first, the lines of a file when somebody looks. */
 export function Changes({ page, session, conversation }: { page: Console; session: Session; conversation: Conversation }) {
@@ -32,6 +35,7 @@ export function Changes({ page, session, conversation }: { page: Console; sessio
   );
   const files = found.value?.files ?? [];
   const { diff, wraps } = page.preferences.value;
+  const isNarrow = useMedia(NARROW);
   return (
     <div class={styles["changes"]}>
       <div class={styles["bar"]}>
@@ -43,12 +47,16 @@ export function Changes({ page, session, conversation }: { page: Console; sessio
         </button>
         <Choice label="changes.base" value={base.value} onChange={(value) => (base.value = value)}
           options={basesOf(session, conversation)} />
-        <Choice label="changes.view" value={diff} onChange={(value) => page.prefer({ diff: value as "unified" | "split" })}
-          options={[["unified", t("changes.unified")], ["split", t("changes.split")]]} />
-        <label class={styles["check"]}>
-          <input type="checkbox" checked={wraps} onChange={(event) => page.prefer({ wraps: event.currentTarget.checked })} />
-          {t("changes.wrap")}
-        </label>
+        {!isNarrow && (
+          <Choice label="changes.view" value={diff} onChange={(value) => page.prefer({ diff: value as "unified" | "split" })}
+            options={[["unified", t("changes.unified")], ["split", t("changes.split")]]} />
+        )}
+        {(isNarrow || diff === "unified") && (
+          <label class={styles["check"]}>
+            <input type="checkbox" checked={wraps} onChange={(event) => page.prefer({ wraps: event.currentTarget.checked })} />
+            {t("changes.wrap")}
+          </label>
+        )}
       </div>
       <Problem reason={found.problem} onRetry={found.reload} />
       {found.value === null && found.problem === null && <Skeleton />}
@@ -107,13 +115,14 @@ function Hunks({ page, session, file, base }: { page: Console; session: Session;
   // Only who has asked for all lines knows that there are too many.
   const files = found.value ?? [file];
   const comments = page.comments.of(session.id).value.filter((one) => one.path === name);
+  const isSplit = !useMedia(NARROW) && page.preferences.value.diff === "split";
   return (
     <>
       <Problem reason={found.problem} onRetry={found.reload} />
       {found.value === null && found.problem === null && <Skeleton />}
       {files.map((one) => <Notes file={one} />)}
       {files.flatMap((one) => one.hunks).map((hunk) => (
-        <Hunk hunk={hunk} path={name} isSplit={page.preferences.value.diff === "split"} wraps={page.preferences.value.wraps}
+        <Hunk hunk={hunk} path={name} isSplit={isSplit} wraps={page.preferences.value.wraps}
           comments={comments} onComment={(comment) => page.comments.put(session.id, comment)} />
       ))}
     </>

@@ -70,7 +70,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
       </Attempted>
       <div class={styles["box"]}>
         <Thumbnails images={draft.value.images} onRemove={(images) => change({ images })} />
-        <textarea id="composer" aria-label={t("composer.message")} rows={2} value={draft.value.text} onKeyDown={onKey}
+        <textarea id="composer" dir="auto" aria-label={t("composer.message")} rows={2} value={draft.value.text} onKeyDown={onKey}
           placeholder={t(props.isBusy ? "composer.steer" : isPhone ? "composer.placeholderShort" : "composer.placeholder")}
           onPaste={(event) => void add(event.clipboardData?.files ?? [])}
           onInput={(event) => change({ text: event.currentTarget.value })} />

@@ -1,7 +1,7 @@
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { type Api, ApiError, segment } from "../api/http.ts";
-import type { Asked, QuestionRow } from "../model/transcript.ts";
+import type { Answer, Asked, QuestionRow } from "../model/transcript.ts";
 import { type Key } from "../i18n/en.ts";
 import { ago, t } from "../i18n/index.ts";
 import { hasHidden, visible } from "../text/visible.ts";
@@ -51,7 +51,8 @@ export function QuestionCard({ api, asked, answer, since, expires }: Props) {
   const always = () => void give({ decision: "allow", remember: "session" });
   const onKey = (event: KeyboardEvent) => {
     if (event.target !== card.current || event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = asked.kind === "permission" ? { y: allow, a: always, d: () => (isDenying.value = true) } : {};
+    const deny = () => (isDenying.value = true);
+    const action = asked.kind === "permission" ? { y: allow, a: always, d: deny } : { d: deny };
     const chosen = action[event.key.toLowerCase() as keyof typeof action];
     if (chosen === undefined || (chosen === always && !asked.canRemember)) return;
     event.preventDefault();
@@ -154,12 +155,14 @@ function Times({ since, expires }: { since: string | null | undefined; expires: 
 }
 
 /** What was said, and by which words it was asked. */
-export function Answered({ asked, answer }: { asked: Asked; answer: NonNullable<QuestionRow["answer"]> }) {
-  const known = ["allow", "deny", "timed_out", "cancelled"] as const;
-  const word = known.find((decision) => decision === answer.decision);
+export function Answered({ asked, answer }: { asked: Asked; answer: Answer }) {
+  const known = ["allow", "deny", "timed_out", "cancelled", "answer"] as const;
+  const decision = asked.kind === "question" && answer.decision === "allow" ? "answer" : answer.decision;
+  const word = known.find((one) => one === decision);
   return (
     <section class={styles["answered"]}>
-      <strong>{word === undefined ? answer.decision : t(`question.answered.${word}`)}</strong> {visible(asked.title)}
+      <strong>{word === undefined ? decision : t(`question.answered.${word}`)}</strong> {visible(asked.title)}
+      {answer.chosen && <p>{visible(answer.chosen.join(", "))}</p>}
       {answer.message && <p class="quiet">{visible(answer.message)}</p>}
     </section>
   );

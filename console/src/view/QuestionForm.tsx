@@ -14,7 +14,7 @@ interface Item {
 
 /** What only a person knows: choices, and words of one's own. */
 export function QuestionForm(props: { id: string; asked: Asked; onAnswer(answers: Record<string, string | string[]>): void }) {
-  const items = (Array.isArray(props.asked.input["questions"]) ? props.asked.input["questions"] : []) as Item[];
+  const items = itemsOf(props.asked.input["questions"]);
   const submit = (event: SubmitEvent) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -48,4 +48,10 @@ function answerOf(item: Item, form: FormData): string | string[] {
   const chosen = [...form.getAll(item.id).map(String), ...(words === "" ? [] : [words])];
   // Words of one's own are meant, whatever was chosen before them.
   return item.multiSelect ? chosen : (chosen.at(-1) ?? "");
+}
+
+/** What an agent has written, as far as it can be asked. */
+function itemsOf(value: unknown): Item[] {
+  const objects = (list: unknown) => (Array.isArray(list) ? list : []).filter((one) => typeof one === "object" && one !== null) as Item[];
+  return objects(value).map((item) => ({ ...item, options: objects(item.options) as unknown as NonNullable<Item["options"]> }));
 }

@@ -216,8 +216,15 @@ function ContentView({ item }: { item: CallContent }) {
   }
 }
 
+/** Of a long plan what is done now is shown, a little before it and what comes next. */
+const MAX_PLAN = 30;
+const PLAN_BEFORE = 5;
+
 function PlanView({ row }: { row: PlanRow }) {
   const done = row.entries.filter((entry) => entry.status === "completed").length;
+  const current = row.entries.findIndex((entry) => entry.status !== "completed");
+  const from = Math.max(0, Math.min(current - PLAN_BEFORE, row.entries.length - MAX_PLAN));
+  const shown = row.entries.slice(from, from + MAX_PLAN);
   return (
     <details class={styles["step"]} open={done < row.entries.length}>
       <summary>
@@ -226,12 +233,15 @@ function PlanView({ row }: { row: PlanRow }) {
         <Chevron />
       </summary>
       <ul class={styles["plan"]}>
-        {row.entries.map((entry) => (
+        {shown.map((entry) => (
           <li data-status={entry.status}>
             <span class="hidden">{planState(entry.status)}</span>{visible(entry.content)}
           </li>
         ))}
       </ul>
+      {shown.length < row.entries.length && (
+        <p class={`quiet ${styles["rest"]}`}>{t("chat.planPart", { from: from + 1, to: from + shown.length, all: row.entries.length })}</p>
+      )}
     </details>
   );
 }

@@ -4,7 +4,7 @@ import { segment } from "../api/http.ts";
 import type { Session } from "../api/types.ts";
 import { Attempt } from "../model/attempt.ts";
 import type { Console } from "../model/console.ts";
-import { type Group, groups, statusOf } from "../model/sessions.ts";
+import { groups, placeOf, statusOf, type Group } from "../model/sessions.ts";
 import { sessionHash } from "../model/route.ts";
 import { ago, dayOf, dollars, plural, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
@@ -121,6 +121,5 @@ export function nameOf(session: Session): string {
 function secondLine(session: Session, status: string): string {
   if (session.doing) return session.doing;
   if (status === "failed" && session.lastJob?.error) return session.lastJob.error;
-  const place = session.cwd.split("/").at(-1);
-  return [place, session.costUsd ? dollars(session.costUsd) : "", session.agent].filter(Boolean).join(" · ");
+  return [placeOf(session), session.costUsd ? dollars(session.costUsd) : "", session.agent].filter(Boolean).join(" · ");
 }

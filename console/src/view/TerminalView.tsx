@@ -4,6 +4,7 @@ import type { Console } from "../model/console.ts";
 import { Line, type LineState, type Wanted } from "../terminal/line.ts";
 import type { Screen } from "../terminal/screen.ts";
 import { t } from "../i18n/index.ts";
+import { useMedia } from "./media.ts";
 import { Problem } from "./Problem.tsx";
 import { Skeleton } from "./Skeleton.tsx";
 import styles from "./TerminalView.module.css";
@@ -16,12 +17,15 @@ export function TerminalView({ page, wanted }: { page: Console; wanted: Wanted }
   const state = useSignal<LineState>({ is: "connecting" });
   const problem = useSignal<unknown>(null);
   const round = useSignal(0);
+  const isLoaded = useSignal(false);
+  const isDark = useMedia("(prefers-color-scheme: dark)");
   useEffect(() => {
     let isGone = false;
     const observer = new ResizeObserver(() => screen.current?.fit());
     page.part(() => import("../terminal/screen.ts")).then((part) => {
       if (isGone || place.current === null) return;
       screen.current = part.openScreen(place.current);
+      isLoaded.value = true;
       line.current = connect(page, wanted, screen.current, (news) => (state.value = news));
       observer.observe(place.current);
       screen.current.focus();
@@ -33,13 +37,13 @@ export function TerminalView({ page, wanted }: { page: Console; wanted: Wanted }
       screen.current?.dispose();
     };
   }, [wanted.terminalId, round.value]);
-  useEffect(() => screen.current?.setTheme(), [page.preferences.value.theme]);
+  useEffect(() => screen.current?.setTheme(), [page.preferences.value.theme, isDark]);
   const now = state.value;
   return (
     <div class={styles["terminal"]}>
       {problem.value !== null && <Problem reason={problem.value} />}
       {now.is === "refused" && <Problem reason={now.reason} onRetry={() => (round.value += 1)} />}
-      {now.is === "connecting" && problem.value === null && <div class={styles["over"]}><Skeleton /></div>}
+      {!isLoaded.value && problem.value === null && <div class={styles["over"]}><Skeleton /></div>}
       {now.is === "ended" && (
         <p class="notice" role="status">
           {t("terminal.ended", { how: now.signal ?? t("chat.exit", { code: now.exitCode ?? 0 }) })}{" "}

@@ -2,7 +2,7 @@ import type { Job } from "../api/types.ts";
 import type { Console } from "../model/console.ts";
 import { sessionHash } from "../model/route.ts";
 import { byDay, bySession, type Sum } from "../model/usage.ts";
-import { dollars, duration, plural, t, tokens } from "../i18n/index.ts";
+import { dayOf, dollars, duration, plural, t, tokens } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import { useLoaded } from "./load.ts";
 import styles from "./pages.module.css";
@@ -25,7 +25,7 @@ export function Usage({ page }: { page: Console }) {
       {jobs.length > 0 && (
         <>
           <p class="quiet">{plural("usage.turns", jobs.length)}{found.value?.nextCursor && ` ${t("usage.newest")}`}</p>
-          <Table title={t("usage.day")} sums={byDay(jobs)} nameOf={(day) => day} />
+          <Table title={t("usage.day")} sums={byDay(jobs)} nameOf={(day) => dayOf(new Date(`${day}T00:00`).getTime())} />
           <Table title={t("usage.session")} sums={bySession(jobs)} nameOf={name} isSession />
         </>
       )}
