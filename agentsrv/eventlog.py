@@ -2,7 +2,8 @@
 
 The log is the buffer. A follower is a cursor and a wake-up: it reads what lies after its cursor (recent
 events from a bounded tail in memory that all followers share, older ones from the database), hands it out,
-and waits. There is no queue per follower, so a slow one costs no memory and slows nobody.
+and waits. There is no queue per follower, so a slow one costs no memory and slows nobody. One that waits and can
+take agent output at once is handed it on the spot: a pass of the loop and a wake-up cost more than all the rest.
 
 Agent output is visible as soon as it is appended: it lies in the runner's spool already, and its seqs follow
 from its place there, so after a crash the same lines get the same seqs. What the server itself adds has no
@@ -16,6 +17,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -48,6 +51,9 @@ HURRY_BYTES = 512 * 1024
 
 End = Callable[[], Seq | None]
 
+Take = Callable[[Chunk], bool]
+"""Has a chunk at once, on the stack of the one who appends it. False: not now, the follower is to read it."""
+
 
 def now_ms() -> Millis:
     return time.time_ns() // 1_000_000
@@ -57,6 +63,30 @@ def server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Ch
     """Events of the server's own, one a line, from `seq` on."""
     data = b"\n".join([*lines, b""])
     return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A follower that has all that there is up to `cursor`."""
+
+    cursor: Seq
+    take: Take | None
+    woken: asyncio.Future[None]
+
+    def offer(self, chunk: Chunk) -> None:
+        if self.woken.done():
+            return
+        try:
+            if self.take is not None and self.take(chunk):
+                self.cursor = chunk.last_seq
+            else:
+                self.woken.set_result(None)
+        except Exception as exc:  # It is the follower's own, and nobody else is to suffer for it.
+            self.woken.set_exception(exc)
+
+    def wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
 
 
 class SessionLog:
@@ -74,10 +104,11 @@ class SessionLog:
         self._owner = owner
         self._lock = asyncio.Lock()
         self._is_in_doubt = False
-        self._changed = asyncio.Event()
+        self._waiting: set[_Waiter] = set()
         self._tail: deque[Chunk] = deque()
         self._tail_bytes = 0
         self._next_growth = last_seq + GROWTH
+        self._pending: events.Append | None = None
         self._unsaved_chunks = 0
         self._unsaved_bytes = 0
 
@@ -94,31 +125,36 @@ class SessionLog:
         count: int,
         runner_id: RunnerId,
         spool_offset: int,
-        on_saved: Callable[[bool], None],
+        on_saved: Callable[[int, bool], None],
         fold: str | None = None,
     ) -> None:
         """Append `count` lines of agent output; followers see them at once, the commit comes behind.
 
-        `fold` is stored with them. `on_saved` is called after the commit; with True when the database refused
-        them, the lease being too old.
+        `fold` is stored with them. `on_saved` is called after the commit with the newest offset that is stored;
+        with True when the database refused, the lease being too old. Output with the same `on_saved` that comes
+        before its transaction begins is committed, and told, together.
         """
         assert self.lease is not None
-        first = self.last_seq + 1
-        chunk = Chunk(self.session_id, turn_id, Source.AGENT, now_ms(), first, self.last_seq + count, data)
-        append = events.Append(chunk, self.lease, runner_id, spool_offset, fold)
+        chunk = Chunk(
+            self.session_id, turn_id, Source.AGENT, now_ms(), self.last_seq + 1, self.last_seq + count, data
+        )
+        pending = self._pending
+        if (
+            pending is None
+            or pending.is_taken
+            or pending.lease is not self.lease
+            or pending.on_saved != on_saved
+        ):
+            self._pending = pending = events.Append(self.lease, runner_id, on_saved)
+            self._owner.db.queue(events.append_all, pending, partial(self._saved, pending))
+        pending.add(chunk, spool_offset, fold)
         self._unsaved_chunks += 1
         self._unsaved_bytes += len(data)
-
-        def saved(error: BaseException | None) -> None:
-            self._saved(len(data))
-            if append.is_stale and self._owner.open_session(self.session_id) is self:
-                # What was shown is not stored: who comes from now on sees what is.
-                self._owner.forget(self.session_id)
-            if error is None:
-                on_saved(append.is_stale)
-
-        self._owner.db.queue(events.append_all, append, saved, is_urgent=self._unsaved_bytes > HURRY_BYTES)
-        self.publish(chunk)
+        if self._unsaved_bytes > HURRY_BYTES:
+            self._owner.db.hurry()
+        self._add(chunk)
+        for waiter in tuple(self._waiting):
+            waiter.offer(chunk)
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Seq]:
@@ -139,13 +175,17 @@ class SessionLog:
 
     def publish(self, chunk: Chunk) -> None:
         """Make `chunk` the newest one and wake all followers."""
+        self._add(chunk)
+        self.wake()
+
+    def _add(self, chunk: Chunk) -> None:
         assert chunk.first_seq == self.last_seq + 1
         self.last_seq = chunk.last_seq
+        weight = _weight(chunk)
         self._tail.append(chunk)
-        self._tail_bytes += _weight(chunk)
-        self._owner.tail_bytes += _weight(chunk)
+        self._tail_bytes += weight
+        self._owner.tail_bytes += weight
         self._trim()
-        self.wake()
         if chunk.last_seq >= self._next_growth:
             self._next_growth = chunk.last_seq + GROWTH
             for listener in self._owner.growth_listeners:
@@ -153,8 +193,8 @@ class SessionLog:
 
     def wake(self) -> None:
         """Have every follower look again."""
-        self._changed.set()
-        self._changed.clear()
+        for waiter in self._waiting:
+            waiter.wake()
 
     def close(self) -> None:
         """End all followers: the session is gone or the server stops."""
@@ -165,8 +205,15 @@ class SessionLog:
         """Forget what is committed: nothing happens here now, and who comes finds it on disk."""
         self._trim(bound=0)
 
-    async def changed(self) -> None:
-        await self._changed.wait()
+    async def wait(self, cursor: Seq, take: Take | None) -> Seq:
+        """Wait until a follower that has all up to `cursor` should look again; up to where it has all by then."""
+        waiter = _Waiter(cursor, take, asyncio.get_running_loop().create_future())
+        self._waiting.add(waiter)
+        try:
+            await waiter.woken
+        finally:
+            self._waiting.discard(waiter)
+        return waiter.cursor
 
     def recent(self, after: Seq) -> list[Chunk] | None:
         """About a page of what follows `after` in memory; None when the next event no longer is there."""
@@ -185,13 +232,20 @@ class SessionLog:
     def __del__(self) -> None:
         self._owner.tail_bytes -= self._tail_bytes
 
-    def _saved(self, size: int) -> None:
+    def _saved(self, append: events.Append, error: BaseException | None) -> None:
+        if self._pending is append:
+            self._pending = None
         was_ready = self.is_ready
-        self._unsaved_chunks -= 1
-        self._unsaved_bytes -= size
+        self._unsaved_chunks -= len(append.chunks)
+        self._unsaved_bytes -= append.size
         self._trim()
         if not was_ready:
             self._notify_ready()
+        if append.is_stale and self._owner.open_session(self.session_id) is self:
+            # What was shown is not stored: who comes from now on sees what is.
+            self._owner.forget(self.session_id)
+        if error is None:
+            append.on_saved(append.spool_offset, append.is_stale)
 
     def _notify_ready(self) -> None:
         # On a stack of their own: who commits or holds the log must not suffer from what they do.
@@ -242,10 +296,13 @@ class EventLog:
         """The live end, when somebody has it."""
         return self._sessions.get(session_id)
 
-    async def follow(self, session_id: SessionId, after: Seq, end: End) -> AsyncGenerator[Chunk, None]:
+    async def follow(
+        self, session_id: SessionId, after: Seq, end: End, take: Take | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         """Yield every event with seq > `after`, oldest first, then live ones as they come.
 
-        Each event comes exactly once and without gaps. Ends after the event that `end()` names, as soon
+        Each event comes exactly once and without gaps. While this waits for agent output, `take` is offered it
+        first: what it takes is not yielded. Ends after the event that `end()` names, as soon
         as it names one, and when the log closes (shutdown, session deleted): the last seq yielded is the
         client's `Last-Event-ID`.
         """
@@ -256,19 +313,23 @@ class EventLog:
             last, at = end(), log.ends_at
             return (last is not None and cursor >= last) or (at is not None and cursor >= at)
 
+        def take_on(chunk: Chunk) -> bool:
+            return log.ends_at is None and end() is None and take is not None and take(chunk)
+
         while not is_over():
             chunks = log.recent(cursor)
             if chunks is None:
                 chunks = await events.page(self.db, session_id, cursor, PAGE_BYTES)
-            if not chunks:
-                if log.ends_at is not None:
-                    return  # The session was deleted with what was still to be read.
-                await log.changed()
             for chunk in chunks:
                 yield chunk if chunk.first_seq > cursor else chunk.after(cursor)
                 cursor = chunk.last_seq
                 if is_over():
                     return
+            if chunks:
+                continue
+            if log.ends_at is not None:
+                return  # The session was deleted with what was still to be read.
+            cursor = await log.wait(cursor, take and take_on)
 
     def forget(self, session_id: SessionId) -> None:
         """The session is gone: end its followers. One that gets its id later begins at seq 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentsrv import linux
 
@@ -31,8 +31,7 @@ HEADER = struct.Struct("iIII")
 READ_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """Something happened to `name` in a watched directory; to a watched file itself, when that is empty.
 
     With OVERFLOW in `mask`, events were lost: every watch may have missed some.

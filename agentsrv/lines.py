@@ -32,17 +32,18 @@ class LineFramer:
 
     def feed(self, data: bytes) -> list[bytes | OversizedLine]:
         """The lines that `data` completes, without their newlines, oldest first."""
-        if b"\n" not in data:
+        *whole, rest = data.split(b"\n")
+        if not whole:
             self._keep(data)
             return []
-        first, *others = data.split(b"\n")
-        self._keep(first)
-        lines: list[bytes | OversizedLine] = [self.rest(), *others]
-        rest = others[-1]
-        lines.pop()
-        self.offset += self._length + len(data) - len(first) - len(rest)
-        self._parts, self._length = [], 0
-        self._keep(rest)
+        self.offset += self._length + len(data) - len(rest)
+        lines: list[bytes | OversizedLine] = [*whole]
+        if self._length:
+            self._keep(whole[0])
+            lines[0] = self.rest()
+            self._parts, self._length = [], 0
+        if rest:
+            self._keep(rest)
         if len(data) > self._max_line_bytes:
             return [self._cut(line) for line in lines]
         return lines

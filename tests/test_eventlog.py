@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -32,7 +33,7 @@ def append(log: SessionLog, *lines: bytes, on_saved: Callable[[bool], None] = la
     """Append lines of an agent."""
     data = b"".join(line + b"\n" for line in lines)
     log.lease = LEASE
-    log.append(TurnId("t"), data, len(lines), RunnerId("r"), 0, on_saved)
+    log.append(TurnId("t"), data, len(lines), RunnerId("r"), 0, lambda _, is_stale: on_saved(is_stale))
 
 
 async def append_and_save(log: SessionLog, *lines: bytes) -> bool:
@@ -166,3 +167,63 @@ async def test_listener_runs_on_nobodys_stack(log: EventLog) -> None:
 
     assert running == ["nobody", "nobody"]
     assert not await append_and_save(session_log, b"3")
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_is_taken_at_once_and_what_is_read_are_all_events_once_and_in_order(
+    log: EventLog, seed: int
+) -> None:
+    """Whoever appends, whenever the follower can take something by itself, and whenever it gets to run."""
+    chance = random.Random(seed)
+    session_log = await log.session(ANN)
+    seen: list[Seq] = []
+    end: list[Seq] = []
+
+    def take(chunk: Chunk) -> bool:
+        assert chunk.source is Source.AGENT
+        if is_taken := chance.random() < 0.7:
+            seen.append(chunk.first_seq)
+        return is_taken
+
+    async def follow() -> None:
+        async with aclosing(log.follow(ANN, 0, lambda: end[0] if end else None, take)) as chunks:
+            async for chunk in chunks:
+                seen.append(chunk.first_seq)  # noqa: PERF401 - one at a time, between those that are taken
+
+    following = asyncio.gather(follow())
+    for _ in range(50):
+        if chance.random() < 0.8:
+            append(session_log, b"{}")
+        else:
+            seq = session_log.last_seq + 1
+            session_log.publish(Chunk(ANN, None, Source.SERVER, 0, seq, seq, b"{}\n"))
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    end.append(session_log.last_seq)
+    session_log.wake()
+    append(session_log, b"{}")
+    async with asyncio.timeout(TIMEOUT_S):
+        await following
+
+    assert seen == list(range(1, 51))
+
+
+async def test_who_fails_at_taking_an_event_ends_and_nobody_else(log: EventLog) -> None:
+    """The one who appends goes on, and so do the other followers."""
+    session_log = await log.session(ANN)
+
+    def fail(_: Chunk) -> bool:
+        raise ValueError("broken")
+
+    async def follow_and_fail() -> None:
+        async for _ in log.follow(ANN, 0, lambda: None, fail):
+            pass
+
+    both = asyncio.gather(follow_and_fail(), collect(log, 0, 2), return_exceptions=True)
+    await asyncio.sleep(0)
+    append(session_log, b"1")
+    append(session_log, b"2")
+
+    failed, read = await both
+    assert isinstance(failed, ValueError)
+    assert read == [(1, b"1"), (2, b"2")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from aiohttp import web
 from agentsrv.api.encode import timestamp
 from agentsrv.api.keys import HISTORY, SESSIONS, TURNS
 from agentsrv.api.schemas.kinds import Format
-from agentsrv.api.sse import Render, stream
+from agentsrv.api.sse import Render, Source, stream
 from agentsrv.model import Chunk, Millis, Seq, Session, Turn
 from agentsrv.projections import native
 from agentsrv.projections.acp import Acp
@@ -24,9 +23,9 @@ GAP = "X-Log-Gap"
 
 
 class Followed(NamedTuple):
-    """`chunks` may begin before what the client is to see; `render` knows."""
+    """`follow` may begin before what the client is to see; `render` knows."""
 
-    chunks: AsyncGenerator[Chunk, None]
+    follow: Source
     render: Render
 
     def timed(self) -> Followed:
@@ -38,19 +37,19 @@ async def followed_turn(request: web.Request, turn: Turn, after: Seq, format: Fo
     """The events of a turn with seq > `after`, to its `done`."""
     turns = request.app[TURNS]
     if format == "native":
-        return Followed(turns.follow_turn(turn, after), native.render)
+        return Followed(partial(turns.follow_turn, turn, after), native.render)
     session = await request.app[SESSIONS].get(turn.session_id)
     acp, start = await request.app[HISTORY].acp(session, after, first=turn.first_seq)
-    return Followed(turns.follow_turn(turn, start), partial(_frames, acp))
+    return Followed(partial(turns.follow_turn, turn, start), partial(_frames, acp))
 
 
 async def followed_session(request: web.Request, session: Session, after: Seq, format: Format) -> Followed:
     """The events of a session with seq > `after`, and those to come."""
     turns = request.app[TURNS]
     if format == "native":
-        return Followed(turns.follow_session(session.id, after), native.render)
+        return Followed(partial(turns.follow_session, session.id, after), native.render)
     acp, start = await request.app[HISTORY].acp(session, after)
-    return Followed(turns.follow_session(session.id, start), partial(_frames, acp))
+    return Followed(partial(turns.follow_session, session.id, start), partial(_frames, acp))
 
 
 async def go_on(

@@ -24,7 +24,7 @@ from agentsrv.api.keys import CONFIG, THREADS
 from agentsrv.api.refusals import is_gone
 from agentsrv.api.schemas.jobs import Follow
 from agentsrv.errors import AgentsrvError, invalid_field
-from agentsrv.eventlog import fold
+from agentsrv.eventlog import LARGE_BYTES, Take, fold
 from agentsrv.model import Chunk, Seq
 from agentsrv.projections import native
 from agentsrv.threads import Pool
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 Render = Callable[[Chunk], bytes]
 """What a projection makes of events: their frames."""
+
+Source = Callable[[Take], AsyncGenerator[Chunk, None]]
+"""Events from somewhere on; live ones are offered to its argument first."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,22 +88,31 @@ def require_reached(after: Seq, last_seq: Seq) -> None:
 
 async def stream(
     request: web.Request,
-    chunks: AsyncGenerator[Chunk, None],
+    follow: Source,
     render: Render = native.render,
     *,
     headers: Mapping[str, str] | None = None,
     on_lost: Callable[[], Awaitable[None]] | None = None,
 ) -> web.StreamResponse:
-    """Answer with the events of `chunks`, to their end, as `stream_frames` does."""
+    """Answer with the events of `follow`, to their end, as `stream_frames` does.
+
+    A live event goes from the log's append straight to the connection while nothing waits there: the way through
+    the loop and the handler costs twice as much as all the rest.
+    """
+    outlet = _Outlet(request)
+
+    def take(chunk: Chunk) -> bool:
+        if len(chunk.data) > LARGE_BYTES or not outlet.is_free:
+            return False
+        if data := render(chunk):
+            outlet.write(data)
+        return True
+
+    chunks = follow(take)
     if render is native.render:
-        return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost)
-    return await stream_frames(
-        request,
-        _folded(chunks, render, request.app[THREADS].folding),
-        bytes,
-        headers=headers,
-        on_lost=on_lost,
-    )
+        return await stream_frames(request, chunks, render, headers=headers, on_lost=on_lost, outlet=outlet)
+    frames = _folded(chunks, render, request.app[THREADS].folding)
+    return await stream_frames(request, frames, bytes, headers=headers, on_lost=on_lost, outlet=outlet)
 
 
 async def _folded(
@@ -123,6 +135,7 @@ async def stream_frames(
     *,
     headers: Mapping[str, str] | None = None,
     on_lost: Callable[[], Awaitable[None]] | None = None,
+    outlet: _Outlet | None = None,
 ) -> web.StreamResponse:
     """Answer with each of `chunks` as the frames that `render` makes of it, to their end.
 
@@ -142,9 +155,9 @@ async def stream_frames(
     try:
         async with aclosing(chunks), scope:
             await _open(response, request)
-            await _send_all(
-                response, chunks, render, _Pulse(request, scope, is_lost_urgent=on_lost is not None)
-            )
+            outlet = outlet or _Outlet(request)
+            with _Pulse(request, outlet, scope, is_lost_urgent=on_lost is not None):
+                await _send_all(response, chunks, render, outlet)
         return response
     except Exception as exc:
         if not (scope.expired() or is_gone(request)):
@@ -172,22 +185,21 @@ async def _send_all(
     response: EventSourceResponse,
     chunks: AsyncGenerator[T, None],
     render: Callable[[T], bytes | bytearray],
-    pulse: _Pulse,
+    outlet: _Outlet,
 ) -> None:
-    with pulse:
-        async for chunk in chunks:
-            if not (data := render(chunk)):
-                continue
-            pulse.is_writing = True
-            if len(data) <= SLICE_BYTES:
-                await response.write(data)
-            else:
-                view = memoryview(data)
-                for start in range(0, len(view), SLICE_BYTES):
-                    await response.write(view[start : start + SLICE_BYTES])
-            pulse.wrote()
-        pulse.is_writing = True
-        await response.write_eof()
+    async for chunk in chunks:
+        if not (data := render(chunk)):
+            continue
+        outlet.is_busy = True
+        if len(data) <= SLICE_BYTES:
+            await response.write(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(view), SLICE_BYTES):
+                await response.write(view[start : start + SLICE_BYTES])
+        outlet.wrote()
+    outlet.is_busy = True
+    await response.write_eof()
 
 
 async def _tell(response: EventSourceResponse, error: Exception) -> None:
@@ -210,6 +222,37 @@ async def _tell(response: EventSourceResponse, error: Exception) -> None:
             await response.write_eof()
 
 
+class _Outlet:
+    """The way to one client that goes past the response, whose own `write` has to be awaited."""
+
+    def __init__(self, request: web.Request) -> None:
+        self.is_busy = False
+        """The handler is in the middle of a chunk, where anything else would tear an event apart."""
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self.wrote_at = self._loop.time()
+
+    @property
+    def is_free(self) -> bool:
+        """May something be written now? Nothing else waits to be sent."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            return False
+        return not self.is_busy and transport.get_write_buffer_size() == 0
+
+    def write(self, data: bytes) -> None:
+        """Send `data` as one HTTP chunk. Only while `is_free`."""
+        transport = self._request.transport
+        assert transport is not None
+        is_chunked = self._request.version >= HttpVersion11
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+        self.wrote()
+
+    def wrote(self) -> None:
+        self.is_busy = False
+        self.wrote_at = self._loop.time()
+
+
 class _Pulse:
     """Watches one connection by a timer: a comment when it is idle, the end when the client leaves or stalls.
 
@@ -218,11 +261,12 @@ class _Pulse:
     arming one costs as much as the write.
     """
 
-    def __init__(self, request: web.Request, scope: asyncio.Timeout, *, is_lost_urgent: bool) -> None:
+    def __init__(
+        self, request: web.Request, outlet: _Outlet, scope: asyncio.Timeout, *, is_lost_urgent: bool
+    ) -> None:
         config = request.app[CONFIG]
-        self.is_writing = False
-        """In the middle of a chunk, where a comment would tear an event apart."""
         self._request = request
+        self._outlet = outlet
         self._scope = scope
         self._keepalive_s = config.keepalive_s
         self._stall_s = config.stall_timeout_s
@@ -231,7 +275,7 @@ class _Pulse:
             self._step_s = min(self._step_s, URGENT_STEP_S)
         self._loop = asyncio.get_running_loop()
         self._taken_bytes = -1
-        self._progress_at = self._wrote_at = self._loop.time()
+        self._progress_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
@@ -241,12 +285,8 @@ class _Pulse:
         if self._timer is not None:
             self._timer.cancel()
 
-    def wrote(self) -> None:
-        self.is_writing = False
-        self._wrote_at = self._loop.time()
-
     def _arm(self, now: float) -> None:
-        due = self._wrote_at + self._keepalive_s
+        due = self._outlet.wrote_at + self._keepalive_s
         self._timer = self._loop.call_at(
             min(due, now + self._step_s) if due > now else now + self._step_s, self._beat
         )
@@ -257,10 +297,8 @@ class _Pulse:
         if transport is None or transport.is_closing() or self._is_stalled(transport, now):
             self._scope.reschedule(now)
             return
-        is_idle = not self.is_writing and transport.get_write_buffer_size() == 0
-        if is_idle and now >= self._wrote_at + self._keepalive_s:
-            transport.write(_framed(KEEPALIVE, self._request))
-            self._wrote_at = now
+        if self._outlet.is_free and now >= self._outlet.wrote_at + self._keepalive_s:
+            self._outlet.write(KEEPALIVE)
         self._arm(now)
 
     def _is_stalled(self, transport: asyncio.WriteTransport, now: float) -> bool:
@@ -270,8 +308,3 @@ class _Pulse:
         if not waiting or taken != self._taken_bytes:
             self._taken_bytes, self._progress_at = taken, now
         return now - self._progress_at >= self._stall_s
-
-
-def _framed(data: bytes, request: web.Request) -> bytes:
-    """`data` as one HTTP chunk. A timer cannot await the response's own `write`."""
-    return b"%x\r\n%b\r\n" % (len(data), data) if request.version >= HttpVersion11 else data

@@ -117,10 +117,9 @@ class FileWatcher:
 
     def _on_readable(self) -> None:
         assert self._inotify is not None
-        events = self._inotify.read()
-        changed = {event.watch for event in events}
-        if any(event.mask & inotify.OVERFLOW for event in events):
-            changed = set(self._watches)
+        changed: set[int] = set()
+        for event in self._inotify.read():
+            changed.update(self._watches if event.mask & inotify.OVERFLOW else (event.watch,))
         for descriptor in changed:
             for watch in tuple(self._watches.get(descriptor, ())):
                 try:

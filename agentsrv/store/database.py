@@ -125,14 +125,16 @@ class Database:
         self._urgent.set()
         return await future
 
-    def queue(self, operation: BulkOperation, item: Any, done: Done, *, is_urgent: bool = False) -> None:
+    def queue(self, operation: BulkOperation, item: Any, done: Done) -> None:
         """Have `operation` called with `item` and all its queued neighbours; `done` after their commit.
 
         For the many small appends of the log: neighbours share their statements. They always must happen.
         """
         self._submit(_Write(None, operation, item, lambda _, error: done(error), True))
-        if is_urgent:
-            self._urgent.set()
+
+    def hurry(self) -> None:
+        """Wait for no more to be queued."""
+        self._urgent.set()
 
     async def close(self) -> None:
         """Commit what is queued (for some seconds at most) and close. Closing twice is fine."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import aiosqlite
 
@@ -33,17 +33,30 @@ class StaleLease(Conflict):
 
 @dataclass(slots=True)
 class Append:
-    """A chunk of agent output, and how far the runner's spool was read for it.
+    """Chunks of one runner's output, and how far its spool was read for them. More may be added until `is_taken`.
 
-    fold: what its turn has come to with it; None: not worth storing yet.
+    fold: what its turn has come to with them; None: not worth storing yet.
     """
 
-    chunk: Chunk
     lease: Lease
     runner_id: RunnerId
-    spool_offset: int
+    on_saved: Callable[[int, bool], None]
+    """Gets the spool offset, and whether all this was refused because the lease was too old."""
+    chunks: list[Chunk] = field(default_factory=list)
+    spool_offset: int = 0
     fold: str | None = None
+    is_taken: bool = False
+    """By a transaction: it is what it is now."""
     is_stale: bool = False
+    size: int = 0
+    """Bytes of all chunks."""
+
+    def add(self, chunk: Chunk, spool_offset: int, fold: str | None) -> None:
+        self.chunks.append(chunk)
+        self.size += len(chunk.data)
+        self.spool_offset = spool_offset
+        if fold is not None:
+            self.fold = fold
 
 
 async def append_all(db: aiosqlite.Connection, appends: Sequence[Append]) -> None:
@@ -51,8 +64,10 @@ async def append_all(db: aiosqlite.Connection, appends: Sequence[Append]) -> Non
 
     Chunks that continue each other become one row.
     """
+    for append in appends:
+        append.is_taken = True
     runs = _runs(appends)
-    cursor = await db.executemany(INSERT, [_row(_joined(run), run[0].lease) for run in runs])
+    cursor = await db.executemany(INSERT, [_row(_joined(run.chunks), run.lease) for run in runs])
     if cursor.rowcount != len(runs):
         await _mark_stale(db, appends)
     await db.executemany(ADVANCE, _advances(appends))
@@ -182,35 +197,46 @@ async def delete_first(
     return len(sizes) < max_rows and upto == sizes[-1][0]
 
 
-def _runs(appends: Sequence[Append]) -> list[list[Append]]:
-    """Group appends that continue each other: same turn, next seq, and not too much for one row."""
-    runs: list[list[Append]] = []
-    newest: dict[SessionId, tuple[list[Append], int]] = {}
+@dataclass(slots=True)
+class _Run:
+    """Chunks that become one row."""
+
+    chunks: list[Chunk]
+    lease: Lease
+    size: int
+
+    def takes(self, chunk: Chunk, lease: Lease) -> bool:
+        """Does `chunk` continue this row, and has it room for it?"""
+        last = self.chunks[-1]
+        return (
+            chunk.first_seq == last.last_seq + 1
+            and chunk.turn_id == last.turn_id
+            and self.size + len(chunk.data) <= MAX_ROW_BYTES
+            and (lease is self.lease or lease == self.lease)
+        )
+
+
+def _runs(appends: Sequence[Append]) -> list[_Run]:
+    """Group chunks that continue each other: same turn, next seq, and not too much for one row."""
+    runs: list[_Run] = []
+    newest: dict[SessionId, _Run] = {}
     for append in appends:
-        chunk, size = append.chunk, len(append.chunk.data)
-        run, total = newest.get(chunk.session_id, ([], 0))
-        if run and total + size <= MAX_ROW_BYTES and _continues(run[-1], append):
-            run.append(append)
-        else:
-            run, total = [append], 0
-            runs.append(run)
-        newest[chunk.session_id] = (run, total + size)
+        for chunk in append.chunks:
+            run = newest.get(chunk.session_id)
+            if run is not None and run.takes(chunk, append.lease):
+                run.chunks.append(chunk)
+                run.size += len(chunk.data)
+            else:
+                newest[chunk.session_id] = run = _Run([chunk], append.lease, len(chunk.data))
+                runs.append(run)
     return runs
 
 
-def _continues(before: Append, after: Append) -> bool:
-    return (
-        after.chunk.first_seq == before.chunk.last_seq + 1
-        and after.chunk.turn_id == before.chunk.turn_id
-        and after.lease == before.lease
-    )
-
-
-def _joined(run: list[Append]) -> Chunk:
-    first, last = run[0].chunk, run[-1].chunk
+def _joined(chunks: list[Chunk]) -> Chunk:
+    first, last = chunks[0], chunks[-1]
     if first is last:
         return first
-    data = b"".join([append.chunk.data for append in run])
+    data = b"".join([chunk.data for chunk in chunks])
     return replace(first, last_seq=last.last_seq, data=data, rendered=None)
 
 

@@ -41,11 +41,11 @@ class Clock:
         self._state: State | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
-    def heard(self) -> None:
-        """The agent has just said something."""
+    def heard(self, progress: int | None) -> None:
+        """The agent has just said something, and has come so far."""
         self._heard_at = self._loop.time()
-        if (come_to := self._progress()) != self._come_to or come_to is None:
-            self._come_to, self._worked_at = come_to, self._heard_at
+        if progress != self._come_to or progress is None:
+            self._come_to, self._worked_at = progress, self._heard_at
 
     def sees_end(self, looks_over: bool) -> None:
         """Are the signs there that the turn is over, though the agent has not said so?"""

@@ -340,9 +340,9 @@ class TurnDriver:
         else:
             log.warning("session %s has left the workspace; its directory stays as it was", self.session.id)
 
-    def has_written(self) -> None:
-        self._clock.heard()
-        if (tool := self.running_tool()) != self._tool:
+    def has_written(self, progress: int | None, tool: str | None) -> None:
+        self._clock.heard(progress)
+        if tool != self._tool:
             self._tool = tool
             self._means.signals.tool_changed.send(ToolChanged(self.session.id))
 

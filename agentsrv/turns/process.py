@@ -71,8 +71,8 @@ class Work(Protocol):
     def heard(self, effect: Effect, event: bytes | None, seq: Seq) -> None:
         """What a line means. `event` is what the log will say of it, at `seq`."""
 
-    def has_written(self) -> None:
-        """Something has come into the log."""
+    def has_written(self, progress: int | None, tool: str | None) -> None:
+        """Something comes into the log. What the adapter knows by now: how far it is, which tool it waits for."""
 
     def fold(self) -> dict[str, Any] | None:
         """What the turn has come to, without its agent; None when that cannot be told now."""
@@ -290,7 +290,7 @@ class AgentProcess:
         events: list[bytes] = []
         offset = self._offset
         adapter, turn = self.adapter, self._turn
-        is_plain = are_plain([line for line in lines if isinstance(line, bytes)])
+        is_plain = len(lines) > 1 and are_plain([line for line in lines if isinstance(line, bytes)])
         for line in lines:
             start = offset
             if not isinstance(line, bytes):
@@ -340,17 +340,12 @@ class AgentProcess:
         """Put `events` into the log; `offset` is where the spool was read to for them."""
         if not events:
             return
-        if self.work is not None:
-            self.work.has_written()
-        self._log.append(
-            None if self._turn is None else self._turn.id,
-            one_per_line(events),
-            len(events),
-            self.id,
-            offset,
-            lambda is_stale: self._saved(offset, is_stale),
-            self._fold(offset, self._log.last_seq + len(events)),
-        )
+        turn_id, count = None, len(events)
+        if (work := self.work) is not None:
+            turn_id = work.turn.id
+            work.has_written(self.adapter.progress, self.adapter.running_tool())
+        fold = self._fold(offset, self._log.last_seq + count)
+        self._log.append(turn_id, one_per_line(events), count, self.id, offset, self._saved, fold)
 
     def _fold(self, offset: int, seq: Seq) -> str | None:
         """From time to time, what a later server needs to go on from here and not from the turn's beginning."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable
-from agentsrv.eventlog import server_chunk
+from agentsrv.eventlog import Take, server_chunk
 from agentsrv.model import (
     Answer,
     Chunk,
@@ -183,16 +183,12 @@ class TurnService:
         self, *, session_id: SessionId | None, status: TurnStatus | None, limit: int, cursor: str | None
     ) -> tuple[list[Turn], str | None]:
         """A page, newest first, and the cursor of the next one. Raises InvalidInput for a bad cursor."""
+        before = decode_cursor(cursor)
         found = await turns.page(
-            self._db,
-            session_id=session_id,
-            status=status,
-            before=decode_cursor(cursor),
-            limit=limit + 1,
+            self._db, session_id=session_id, status=status, before=before, limit=limit + 1
         )
         page = found[:limit]
-        more = len(found) > limit
-        return page, encode_cursor(page[-1].created_at, page[-1].id) if more else None
+        return page, encode_cursor(page[-1].created_at, page[-1].id) if len(found) > limit else None
 
     async def wait(self, turn_id: TurnId, timeout_s: float) -> Turn:
         """The turn once it has ended, or as it is after `timeout_s` or when the server stops."""
@@ -257,8 +253,10 @@ class TurnService:
         session_log = self._log.open_session(turn.session_id)
         return session_log.last_seq if session_log else turn.first_seq
 
-    async def follow_turn(self, turn: Turn, after: Seq) -> AsyncGenerator[Chunk, None]:
-        """The turn's events with seq > `after`, up to its `done`; live ones as they come.
+    async def follow_turn(
+        self, turn: Turn, after: Seq, take: Take | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """The turn's events with seq > `after`, up to its `done`; live ones as they come, offered to `take` first.
 
         A queued turn is waited for. One that is cancelled before it begins, or deleted before it is read, has
         no place in the log: its only event is a `done` with seq 0.
@@ -282,13 +280,15 @@ class TurnService:
         def end() -> Seq | None:
             return driver.turn.last_seq if driver else turn.last_seq
 
-        async with aclosing(self._log.follow(turn.session_id, first, end)) as chunks:
+        async with aclosing(self._log.follow(turn.session_id, first, end, take)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def follow_session(self, session_id: SessionId, after: Seq) -> AsyncGenerator[Chunk, None]:
+    async def follow_session(
+        self, session_id: SessionId, after: Seq, take: Take | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         """All events of a session with seq > `after`, and what comes until the server stops."""
-        async with aclosing(self._log.follow(session_id, after, lambda: None)) as chunks:
+        async with aclosing(self._log.follow(session_id, after, lambda: None, take)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

@@ -56,7 +56,7 @@ async def serving(
     """A server with one stream, at /stream."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        return await stream(request, feed.chunks(), on_lost=feed.on_lost if tells_loss else None)
+        return await stream(request, lambda _: feed.chunks(), on_lost=feed.on_lost if tells_loss else None)
 
     app = web.Application()
     app[CONFIG] = make_config(directory, **settings)
@@ -186,7 +186,7 @@ async def test_a_client_that_left_before_the_first_byte_is_no_error(
         is_asked.set()
         while request.transport is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return await stream(request, feed.chunks(), on_lost=feed.on_lost)
+        return await stream(request, lambda _: feed.chunks(), on_lost=feed.on_lost)
 
     app = web.Application()
     app[CONFIG] = make_config(tmp_path)

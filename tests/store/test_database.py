@@ -34,7 +34,9 @@ async def add_session(db: Database, session_id: SessionId = ANN) -> Lease:
 def append_of(lease: Lease, first: int, count: int = 1) -> Append:
     data = b'{"n":1}\n' * count
     chunk = Chunk(lease.session_id, TurnId("t"), Source.AGENT, 1, first, first + count - 1, data)
-    return Append(chunk, lease, RunnerId("r"), 0)
+    append = Append(lease, RunnerId("r"), lambda *_: None)
+    append.add(chunk, 0, None)
+    return append
 
 
 async def queued(db: Database, append: Append) -> BaseException | None:
