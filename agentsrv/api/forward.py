@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import HttpVersion11, hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from agentsrv.access import Caller
@@ -159,7 +159,8 @@ class Forwarder:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s))
         try:
             async with self._session.get(_url(peer, path), headers=headers, timeout=timeout) as answer:
-                return Reply(answer.status, await answer.read())
+                found = Reply(answer.status, await answer.read())
+            return None if is_of_another(answer.headers, peer) else found
         except (aiohttp.ClientError, OSError):
             return None
 
@@ -172,7 +173,8 @@ class Forwarder:
                 self._session.get(_url(peer, request.raw_path), headers=headers) as answer,
             ):
                 framer = LineFramer(MAX_LINE_BYTES)
-                while answer.status == 200 and (data := await answer.content.readany()):
+                is_good = answer.status == 200 and not is_of_another(answer.headers, peer)
+                while is_good and (data := await answer.content.readany()):
                     passage.heard()
                     for line in framer.feed(data):
                         if isinstance(line, bytes) and line.startswith(DATA):
@@ -183,8 +185,6 @@ class Forwarder:
     def headers_for(self, request: web.Request, peer: Peer) -> CIMultiDict[str]:
         """The request's own headers that go all the way, and ours."""
         headers = end_to_end(request.headers)
-        for name in hop.OURS:
-            headers.popall(name, None)
         headers[hop.HOP] = self._secret
         headers[hop.TO] = peer.name
         if (caller := request.get(CALLER)) is not None:
@@ -207,8 +207,10 @@ class Forwarder:
         try:
             async with passage, self._sent(request, peer, body, upload) as answer:
                 passage.heard()
-                if is_of_another(answer, peer) and (upload is None or not upload.is_begun):
-                    raise Misdirected
+                if is_of_another(answer.headers, peer):
+                    if upload is None or not upload.is_begun:
+                        raise Misdirected
+                    raise Broken(is_stopped=False)
                 if upload is None and await has_moved(answer):
                     raise NotThere
                 response = _head_of(answer, request)
@@ -260,7 +262,7 @@ class Forwarder:
         try:
             async with self._session.get(_url(peer, "/"), headers=headers, timeout=timeout) as answer:
                 await answer.read()
-            return not is_of_another(answer, peer)
+            return not is_of_another(answer.headers, peer)
         except (aiohttp.ClientError, OSError):
             return False
 
@@ -271,7 +273,7 @@ class Forwarder:
 
 
 class Misdirected(Exception):
-    """Another server has the address now; nothing was done."""
+    """Somebody else has the address now, and has done nothing."""
 
 
 class Broken(Exception):
@@ -312,12 +314,18 @@ async def slices(body: bytes | bytearray) -> AsyncGenerator[bytes, None]:
 
 
 def end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """All headers but those that are for one connection."""
+    """All headers but those that are for one connection, or one hop."""
     found = CIMultiDict(headers)
-    named = {name.strip().lower() for value in found.getall(hdrs.CONNECTION, []) for name in value.split(",")}
-    for name in {key.lower() for key in found} & (PER_CONNECTION | named):
+    for name in {key.lower() for key in found} & (PER_CONNECTION | hop.OURS | per_connection(found)):
         del found[name]
     return found
+
+
+def per_connection(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> set[str]:
+    """What `Connection` names."""
+    return {
+        name.strip().lower() for value in headers.getall(hdrs.CONNECTION, []) for name in value.split(",")
+    }
 
 
 def owner_unreachable(home: str) -> Unavailable:
@@ -339,9 +347,9 @@ def outcome_unknown(home: str) -> Unavailable:
     )
 
 
-def is_of_another(answer: aiohttp.ClientResponse, peer: Peer) -> bool:
-    """Does another server say that it is none of its business?"""
-    return answer.headers.get(hop.SERVER, peer.name) != peer.name
+def is_of_another(headers: Mapping[str, str], peer: Peer) -> bool:
+    """Is it the answer of somebody else, who has the address now?"""
+    return headers.get(hop.FROM) != peer.name
 
 
 def _url(peer: Peer, path: str) -> URL:

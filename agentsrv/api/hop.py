@@ -20,10 +20,12 @@ CALLER = "X-Agentsrv-Caller"
 """Whose request it is: the entry has looked at the key, and the home does not."""
 TO = "X-Agentsrv-To"
 """Whom it is meant for: an address may belong to another server than a moment ago."""
+FROM = "X-Agentsrv-From"
+"""On answers to another server: who answers. Without it somebody else has the address now, of another fleet perhaps."""
 SERVER = "X-Agentsrv-Server"
-"""On answers about a session: its home. On the refusal of what is meant for another server: who refuses."""
-OURS = frozenset({HOP.lower(), CALLER.lower(), TO.lower()})
-"""Headers that are never passed on as a client has sent them."""
+"""On answers about a session: its home."""
+OURS = frozenset({HOP.lower(), CALLER.lower(), TO.lower(), FROM.lower()})
+"""Headers that are for one hop, and never passed on."""
 
 HOP_SECRET: web.AppKey[bytes] = web.AppKey("hop_secret")
 _is_hop = web.RequestKey("is_hop", bool)
@@ -51,8 +53,9 @@ def is_hop(request: web.Request) -> bool:
 
 
 def is_for_another(request: web.Request, name: str) -> bool:
-    """Does it come from a server that takes us for another one?"""
-    return is_hop(request) and request.headers.get(TO, name) != name
+    """Does it come from a server that takes us for another one, or for one of its own fleet?"""
+    to = request.headers.get(TO)
+    return to is not None and (to != name or not is_hop(request))
 
 
 def told(caller: Caller) -> str:

@@ -54,6 +54,8 @@ def add_headers(config: Config) -> Callable[[web.Request, web.StreamResponse], A
         headers = response.headers
         if config.server_name and request.get(ABOUT_SESSION):
             headers[hop.SERVER] = config.server_name
+        if hop.is_hop(request):
+            headers[hop.FROM] = config.server_name or ""
         headers["X-Request-Id"] = request_id(request)
         headers["X-Content-Type-Options"] = "nosniff"
         headers[hdrs.SERVER] = SERVER

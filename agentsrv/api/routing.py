@@ -142,9 +142,8 @@ class Router:
         self._has_session = has_session
 
     def require_me(self, request: web.Request) -> None:
-        """Raises Unavailable (`owner_unreachable`) when it is meant for the one who had our address before."""
+        """Raises Unavailable (`owner_unreachable`) when it is not meant for us, but for who had our address before."""
         if hop.is_for_another(request, self._me):
-            request[ABOUT_SESSION] = True  # So it says who we are.
             raise owner_unreachable(request.headers[hop.TO])
 
     async def route(self, request: web.Request, handler: Handler, rule: Rule) -> web.StreamResponse:

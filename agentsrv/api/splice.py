@@ -13,8 +13,17 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from agentsrv.api import hop
 from agentsrv.api.access_log import CLIENT_GONE
-from agentsrv.api.forward import BUSY_S, CONNECT_S, Forwarder, end_to_end, outcome_unknown
+from agentsrv.api.forward import (
+    BUSY_S,
+    CONNECT_S,
+    Forwarder,
+    end_to_end,
+    is_of_another,
+    outcome_unknown,
+    per_connection,
+)
 from agentsrv.api.keys import RELAYED
 from agentsrv.api.refusals import is_gone
 from agentsrv.api.watches import Passage
@@ -45,7 +54,7 @@ async def _splice(request: web.Request, forwarder: Forwarder, peer: Peer) -> web
     try:
         async with forwarder.watch(peer, request) as passage, _connected(peer) as (reader, writer):
             writer.write(_head(request, forwarder, peer))
-            response = await _answer(reader)
+            response = await _answer(reader, peer)
             passage.heard()
             request[RELAYED] = True
             if response.status != SWITCHING:
@@ -91,17 +100,19 @@ async def _connected(peer: Peer) -> AsyncIterator[tuple[asyncio.StreamReader, as
 
 
 def _head(request: web.Request, forwarder: Forwarder, peer: Peer) -> bytes:
-    """The request as the home gets it: for the upgrade, what is for one connection goes on as well."""
+    """The request as the home gets it, with the upgrade, and without a body."""
     headers = forwarder.headers_for(request, peer)
-    for name in (hdrs.CONNECTION, hdrs.UPGRADE):
-        headers.extend((name, value) for value in request.headers.getall(name, []))
+    headers.popall(hdrs.CONTENT_LENGTH, None)
+    headers.extend((hdrs.UPGRADE, value) for value in request.headers.getall(hdrs.UPGRADE, []))
+    if "upgrade" in per_connection(request.headers):
+        headers[hdrs.CONNECTION] = "Upgrade"
     lines = [f"{request.method} {URL(peer.address).raw_path.rstrip('/')}{request.raw_path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
 
-async def _answer(reader: asyncio.StreamReader) -> web.StreamResponse:
-    """The head of the answer; of a refusal, all of it. Raises EOFError, OSError, ValueError."""
+async def _answer(reader: asyncio.StreamReader, peer: Peer) -> web.StreamResponse:
+    """The head of the answer; of a refusal, all of it. Raises EOFError, OSError (NotConnected), ValueError."""
     head = await _read_head(reader)
     status_line, *lines = head.decode("utf-8", "surrogateescape").split("\r\n")
     _, status, reason = (*status_line.split(" ", 2), "")[:3]
@@ -109,7 +120,10 @@ async def _answer(reader: asyncio.StreamReader) -> web.StreamResponse:
     for line in filter(None, lines):
         name, _, value = line.partition(":")
         headers.add(name, value.strip())
+    if is_of_another(headers, peer):
+        raise NotConnected(OSError("somebody else has the address"))
     if int(status) == SWITCHING:
+        headers.popall(hop.FROM)
         return web.StreamResponse(status=SWITCHING, reason=reason, headers=headers)
     size = int(headers.get(hdrs.CONTENT_LENGTH, "0"))
     body = await reader.readexactly(min(size, MAX_REFUSAL_BYTES))

@@ -59,7 +59,8 @@ local function all_servers()
     local known = {}
     local flat = redis.call('HGETALL', server .. one)
     for i = 1, #flat, 2 do known[flat[i]] = flat[i + 1] end
-    known.left = tonumber(redis.call('ZSCORE', servers, one)) - now
+    local left = tonumber(redis.call('ZSCORE', servers, one)) - now
+    known.left = math.max(math.min(left, 1e9), -1e9) -- There is no infinity in JSON.
     all[one] = known
   end
   return all
@@ -289,7 +290,9 @@ class Scripts:
                 return
 
     async def _ask(self, script: Script, *arguments: str) -> dict[str, Any]:
-        answer = json.loads(await self._run(script, *arguments))
+        text: bytes = await self._run(script, *arguments)
+        # Whoever else writes there may have written bytes that are no text.
+        answer = json.loads(text.decode(errors="replace"))
         return answer if isinstance(answer, dict) else {}
 
     async def _run(self, script: Script, *arguments: str) -> Any:

@@ -81,7 +81,8 @@ def test_conversation_has_one_home_whatever_names_it(servers: list[Server], path
     value = f"{name}-{path[-9:]}".replace("/", "-")
     more: dict[str, Any] = {"metadata": {"session_id": value}} if name == "metadata" else {name: value}
     if name[0].isupper():
-        more = {"headers": {name: value}}
+        # What Open WebUI does not stream is no part of its chat.
+        more = {"headers": {name: value}, "stream": name == "X_OpenWebUI_Chat_Id"}
     answers = [say(server, "hello", path, **more) for server in servers]
 
     assert [200] * 3 == [answer.status for answer in answers]
