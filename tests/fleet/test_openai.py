@@ -83,7 +83,10 @@ def test_conversation_has_one_home_whatever_names_it(servers: list[Server], path
     if name[0].isupper():
         # What Open WebUI does not stream is no part of its chat.
         more = {"headers": {name: value}, "stream": name == "X_OpenWebUI_Chat_Id"}
-    answers = [say(server, "hello", path, **more) for server in servers]
+    answers = []
+    for server in servers:
+        answers.append(say(server, "hello", path, **more))
+        answers[-1].body()  # Its turn has ended then.
 
     assert [200] * 3 == [answer.status for answer in answers]
     assert 1 == len({(answer.headers["X-Session-Id"], answer.headers[SERVER]) for answer in answers})
