@@ -82,6 +82,28 @@ def prepare(path: Path, mode: int = PRIVATE, user: User | None = None) -> None:
             os.fchmod(descriptor, mode)
 
 
+def require_file(path: Path) -> None:
+    """Raises StartupError for what must not be opened as a file of ours: a link, a pipe, somebody's file by another name.
+
+    That there is nothing yet is fine. OSError when it cannot be looked at.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return
+    kinds = {
+        stat.S_IFLNK: "a link",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFREG: "a file with another name, too",
+    }
+    what = kinds.get(stat.S_IFMT(found.st_mode), "no file")
+    raise StartupError(
+        f"{path} is {what}, and must be a file of the server's own; remove it, or move it away"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """A directory of ours with directories of ours in it. All methods block.
@@ -143,6 +165,7 @@ async def only_server(state_dir: Path, patience_s: float, mode: int = PRIVATE) -
     One that is about to leave is waited for: after a quick restart, or while a host reloads. Raises StartupError.
     """
     prepare(state_dir, mode)
+    require_file(state_dir / "server.lock")
     lock = os.open(state_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         gives_up_at = time.monotonic() + patience_s

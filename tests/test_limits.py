@@ -27,7 +27,7 @@ def test_who_counts_as_one(one: str, other: str, same: bool) -> None:
 
 def test_many_new_names_do_not_free_who_has_used_up_all() -> None:
     """However many addresses a stranger has: who has nothing left stays so, and memory is bounded."""
-    rates = Rates(1)
+    rates = Rates(10)
     while not rates.take("eager"):
         pass
     for number in range(3 * MAX_NAMES):

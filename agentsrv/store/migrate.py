@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from agentsrv.errors import StartupError
+from agentsrv.owned import require_file
 from agentsrv.store import legacy
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ BUSY_TIMEOUT_S = 30.0
 
 INCREMENTAL = 2
 """How SQLite calls the mode of a file that can be shortened in slices."""
+
+BESIDE = ("-wal", "-shm", "-journal", ".migrate.lock")
+"""What lies beside a database, with its name before: SQLite opens the first three, whatever they are."""
 
 REWRITTEN_AT_START_BYTES = 32 * 1024 * 1024
 
@@ -222,7 +226,7 @@ def _create(path: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold `<path>.migrate.lock`, which the kernel releases when this process dies. The file stays: to
     remove it would let two processes lock two files of one name."""
-    lock = os.open(f"{path}.migrate.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(f"{path.resolve()}.migrate.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while not _try_lock(lock):
@@ -247,8 +251,10 @@ def _try_lock(lock: int) -> bool:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what the file system and SQLite raise into one line for the operator."""
+    """Turn what the file system and SQLite raise into one line for the operator, and what they would wait for, for ever."""
     try:
+        for end in BESIDE:
+            require_file(path.resolve().with_name(f"{path.resolve().name}{end}"))
         yield
     except OSError as exc:
         raise StartupError(

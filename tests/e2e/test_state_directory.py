@@ -74,3 +74,38 @@ def test_what_is_no_directory_does_not_end_the_start(precious: Path, fake_agent:
         assert [1] * 3 == [len(list((precious.parent / "state").glob(f"{room}.*"))) for room in ROOMS]
     finally:
         server.close()
+
+
+FILES = (
+    "server.lock",
+    "agentsrv.db-wal",
+    "agentsrv.db-shm",
+    "agentsrv.db-journal",
+    "agentsrv.db.migrate.lock",
+)
+NO_FILES: dict[str, Callable[[Path, Path], object]] = {
+    "link": lambda place, data: place.symlink_to(data),
+    "dangling": lambda place, data: place.symlink_to(data.with_name("nowhere")),
+    "pipe": lambda place, _: os.mkfifo(place),
+    "directory": lambda place, _: place.mkdir(),
+    "another name": lambda place, data: place.hardlink_to(data),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_in_place_of_one_ends_the_start(
+    precious: Path, fake_agent: Path, name: str, kind: str
+) -> None:
+    """In one line that says which, and at once: nothing is waited for, written to, or made elsewhere."""
+    server, data = Server(precious.parent, fake_agent), precious / "data/out"
+    NO_FILES[kind](precious.parent / "state" / name, data)
+    before = tree(precious)
+    with pytest.raises(AssertionError, match="not ready"):
+        server.start()
+    code = server.ended()
+    server.close()
+
+    assert (78, "precious", before) == (code, data.read_text(), tree(precious))
+    assert f"state/{name} is " in server.log
+    assert "Traceback" not in server.log
