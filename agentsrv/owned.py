@@ -83,25 +83,17 @@ def prepare(path: Path, mode: int = PRIVATE, user: User | None = None) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Raises StartupError for what must not be opened as a file of ours: a link, a pipe, somebody's file by another name.
+    """Raises StartupError for what must not be opened as a file of ours, such as a link or a pipe, OSError.
 
-    That there is nothing yet is fine. OSError when it cannot be looked at.
+    That there is nothing yet is fine.
     """
     try:
-        found = os.lstat(path)
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-        return
-    kinds = {
-        stat.S_IFLNK: "a link",
-        stat.S_IFDIR: "a directory",
-        stat.S_IFREG: "a file with another name, too",
-    }
-    what = kinds.get(stat.S_IFMT(found.st_mode), "no file")
-    raise StartupError(
-        f"{path} is {what}, and must be a file of the server's own; remove it, or move it away"
-    )
+    if kind != stat.S_IFREG:
+        what = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory"}.get(kind, "no file")
+        raise StartupError(f"{path} is {what}, and must be a file of the server's own; move it away")
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ def _try_lock(lock: int) -> bool:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what the file system and SQLite raise into one line for the operator, and what they would wait for, for ever."""
+    """Turn what the file system and SQLite raise into one line for the operator; and what they would wait for."""
     try:
         for end in BESIDE:
             require_file(path.resolve().with_name(f"{path.resolve().name}{end}"))

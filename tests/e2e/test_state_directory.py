@@ -88,7 +88,6 @@ NO_FILES: dict[str, Callable[[Path, Path], object]] = {
     "dangling": lambda place, data: place.symlink_to(data.with_name("nowhere")),
     "pipe": lambda place, _: os.mkfifo(place),
     "directory": lambda place, _: place.mkdir(),
-    "another name": lambda place, data: place.hardlink_to(data),
 }
 
 
