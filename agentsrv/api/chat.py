@@ -21,6 +21,7 @@ from agentsrv.api.openai import (
     require_own_tools,
     schema_of,
     session_of,
+    told_of,
 )
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, Model, ModelList
@@ -37,6 +38,16 @@ from agentsrv.faces.chat import (
 from agentsrv.model import Outcome, Turn, TurnStatus
 
 DONE = b"data: [DONE]\n\n"
+
+FIELDS = {
+    "agent": "model",
+    "effort": "reasoning_effort",
+    "images": "messages",
+    "message_id": "Idempotency-Key",
+    "output_schema": "response_format",
+    "system_prompt": "messages",
+}
+"""What our fields are made of."""
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -61,7 +72,8 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     """Give an agent the last message of a conversation, and stream what it says (OpenAI's chat completions)."""
     async with held_body(request, CreateCompletion) as body:
         wanted = _wanted(request, body)
-        turn = await request.app[CHAT].begin(wanted)
+        with told_of(FIELDS):
+            turn = await request.app[CHAT].begin(wanted)
     headers = note_prompt(request, turn, wanted.messages[-1].text)
     model, wants_usage = body.model, bool(body.stream_options and body.stream_options.include_usage)
     on_lost = partial(cancel, request.app[TURNS], turn) if body.on_disconnect == "cancel" else None

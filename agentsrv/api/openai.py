@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from hashlib import sha256
 from typing import Any
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from agentsrv.api.audit import note
 from agentsrv.api.refusals import error_response
-from agentsrv.errors import AgentsrvError, invalid_field, unsupported
+from agentsrv.errors import AgentsrvError, InvalidInput, Problem, invalid_field, unsupported
 from agentsrv.faces.chat import Message
 from agentsrv.jsontext import as_object
 from agentsrv.model import SESSION_ID_PATTERN, SessionId, Turn
@@ -49,6 +50,20 @@ def _refusal(exc: AgentsrvError) -> web.Response:
     param = exc.problems[0].path if exc.problems else None
     response.body = msgspec.json.encode(error_of(exc.message, exc.code, param))
     return response
+
+
+@contextmanager
+def told_of(fields: Mapping[str, str]) -> Iterator[None]:
+    """What is wrong with a field of ours is told of the client's, of which it was made."""
+    try:
+        yield
+    except InvalidInput as exc:
+        problems = [
+            Problem(fields.get(problem.path.partition(".")[0], problem.path), problem.message)
+            for problem in exc.problems
+        ]
+        text = "; ".join(f"{problem.path}: {problem.message}" for problem in problems) or exc.message
+        raise InvalidInput(text, code=exc.code, problems=problems) from exc
 
 
 def error_of(message: str, code: str, param: str | None = None) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from agentsrv.api.bodies import held_body, read_body, read_optional_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import RESPONSES, TURNS
-from agentsrv.api.openai import message_of, note_prompt, refusing, require_own_tools, schema_of, session_of
+from agentsrv.api.openai import (
+    message_of,
+    note_prompt,
+    refusing,
+    require_own_tools,
+    schema_of,
+    session_of,
+    told_of,
+)
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.chat import CompletionRefused
 from agentsrv.api.schemas.responses import (
@@ -39,6 +47,18 @@ DONE_ELSEWHERE = frozenset({"reasoning", "mcp_call", "mcp_list_tools", "item_ref
 """Items that clients send back with what was said, and that no agent can be told again."""
 
 
+FIELDS = {
+    "agent": "model",
+    "effort": "reasoning.effort",
+    "images": "input",
+    "mcp_servers": "tools",
+    "message_id": "Idempotency-Key",
+    "output_schema": "text.format",
+    "system_prompt": "instructions",
+}
+"""What our fields are made of."""
+
+
 @refusing
 async def create_response(request: web.Request) -> web.StreamResponse:
     """Give an agent something to do, and stream what it says and does (OpenAI's Responses).
@@ -47,7 +67,8 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     """
     async with held_body(request, CreateResponse) as body:
         wanted, place = _wanted(request, body), _place(body)
-        turn = await request.app[RESPONSES].begin(wanted, place)
+        with told_of(FIELDS):
+            turn = await request.app[RESPONSES].begin(wanted, place)
     headers = note_prompt(request, turn, wanted.messages[-1].text)
     is_background, is_streamed = bool(body.background), bool(body.stream)
     on_disconnect = body.on_disconnect or ("continue" if is_background else "cancel")

@@ -19,6 +19,9 @@ from agentsrv.workspace.files.service import FileService
 
 PAGE = 100
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
+MAX_SYSTEM_PROMPT = 100_000
+MAX_MESSAGE_ID = 200
+"""In characters. Protocols that can say so themselves refuse longer ones earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class Prompts:
 
     def _request(self, prompt: Prompt) -> StartTurn:
         _require_size(prompt.text)
+        _require_length("system_prompt", prompt.options.system_prompt, MAX_SYSTEM_PROMPT)
+        _require_length("message_id", prompt.message_id, MAX_MESSAGE_ID)
         options = replace(
             prompt.options,
             model=self._agents.prompted_model(prompt.options.model),
@@ -143,3 +148,8 @@ def _text_of(event: bytes) -> str:
 def _require_size(text: str) -> None:
     if len(text) > MAX_PROMPT_BYTES or len(text.encode()) > MAX_PROMPT_BYTES:
         raise TooLarge(f"the prompt is larger than {MAX_PROMPT_BYTES} bytes; put what is long into a file")
+
+
+def _require_length(name: str, text: str | None, most: int) -> None:
+    if len(text or "") > most:
+        raise invalid_field(name, f"has more than {most} characters")

@@ -250,6 +250,10 @@ PROMPT = [{"type": "text", "text": script("say never")}]
         ("session/prompt", {"prompt": PROMPT, "_meta": {"agentsrv": {"messageId": "x" * 100_000}}}),
         ("session/prompt", {"prompt": [{"type": "text", "text": " "}]}),
         ("session/prompt", {"prompt": [*PROMPT, {"type": "image", "mimeType": "image/png", "data": "!"}]}),
+        (
+            "session/prompt",
+            {"prompt": [*PROMPT, *[{"type": "image", "mimeType": "image/png", "data": "AA=="}] * 21]},
+        ),
         ("session/set_config_option", {"configId": ["a"], "value": {}}),
         ("session/set_config_option", {"configId": "model", "value": "x" * 100_000}),
         ("session/set_mode", {"modeId": {}}),

@@ -17,7 +17,7 @@ from tests.pictures import PNG
 PIXEL = "data:image/png;base64," + b64encode(PNG).decode()
 
 
-def said(text: str, role: str = "user") -> Any:
+def said(text: Any, role: str = "user") -> Any:
     return {"role": role, "content": text}
 
 
@@ -173,6 +173,19 @@ def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server, cli
     assert (headers.value.param, picture.value.param) == ("X-Session-Id", "messages.0.content.0")
 
 
+def test_key_of_a_request_has_a_length(shared_server: Server) -> None:
+    body = {"model": "claude-code", "messages": [said("x")]}
+    answer = shared_server.ask("POST", "/openai/v1/chat/completions", body, Idempotency_Key="x" * 201)
+
+    assert (answer.status, answer.json["error"]["param"]) == (400, "Idempotency-Key")
+
+
+TEXT = {"type": "text", "text": "x"}
+PICTURE, NO_PICTURE = (
+    {"type": "image_url", "image_url": {"url": url}} for url in (PIXEL, "data:image/png;base64,!")
+)
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -184,7 +197,15 @@ def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server, cli
             "tool_choice",
         ),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"reasoning_effort": "endless"}, "effort"),
+        ({"reasoning_effort": "endless"}, "reasoning_effort"),
+        ({"model": "gpt-4"}, "model"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 7}}}},
+            "response_format",
+        ),
+        ({"messages": [said("x" * 100_001, "system"), said("x")]}, "messages"),
+        ({"messages": [said([TEXT, *[PICTURE] * 21])]}, "messages"),
+        ({"messages": [said([TEXT, NO_PICTURE])]}, "messages"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content.0"),

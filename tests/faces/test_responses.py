@@ -204,7 +204,9 @@ def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server, clie
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
-        ({"model": "gpt-4"}, "agent"),
+        ({"model": "gpt-4"}, "model"),
+        ({"instructions": "x" * 100_001}, "instructions"),
+        ({"reasoning": {"effort": "endless"}}, "reasoning.effort"),
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input.0"),
         ({"input": [{"role": "user", "content": [7]}]}, "input.0.content"),

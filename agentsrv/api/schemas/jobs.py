@@ -20,8 +20,9 @@ from agentsrv.api.schemas.kinds import (
     SessionIdText,
 )
 from agentsrv.model import PermissionMode, TurnStatus
+from agentsrv.turns.prompts import MAX_SYSTEM_PROMPT
 from agentsrv.turns.requests import IfBusy, IfLost
-from agentsrv.workspace.files.images import InlineImage
+from agentsrv.workspace.files.images import MAX_IMAGES, InlineImage
 
 
 class WorktreeOptions(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -44,11 +45,11 @@ class Generate(Struct, kw_only=True):
     background: bool = False
     use_worktree: bool = False
     worktree: WorktreeOptions | UnsetType = UNSET
-    images: Annotated[list[ImageText | InlineImage], Meta(max_length=20)] | UnsetType = UNSET
+    images: Annotated[list[ImageText | InlineImage], Meta(max_length=MAX_IMAGES)] | UnsetType = UNSET
     message_id: MessageIdText | UnsetType = UNSET
     permission_mode: PermissionMode | UnsetType = UNSET
     effort: Literal["low", "medium", "high", "xhigh", "max"] | UnsetType = UNSET
-    system_prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] | UnsetType = UNSET
+    system_prompt: Annotated[str, Meta(min_length=1, max_length=MAX_SYSTEM_PROMPT)] | UnsetType = UNSET
     max_turns: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
     max_budget_usd: Annotated[float, Meta(gt=0, le=1_000_000)] | UnsetType = UNSET
     mcp_servers: dict[str, dict[str, Any]] | UnsetType = UNSET

@@ -23,6 +23,7 @@ S = TypeVar("S", str, bytes)
 
 MIB = 1024 * 1024
 PIECE = 3 * 256 * 1024
+MAX_IMAGES = 20
 MAX_IMAGE_BYTES = 10 * MIB
 MAX_TOTAL_BYTES = 20 * MIB
 
@@ -50,6 +51,8 @@ def read_images(workspace: Workspace, sources: Sequence[str | InlineImage]) -> t
     Raises Forbidden (`outside_workspace`, `permission_denied`), and InvalidInput that names `images.N` for
     whatever is not a PNG, JPEG, GIF or WebP within the limits. It waits for nothing but the disk.
     """
+    if len(sources) > MAX_IMAGES:
+        raise _invalid("images", f"are more than {MAX_IMAGES}; send fewer")
     images: list[Image] = []
     left = MAX_TOTAL_BYTES
     for number, source in enumerate(sources):
