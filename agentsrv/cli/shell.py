@@ -27,11 +27,23 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 FINAL = frozenset({400, 401, 403, 404})
 """Statuses that will not change by asking again."""
 
-CLEAR = b"\x1b[!p\x1b[?1049l\x1b[H\x1b[2J"
-"""Before the server shows the screen anew: what is on it may be from before the connection was lost."""
+SWITCHED_OFF = (1, 5, 6, 9, 45, 66, 69, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004)
+"""Private modes that programs switch on: keys, reverse, origin, margins, mouse, focus, bracketed paste."""
+NO_KEYBOARD = b"\x1b[<99u\x1b[>4m"
+"""Kitty's protocol, of which each screen has its own, and xterm's."""
 
-LEAVE = b"\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[0m"
-"""Switches off what the programs over there may have switched on here."""
+LEAVE = (
+    NO_KEYBOARD
+    + b"\x1b[?47l\x1b[?1047l\x1b[?1049l\x1b[!p"
+    + NO_KEYBOARD
+    + b"".join(b"\x1b[?%dl" % mode for mode in SWITCHED_OFF)
+    + b"\x1b[?7h\x1b[?25h\x1b[4l\x1b[20l\x1b>\x1b(B\x0f\x1b[0 q\x1b[0m"
+    + b"\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\\x1b]112\x1b\\\x1b]8;;\x1b\\"
+)
+"""Switches off what the programs over there may have switched on here, colours and a link that is open too."""
+
+CLEAR = LEAVE + b"\x1b[H\x1b[2J"
+"""Before the server shows the screen anew: what is on it may be from before the connection was lost."""
 
 
 @dataclass(frozen=True, slots=True)

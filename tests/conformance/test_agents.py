@@ -593,12 +593,12 @@ def test_hiccup_of_the_model_api_is_waited_for(session: Session) -> None:
 
 @pytest.mark.parametrize("mode", ["ask", "plan", "accept_edits"])
 def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mode: str) -> None:
-    """Its hooks, helpers, servers and variables do not count in modes that ask, and its rules allow nothing."""
+    """Its hooks, helpers, servers, skills and variables do not count in modes that ask, and its rules allow nothing."""
     mark = session.directory / "ran"
     session.dialect.plant(session.directory, f"touch {mark}")
     session.dialect.redirect(session.directory, NOBODY)
-    stream = session.prompt(session.dialect.beyond("touch unasked"), "text done", permission_mode=mode)
-    turn = session.answered(stream, "deny")
+    steps = (*session.dialect.lures, session.dialect.beyond("touch unasked"), "text done")
+    turn = session.answered(session.prompt(*steps, permission_mode=mode), "deny")
 
     assert turn.status == "completed"
     assert not mark.exists()

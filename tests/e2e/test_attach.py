@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from agentsrv.cli.shell import LEAVE
+from agentsrv.terminals.replay import MODES, Modes
 from tests.conftest import ServerMaker
 from tests.kit import KEY, ROOT, TIMEOUT_S, Server, wait_until
 from tests.screen import Emulator, need
@@ -160,6 +162,18 @@ def test_who_detaches_may_come_back(start: Start, server: Server) -> None:
     again.shows("X=some")
     again.type("echo $X$Y\r")
     again.shows("something")
+
+
+def test_who_leaves_has_a_terminal_as_it_was() -> None:
+    """Whatever a program over there has switched on: screens, mouse, keyboards, pasting, a hidden cursor."""
+    depends_on_the_terminal = {12, 1007, 1048}
+    modes = b"".join(b"\x1b[?%dh" % mode for mode in MODES - depends_on_the_terminal)
+    left = Modes(b"\x1b[>5u" + modes + b"\x1b[?1049h\x1b[>1u\x1b[>4;2m\x1b=\x1b[?25l\x1b[?7l\x1b[5 q" + LEAVE)
+    parts = left.sequence().split(b"\x1b")
+
+    assert not left.is_full_screen
+    assert [part for part in parts if part.endswith(b"h")] == [b"[?7h", b"[?25h"]
+    assert [part for part in parts if part.endswith(b"u") or b"4;" in part or part == b"="] == []
 
 
 def test_it_comes_back_by_itself(start: Start, server: Server) -> None:
