@@ -29,10 +29,21 @@ export async function forgetAll(): Promise<void> {
 async function transact<T>(mode: IDBTransactionMode, ask: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
   const database = await asPromise(openRequest());
   try {
-    return await asPromise(ask(database.transaction(STORE, mode).objectStore(STORE)));
+    const transaction = database.transaction(STORE, mode);
+    const isOver = ended(transaction);
+    const [found] = await Promise.all([asPromise(ask(transaction.objectStore(STORE))), isOver]);
+    return found;
   } finally {
     database.close();
   }
+}
+
+/** Only then it is kept: a disk that is full is found out at the end. */
+function ended(transaction: IDBTransaction): Promise<void> {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+  });
 }
 
 function openRequest(): IDBOpenDBRequest {

@@ -15,12 +15,18 @@ export function plural(key: Plural, count: number): string {
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
 const UNITS = { second: "s", minute: "m", hour: "h", day: "d" };
 
-/** "2 min. ago", "in 8 min."; narrow: "2m". */
-export function ago(iso: string, style: "short" | "narrow" = "short", now = Date.now()): string {
-  const seconds = Math.round((Date.parse(iso) - now) / 1000);
-  const [amount, unit] = inUnits(seconds);
+/** "2 min. ago"; narrow: "2m". What has been is never said to come, however the clocks here and there differ. */
+export function ago(iso: string, now: number, style: "short" | "narrow" = "short"): string {
+  const [amount, unit] = inUnits(Math.min(0, secondsTo(iso, now)));
   return style === "short" ? relative.format(amount, unit) : `${Math.abs(amount)}${UNITS[unit]}`;
 }
+
+/** "in 8 min.", and "now" when that is over. */
+export function until(iso: string, now: number): string {
+  return relative.format(...inUnits(Math.max(0, secondsTo(iso, now))));
+}
+
+const secondsTo = (iso: string, now: number) => Math.round((Date.parse(iso) - now) / 1000);
 
 const days = new Intl.DateTimeFormat("en", { weekday: "short", month: "short", day: "numeric" });
 

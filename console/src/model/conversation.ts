@@ -72,11 +72,13 @@ export class Conversation {
   /** The messages before the first row; does nothing when there are none, or they are on their way. */
   older(): Promise<void> {
     if (!this.hasOlder.value) return Promise.resolve();
+    const transcript = this.transcript;
     this.loadingOlder ??= this.page(this.firstSeq)
       .then((batches) => {
+        if (transcript !== this.transcript) return;
         const before = new Transcript(`p${(this.pages += 1)}`);
         for (const batch of batches) before.apply(batch.id, batch.data);
-        this.transcript.prepend(before);
+        transcript.prepend(before);
         this.show();
       })
       .finally(() => (this.loadingOlder = null));
@@ -125,6 +127,8 @@ export class Conversation {
 
   private async begin(signal: AbortSignal): Promise<void> {
     const batches = await insist(this.api, signal, () => this.page(NEWEST), () => (this.isConnected.value = false));
+    // Who went away and has come back meanwhile reads by itself.
+    signal.throwIfAborted();
     for (const batch of batches) this.transcript.apply(batch.id, batch.data);
     this.cursor = new Cursor(this.transcript.lastSeq);
     this.isLoaded.value = true;

@@ -7,6 +7,11 @@ export async function imagesOf(files: Iterable<File>): Promise<string[]> {
   return Promise.all([...files].filter((file) => TYPES.has(file.type)).map(asUrl));
 }
 
+/** The same picture twice is one. */
+export function together(before: readonly string[], added: readonly string[]): string[] {
+  return [...new Set([...before, ...added])];
+}
+
 function asUrl(file: File): Promise<string> {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();

@@ -4,7 +4,7 @@ import { ApiError } from "../api/http.ts";
 import { Attempt } from "../model/attempt.ts";
 import type { Console } from "../model/console.ts";
 import type { Conversation } from "../model/conversation.ts";
-import { imagesOf } from "../model/images.ts";
+import { imagesOf, together } from "../model/images.ts";
 import { type Key } from "../i18n/en.ts";
 import { plural, t } from "../i18n/index.ts";
 import styles from "./Composer.module.css";
@@ -45,7 +45,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
   const submit = () => void send(props.isBusy ? busy.value : "reject");
   const add = async (files: Iterable<File>) => {
     const images = await imagesOf(files);
-    if (images.length > 0) change({ images: [...draft.value.images, ...images] });
+    if (images.length > 0) change({ images: together(draft.value.images, images) });
   };
   const onKey = (event: KeyboardEvent) => {
     // While an input method composes, Enter is its own.

@@ -10,6 +10,7 @@ import { ago, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import styles from "./Inbox.module.css";
 import { useLoaded } from "./load.ts";
+import { useNow } from "./now.ts";
 import { Answered, QuestionCard } from "./QuestionCard.tsx";
 import { statusWord } from "./RowView.tsx";
 import { Skeleton } from "./Skeleton.tsx";
@@ -70,12 +71,13 @@ function Settled({ page, question }: { page: Console; question: Question }) {
 }
 
 function Ended({ session }: { session: Session }) {
+  const now = useNow();
   return (
     <li>
       <a href={sessionHash(session.id)}>
         <StatusMark status={session.status ?? "idle"} />
         <strong>{visible(session.name || session.preview || session.id)}</strong>
-        <span class="quiet">{statusWord(session.lastJob?.status ?? "")} · {ago(session.lastJob?.finishedAt ?? session.updatedAt)}</span>
+        <span class="quiet">{statusWord(session.lastJob?.status ?? "")} · {ago(session.lastJob?.finishedAt ?? session.updatedAt, now)}</span>
       </a>
     </li>
   );

@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { Attempt } from "../model/attempt.ts";
 import type { Console } from "../model/console.ts";
-import { imagesOf } from "../model/images.ts";
+import { imagesOf, together } from "../model/images.ts";
 import { sessionHash } from "../model/route.ts";
 import { type Key } from "../i18n/en.ts";
 import { t } from "../i18n/index.ts";
@@ -33,8 +33,10 @@ export function NewSession({ page }: { page: Console }) {
     page.drafts.sent(NEW);
     location.hash = sessionHash(id);
   };
-  const add = async (files: Iterable<File>) =>
-    page.drafts.change(NEW, { images: [...draft.value.images, ...(await imagesOf(files))] });
+  const add = async (files: Iterable<File>) => {
+    const images = await imagesOf(files);
+    page.drafts.change(NEW, { images: together(draft.value.images, images) });
+  };
   return (
     <form class={styles["form"]} onSubmit={(event) => void submit(event)} onDragOver={(event) => event.preventDefault()}
       onDrop={(event) => { event.preventDefault(); void add(event.dataTransfer?.files ?? []); }}>

@@ -3,11 +3,12 @@ import { useEffect, useRef } from "preact/hooks";
 import { type Api, ApiError, segment } from "../api/http.ts";
 import type { Answer, Asked, QuestionRow } from "../model/transcript.ts";
 import { type Key } from "../i18n/en.ts";
-import { ago, t } from "../i18n/index.ts";
+import { ago, t, until } from "../i18n/index.ts";
 import { hasHidden, visible } from "../text/visible.ts";
 import { AskedInput } from "./AskedInput.tsx";
 import styles from "./QuestionCard.module.css";
 import { explain as inWords } from "./Problem.tsx";
+import { useNow } from "./now.ts";
 import { QuestionForm } from "./QuestionForm.tsx";
 
 /** Who is about to tap something else must not answer a card that has just come under the finger. */
@@ -145,11 +146,12 @@ function DenyForm({ onDeny, onBack }: { onDeny(message: string): void; onBack():
 }
 
 function Times({ since, expires }: { since: string | null | undefined; expires: string | null | undefined }) {
+  const now = useNow();
   if (!since) return null;
   return (
     <p class="quiet">
-      {t("question.since", { when: ago(since) })}
-      {expires && <> · {t("question.expires", { when: ago(expires) })}</>}
+      {t("question.since", { when: ago(since, now) })}
+      {expires && <> · {t("question.expires", { when: until(expires, now) })}</>}
     </p>
   );
 }

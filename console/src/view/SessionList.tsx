@@ -8,6 +8,7 @@ import { groups, placeOf, statusOf, type Group } from "../model/sessions.ts";
 import { sessionHash } from "../model/route.ts";
 import { ago, dayOf, dollars, plural, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
+import { useNow } from "./now.ts";
 import styles from "./SessionList.module.css";
 import { Icon } from "./Icon.tsx";
 import { Attempted } from "./Problem.tsx";
@@ -107,10 +108,14 @@ function Row({ session, page, current }: { session: Session; page: Console; curr
     <a class={styles["row"]} href={sessionHash(session.id)} data-status={status} aria-current={session.id === current ? "page" : undefined}>
       <StatusMark status={status} />
       <span class={styles["name"]}>{visible(nameOf(session))}</span>
-      <time class={styles["when"]} dateTime={session.updatedAt}>{ago(session.updatedAt, "narrow")}</time>
+      <When iso={session.updatedAt} />
       <span class={styles["doing"]}>{visible(asked === undefined ? secondLine(session, status) : t("sessions.asks", { title: asked.title }))}</span>
     </a>
   );
+}
+
+function When({ iso }: { iso: string }) {
+  return <time class={styles["when"]} dateTime={iso}>{ago(iso, useNow(), "narrow")}</time>;
 }
 
 export function nameOf(session: Session): string {

@@ -7,6 +7,7 @@ import type { Preferences } from "../model/preferences.ts";
 import { ago, date, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import { useLoaded } from "./load.ts";
+import { useNow } from "./now.ts";
 import styles from "./pages.module.css";
 import { Attempted, Problem } from "./Problem.tsx";
 import { Prose } from "./Prose.tsx";
@@ -94,6 +95,7 @@ function AgentRow({ agent }: { agent: Agent }) {
 function Devices({ page }: { page: Console }) {
   const found = useLoaded(() => page.api.get<{ tokens: Device[] }>("auth/tokens").then((answer) => answer.tokens), []);
   const ending = useMemo(() => new Attempt(), []);
+  const now = useNow();
   const end = (id: string) => void ending.run(() => page.api.delete(`auth/tokens/${segment(id)}`)).then(found.reload);
   // Only the key itself may see its devices.
   const isDevice = found.problem instanceof ApiError && found.problem.status === 403;
@@ -108,7 +110,7 @@ function Devices({ page }: { page: Console }) {
             <div class={styles["grow"]}>
               <strong>{visible(device.name)}</strong>
               <p class="quiet">
-                {t("settings.used", { when: device.usedAt ? ago(device.usedAt) : t("settings.never") })}
+                {t("settings.used", { when: device.usedAt ? ago(device.usedAt, now) : t("settings.never") })}
                 {device.expiresAt && <> · {t("settings.until", { when: date(device.expiresAt) })}</>}
               </p>
             </div>

@@ -10,6 +10,7 @@ import { ago, plural, t } from "../i18n/index.ts";
 import { visible } from "../text/visible.ts";
 import { Icon } from "./Icon.tsx";
 import { useLoaded } from "./load.ts";
+import { useNow } from "./now.ts";
 import styles from "./pages.module.css";
 import { Attempted, Problem } from "./Problem.tsx";
 import { Skeleton } from "./Skeleton.tsx";
@@ -34,6 +35,7 @@ export function Terminals({ page }: { page: Console }) {
 
 function List({ page, onOpen }: { page: Console; onOpen(wanted: Wanted): void }) {
   const found = useLoaded(() => page.api.get<{ terminals: Terminal[] }>("terminals").then((answer) => answer.terminals), []);
+  const now = useNow();
   const ending = useMemo(() => new Attempt(), []);
   const end = (id: string) => void ending.run(() => page.api.delete(`terminals/${segment(id)}`)).then(found.reload);
   return (
@@ -52,7 +54,7 @@ function List({ page, onOpen }: { page: Console; onOpen(wanted: Wanted): void })
             <button type="button" class={styles["row"]} onClick={() => onOpen({ terminalId: terminal.terminalId, deploymentId: terminal.deploymentId })}>
               <Icon name="terminal" />
               <strong>{visible(terminal.terminalId)}</strong>
-              <span class="quiet">{visible(terminal.cwd)} · {plural("terminal.clients", terminal.clients)} · {ago(terminal.createdAt)}</span>
+              <span class="quiet">{visible(terminal.cwd)} · {plural("terminal.clients", terminal.clients)} · {ago(terminal.createdAt, now)}</span>
             </button>
             <button type="button" class="danger" onClick={() => end(terminal.terminalId)}>{t("terminal.end")}</button>
           </li>
