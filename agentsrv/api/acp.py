@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from agentsrv.access import now_ms
 from agentsrv.api.access import caller_of
 from agentsrv.api.acp_http import CONNECTION
-from agentsrv.api.audit import note
+from agentsrv.api.audit import note, told_apart
 from agentsrv.api.bodies import JSON, peek_body, read_body
 from agentsrv.api.encode import json_response
 from agentsrv.api.keys import ACP, ACP_HTTP, ACP_SOCKETS, AUDIT, CONFIG
@@ -101,7 +101,7 @@ def _record(request: web.Request, action: str, target: str) -> None:
         action=f"acp {action}",
         target=target,
         status=web.HTTPOk.status_code,
-        details={},
+        details=told_apart(caller),
     )
     request.app[AUDIT].record(entry)
 

@@ -46,7 +46,7 @@ async def record(request: web.Request, response: web.StreamResponse) -> None:
         action=request.match_info.handler.__name__,
         target=target[:MAX_TARGET],
         status=response.status,
-        details={**request.get(NOTES, {}), **_told_apart(caller)},
+        details={**request.get(NOTES, {}), **told_apart(caller)},
     )
     if response.status < 400 and _must_be_kept(request):
         await request.app[AUDIT].record_now(entry)
@@ -54,7 +54,7 @@ async def record(request: web.Request, response: web.StreamResponse) -> None:
         request.app[AUDIT].record(entry)
 
 
-def _told_apart(caller: Caller | None) -> dict[str, str]:
+def told_apart(caller: Caller | None) -> dict[str, str]:
     """Whoever makes a key names it, also as another one is called."""
     return {"keyId": caller.id} if caller is not None and caller.id else {}
 
