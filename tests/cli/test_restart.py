@@ -40,6 +40,7 @@ def test_a_lost_server_is_told_in_one_line(server: Server, open_window: Open, tm
     assert "two\ncompleted" in window.text
 
 
+@pytest.mark.at_home("a list is told by the server that is asked, and goes on without another one")
 @pytest.mark.parametrize("words", [("answer", "--watch"), ("ps", "--watch"), ("attach", "s")], ids=" ".join)
 def test_who_stays_is_there_when_it_comes_back(
     server: Server, open_window: Open, words: tuple[str, ...]

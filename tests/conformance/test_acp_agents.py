@@ -358,6 +358,7 @@ def test_hostile_repository_runs_nothing_before_i_am_asked(session: Session, mod
     assert [] == [name for name in ("ran", "unasked") if (session.directory / name).exists()]
 
 
+@pytest.mark.at_home("agents are those of the server that is asked")
 def test_agent_is_listed(session: Session, server: Server, dialect: AcpDialect) -> None:
     """`GET /agents` has it, with the names of its credentials, what it can do, and the models that it has told of."""
     session.turn("text ok")

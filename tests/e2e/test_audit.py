@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from aiohttp import ClientSession
 
 from tests.kit import KEY, ROOT, Server, script, wait_until
@@ -28,6 +29,7 @@ def key_for(server: Server, name: str, scope: str) -> str:
     ).stdout.split()[-1]
 
 
+@pytest.mark.at_home("each server writes down what it has done")
 async def test_answers_terminals_and_keys_are_told(server: Server) -> None:
     """Who has answered what, which terminal was opened, who got a key; and neither prompts nor keys."""
     token = key_for(server, "phone", "answer")
@@ -55,6 +57,7 @@ async def test_answers_terminals_and_keys_are_told(server: Server) -> None:
     assert not [secret for secret in (SECRET, token, KEY) if secret in str(entries(server))]
 
 
+@pytest.mark.at_home("each server writes down what it has done")
 def test_the_audit_log_is_not_changed_over_http(server: Server) -> None:
     """It is read, and there is no way to write into it."""
     server.ask("POST", "/sessions", {}).body()

@@ -27,6 +27,7 @@ reads_repositories = false
 """
 
 
+@pytest.mark.at_home("agents are those of the server that is asked")
 def test_agent_of_my_own_works_without_code(make_server: ServerMaker, tmp_path: Path) -> None:
     """It is listed with what it can do, takes prompts in its modes, and sees what I pass on."""
     path = tmp_path / "agents.toml"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,7 +21,8 @@ from agentsrv.fleet.registry import Load, Peer, Registry
 from agentsrv.fleet.scripts import Scripts
 from agentsrv.model import SessionId, TerminalId
 from agentsrv.tasks import Vitals
-from tests.kit import THREADS, wait_until
+from tests.fleet.kit import free_port
+from tests.kit import ROOT, THREADS, TIMEOUT_S, wait_until
 from tests.redis_server import RedisServer, real_redis
 
 pytestmark = pytest.mark.tools
@@ -30,12 +33,12 @@ S = SessionId("s")
 class Member:
     """One server's part in a fleet, without the server. `keys` is what it has."""
 
-    def __init__(self, redis: RedisServer, directory: Path, name: str, capacity: int = 4) -> None:
+    def __init__(self, url: str, directory: Path, name: str, capacity: int = 4) -> None:
         directory.mkdir(exist_ok=True)
         self.keys: list[str] = []
         self.load = Load(0, capacity, accepts=True)
         self.superseded: list[str] = []
-        self.scripts = Scripts(redis.url)
+        self.scripts = Scripts(url)
         self.homes = RedisHomes(name, self.scripts)
         self.registry = Registry(
             Peer(name, f"http://{name}.example"),
@@ -70,8 +73,8 @@ class Members:
         self._directory = directory
         self._stack = stack
 
-    def make(self, name: str, directory: str = "", capacity: int = 4) -> Member:
-        member = Member(self.redis, self._directory / (directory or name), name, capacity)
+    def make(self, name: str, directory: str = "", capacity: int = 4, url: str = "") -> Member:
+        member = Member(url or self.redis.url, self._directory / (directory or name), name, capacity)
         self._stack.push_async_callback(member.registry.close)
         return member
 
@@ -382,6 +385,56 @@ async def test_redis_that_does_not_believe_us_is_as_good_as_none(members: Member
     assert "uthentic" in (a.registry.view.problem or "")
     assert not await a.registry.is_heard()
     members.redis.process.terminate()  # type: ignore[union-attr]  # It answers nobody here any more.
+
+
+RIGHTS = re.findall(r"^user (agentsrv .+)$", (ROOT / "docs" / "fleet.md").read_text(), re.MULTILINE)
+"""Those that the documentation gives to a user of Redis."""
+
+
+@pytest.mark.parametrize("taken", ["", "-info", "~other:*"])
+async def test_user_of_redis_needs_these_rights(members: Members, taken: str) -> None:
+    """All that a server asks Redis for; where one is missing it starts without, and says so."""
+    (user,) = RIGHTS
+    rules = [taken if taken[:1] == rule[:1] == "~" else rule for rule in user.split()]
+    members.redis.do("ACL", "SETUSER", *rules, *([taken] if taken.startswith("-") else []))
+    a = members.make("a", url=f"unix://agentsrv:PASSWORD@{members.redis.path}")
+    await a.registry.start()
+    assert bool(taken) == bool(a.registry.view.problem), a.registry.view.problem
+    if not taken:
+        a.registry.serve()
+        await a.published()
+        await a.homes.claim(S)
+        assert "a" == await a.homes.find(session_key(S))
+        await a.homes.release(S)
+        b = await members.start("b")
+        await b.homes.claim(S)
+        await b.registry.close()
+        assert "forgotten" == await a.scripts.forget_server("b")
+        assert None is await a.homes.find(session_key(S))
+
+
+async def test_redis_behind_tls(tmp_path: Path) -> None:
+    """`rediss://`: with the right certificate it is asked, with a wrong one it is not believed."""
+    port, key, certificate = free_port(), tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make_certificate(key, certificate)
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    with real_redis(tmp_path, *options, "--tls-auth-clients", "no") as redis:
+        async with AsyncExitStack() as stack:
+            members = Members(redis, tmp_path, stack)
+            believed = members.make("a", url=f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+            await believed.start()
+            await believed.homes.claim(S)
+            doubted = members.make("b", url=f"rediss://127.0.0.1:{port}/0")
+            await doubted.registry.start()
+            assert "certificate" in (doubted.registry.view.problem or "").lower()
+    assert 0 == len(doubted.registry.others())
+
+
+def make_certificate(key: Path, certificate: Path) -> None:
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = ("-keyout", str(key), "-out", str(certificate))
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *subject)
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
 
 
 async def test_what_is_remembered_is_for_nobody_else(members: Members, tmp_path: Path) -> None:
