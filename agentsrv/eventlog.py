@@ -146,7 +146,7 @@ class SessionLog:
             or pending.on_saved != on_saved
         ):
             self._pending = pending = events.Append(self.lease, runner_id, on_saved)
-            self._owner.db.queue(events.append_all, pending, partial(self._saved, pending))
+            self._owner.db.queue(events.append_all, pending, partial(self._saved, pending), pending.take)
         pending.add(chunk, spool_offset, fold)
         self._unsaved_chunks += 1
         self._unsaved_bytes += len(data)

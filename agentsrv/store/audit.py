@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
-
-import aiosqlite
 
 from agentsrv.model import AuditEntry, Millis
 from agentsrv.store.database import Database
@@ -14,16 +13,16 @@ from agentsrv.store.database import Database
 COLUMNS = "at, key, address, action, target, status, details"
 
 
-async def append(db: aiosqlite.Connection, entries: Sequence[AuditEntry]) -> None:
-    await db.executemany(
+def append(db: sqlite3.Connection, entries: Sequence[AuditEntry]) -> None:
+    db.executemany(
         f"INSERT INTO audit ({COLUMNS}) VALUES (:at, :key, :address, :action, :target, :status, :details)",
         [{**asdict(entry), "details": json.dumps(entry.details)} for entry in entries],
     )
 
 
-async def drop_before(db: aiosqlite.Connection, at: Millis, limit: int) -> None:
+def drop_before(db: sqlite3.Connection, at: Millis, limit: int) -> None:
     """The oldest `limit` of those before `at`."""
-    await db.execute(
+    db.execute(
         "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < :at ORDER BY at LIMIT :limit)",
         {"at": at, "limit": limit},
     )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-
-import aiosqlite
+import sqlite3
 
 from agentsrv.errors import Unavailable
 from agentsrv.model import SessionId
 from agentsrv.store import events, sessions
-from agentsrv.store.database import Database, Operation
+from agentsrv.store.database import Database
+from agentsrv.store.writer import Operation
 from agentsrv.tasks import Tasks
 
 SLICE_BYTES = 4 * 1024 * 1024
@@ -36,43 +36,43 @@ WAIT_S = 5.0
 """So long who deletes a session waits until all of it is gone."""
 
 
-async def begin(db: aiosqlite.Connection, session_id: SessionId, *, force: bool) -> None:
+def begin(db: sqlite3.Connection, session_id: SessionId, *, force: bool) -> None:
     """Take no more prompts in the session. Raises NotFound, Conflict (`session_deleting`, `session_busy`).
 
     With `force` a turn may run in it, or wait.
     """
-    await sessions.require_kept(db, session_id)
-    rows = await db.execute_fetchall(
+    sessions.require_kept(db, session_id)
+    rows = db.execute(
         """
         SELECT ifnull(active_turn_id, (SELECT turn_id FROM queued_prompts WHERE session_id = :id LIMIT 1))
           FROM sessions
          WHERE id = :id
         """,
         {"id": session_id},
-    )
+    ).fetchall()
     if not rows:
         raise sessions.not_found(session_id)
     for (turn_id,) in rows:
         if turn_id is not None and not force:
             raise sessions.busy(session_id, turn_id)
-    await db.execute("UPDATE sessions SET deletion = 'pending' WHERE id = :id", {"id": session_id})
+    db.execute("UPDATE sessions SET deletion = 'pending' WHERE id = :id", {"id": session_id})
 
 
-async def give_up(db: aiosqlite.Connection, session_id: SessionId) -> None:
+def give_up(db: sqlite3.Connection, session_id: SessionId) -> None:
     """It is a session like all others again."""
-    await db.execute(
+    db.execute(
         "UPDATE sessions SET deletion = NULL WHERE id = :id AND deletion = 'pending'", {"id": session_id}
     )
 
 
-async def give_up_all(db: aiosqlite.Connection) -> None:
+def give_up_all(db: sqlite3.Connection) -> None:
     """What another server did not come to decide is not done."""
-    await db.execute("UPDATE sessions SET deletion = NULL WHERE deletion = 'pending'")
+    db.execute("UPDATE sessions SET deletion = NULL WHERE deletion = 'pending'")
 
 
-async def decide(db: aiosqlite.Connection, session_id: SessionId) -> None:
+def decide(db: sqlite3.Connection, session_id: SessionId) -> None:
     """From now on there is no such session. No lease on it holds any more."""
-    await db.execute(
+    db.execute(
         """
         UPDATE sessions
            SET deletion = 'final', generation = generation + 1, active_turn_id = NULL
@@ -82,17 +82,17 @@ async def decide(db: aiosqlite.Connection, session_id: SessionId) -> None:
     )
 
 
-async def remove_slice(db: aiosqlite.Connection, session_id: SessionId) -> bool:
+def remove_slice(db: sqlite3.Connection, session_id: SessionId) -> bool:
     """Remove some of what a deleted session has left; True when that was the last of it."""
-    if not await events.delete_first(db, session_id, max_bytes=SLICE_BYTES, max_rows=SLICE_ROWS):
+    if not events.delete_first(db, session_id, max_bytes=SLICE_BYTES, max_rows=SLICE_ROWS):
         return False
-    queued = await db.execute(PROMPTS, {"id": session_id})
-    steered = await db.execute(STEERED, {"id": session_id, "rows": SLICE_ROWS})
-    turns = await db.execute(TURNS, {"id": session_id, "rows": SLICE_ROWS})
-    marks = await db.execute(MARKS, {"id": session_id, "rows": SLICE_MARKS})
+    queued = db.execute(PROMPTS, {"id": session_id})
+    steered = db.execute(STEERED, {"id": session_id, "rows": SLICE_ROWS})
+    turns = db.execute(TURNS, {"id": session_id, "rows": SLICE_ROWS})
+    marks = db.execute(MARKS, {"id": session_id, "rows": SLICE_MARKS})
     if queued.rowcount or SLICE_ROWS in (steered.rowcount, turns.rowcount) or marks.rowcount == SLICE_MARKS:
         return False
-    await db.execute("DELETE FROM sessions WHERE id = :id AND deletion = 'final'", {"id": session_id})
+    db.execute("DELETE FROM sessions WHERE id = :id AND deletion = 'final'", {"id": session_id})
     return True
 
 
@@ -159,14 +159,14 @@ class Remover:
             began = loop.time()
 
 
-async def shorten(db: aiosqlite.Connection) -> bool:
+def shorten(db: sqlite3.Connection) -> bool:
     """Give a slice of the file's free space back to the disk; True when there is no more than should stay.
 
     Outside of a transaction.
     """
-    for (free,) in await db.execute_fetchall("PRAGMA freelist_count"):
+    for (free,) in db.execute("PRAGMA freelist_count").fetchall():
         if free > SPARE_PAGES:
             # `execute` would stop after the first page.
-            await db.executescript(f"PRAGMA incremental_vacuum({SLICE_PAGES})")
+            db.executescript(f"PRAGMA incremental_vacuum({SLICE_PAGES})")
             return False
     return True

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import aiosqlite
-
 from agentsrv.errors import Conflict
 from agentsrv.model import Chunk, Lease, RunnerId, Seq, SessionId, Source, TurnId
 from agentsrv.store.database import Database
@@ -51,6 +49,9 @@ class Append:
     size: int = 0
     """Bytes of all chunks."""
 
+    def take(self) -> None:
+        self.is_taken = True
+
     def add(self, chunk: Chunk, spool_offset: int, fold: str | None) -> None:
         self.chunks.append(chunk)
         self.size += len(chunk.data)
@@ -59,18 +60,16 @@ class Append:
             self.fold = fold
 
 
-async def append_all(db: aiosqlite.Connection, appends: Sequence[Append]) -> None:
+def append_all(db: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Insert chunks and move their spool offsets. A stale one is left out and marked `is_stale`.
 
     Chunks that continue each other become one row.
     """
-    for append in appends:
-        append.is_taken = True
     runs = _runs(appends)
-    cursor = await db.executemany(INSERT, [_row(_joined(run.chunks), run.lease) for run in runs])
+    cursor = db.executemany(INSERT, [_row(_joined(run.chunks), run.lease) for run in runs])
     if cursor.rowcount != len(runs):
-        await _mark_stale(db, appends)
-    await db.executemany(ADVANCE, _advances(appends))
+        _mark_stale(db, appends)
+    db.executemany(ADVANCE, _advances(appends))
 
 
 def _advances(appends: Sequence[Append]) -> list[dict[str, object]]:
@@ -84,21 +83,21 @@ def _advances(appends: Sequence[Append]) -> list[dict[str, object]]:
     return list(found.values())
 
 
-async def _mark_stale(db: aiosqlite.Connection, appends: Sequence[Append]) -> None:
+def _mark_stale(db: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Find out which of them were left out."""
     for lease in {append.lease for append in appends}:
-        rows = await db.execute_fetchall(
+        rows = db.execute(
             "SELECT 1 FROM sessions WHERE id = :session_id AND generation = :generation",
             {"session_id": lease.session_id, "generation": lease.generation},
-        )
+        ).fetchall()
         if not rows:
             for append in appends:
                 append.is_stale = append.is_stale or append.lease == lease
 
 
-async def insert(db: aiosqlite.Connection, chunk: Chunk, lease: Lease) -> None:
+def insert(db: sqlite3.Connection, chunk: Chunk, lease: Lease) -> None:
     """Store a chunk that the server made. Raises StaleLease."""
-    cursor = await db.execute(INSERT, _row(chunk, lease))
+    cursor = db.execute(INSERT, _row(chunk, lease))
     if cursor.rowcount == 0:
         raise StaleLease(f"session {chunk.session_id} has a newer owner than generation {lease.generation}")
 
@@ -173,11 +172,9 @@ async def has_any(db: Database, source: Source, session_id: SessionId, after: Se
     return bool(rows)
 
 
-async def delete_first(
-    db: aiosqlite.Connection, session_id: SessionId, *, max_bytes: int, max_rows: int
-) -> bool:
+def delete_first(db: sqlite3.Connection, session_id: SessionId, *, max_bytes: int, max_rows: int) -> bool:
     """Delete a session's oldest chunks, about so much, and one at least; True when none is left."""
-    rows = await db.execute_fetchall(
+    rows = db.execute(
         """
         SELECT last_seq, length(data)
           FROM events
@@ -186,11 +183,11 @@ async def delete_first(
          LIMIT :rows
         """,
         {"session_id": session_id, "rows": max_rows},
-    )
+    ).fetchall()
     if not (sizes := list(rows)):
         return True
     upto = _end_of_page(sizes, max_bytes)
-    await db.execute(
+    db.execute(
         "DELETE FROM events WHERE session_id = :session_id AND last_seq <= :upto",
         {"session_id": session_id, "upto": upto},
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 
-import aiosqlite
-
 from agentsrv.model import AccessKey, Millis, Scope
 from agentsrv.store.database import Database
 
@@ -32,8 +30,8 @@ async def list_made_with(db: Database, parent: bytes) -> list[AccessKey]:
     return list(map(_key, rows))
 
 
-async def insert(db: aiosqlite.Connection, key: AccessKey) -> None:
-    await db.execute(
+def insert(db: sqlite3.Connection, key: AccessKey) -> None:
+    db.execute(
         f"""
         INSERT INTO access_keys ({COLUMNS})
         VALUES (:id, :name, :hash, :scopes, :parent, :created_at, :expires_at, :idle_ms, :used_at, :revoked_at)
@@ -53,16 +51,16 @@ async def insert(db: aiosqlite.Connection, key: AccessKey) -> None:
     )
 
 
-async def revoke(db: aiosqlite.Connection, key_id: str, at: Millis) -> None:
+def revoke(db: sqlite3.Connection, key_id: str, at: Millis) -> None:
     """It stays in the list, and what it was called in the audit log has a meaning."""
-    await db.execute(
+    db.execute(
         "UPDATE access_keys SET revoked_at = :at WHERE id = :id AND revoked_at IS NULL",
         {"id": key_id, "at": at},
     )
 
 
-async def note_use(db: aiosqlite.Connection, key_id: str, at: Millis) -> None:
-    await db.execute("UPDATE access_keys SET used_at = :at WHERE id = :id", {"id": key_id, "at": at})
+def note_use(db: sqlite3.Connection, key_id: str, at: Millis) -> None:
+    db.execute("UPDATE access_keys SET used_at = :at WHERE id = :id", {"id": key_id, "at": at})
 
 
 def _key(row: sqlite3.Row) -> AccessKey:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import aiosqlite
+import sqlite3
 
 from agentsrv.model import Session
 
 
-async def renew(db: aiosqlite.Connection, session: Session) -> None:
+def renew(db: sqlite3.Connection, session: Session) -> None:
     """Have a session found by what it has now."""
-    await db.execute("DELETE FROM session_labels WHERE session_id = :id", {"id": session.id})
-    await add(db, session)
+    db.execute("DELETE FROM session_labels WHERE session_id = :id", {"id": session.id})
+    add(db, session)
 
 
-async def add(db: aiosqlite.Connection, session: Session) -> None:
+def add(db: sqlite3.Connection, session: Session) -> None:
     labels = {f"#{tag}" for tag in session.tags} | {
         f"{key}={value}" for key, value in session.metadata.items()
     }
-    await db.executemany(
+    db.executemany(
         "INSERT INTO session_labels (label, created_at, session_id) VALUES (:label, :created_at, :session_id)",
         [
             {"label": label, "created_at": session.created_at, "session_id": session.id}

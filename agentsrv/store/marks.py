@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import aiosqlite
 
 from agentsrv.model import Seq, SessionId
 from agentsrv.store.database import Database
@@ -26,7 +25,7 @@ class Mark:
     state: bytes
 
 
-async def keep_all(db: aiosqlite.Connection, marks: Sequence[Mark]) -> None:
+def keep_all(db: sqlite3.Connection, marks: Sequence[Mark]) -> None:
     """Store them, but where the log has lost their event. Those that other code has made are of no use any more."""
     rows = [
         {
@@ -39,10 +38,10 @@ async def keep_all(db: aiosqlite.Connection, marks: Sequence[Mark]) -> None:
         for mark in marks
         if len(mark.state) <= MAX_STATE_BYTES
     ]
-    await db.executemany(
+    db.executemany(
         "DELETE FROM marks WHERE session_id = :session_id AND kind = :kind AND made_by <> :made_by", rows
     )
-    await db.executemany(
+    db.executemany(
         """
         INSERT OR REPLACE INTO marks (session_id, kind, seq, made_by, state)
         SELECT :session_id, :kind, :seq, :made_by, :state

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import aiosqlite
-
 from agentsrv.errors import LimitReached, NotFound
 from agentsrv.model import Millis, SessionId, TurnId, TurnOptions
 from agentsrv.store.database import Database
@@ -76,17 +74,17 @@ async def first(db: Database, session_id: SessionId) -> QueuedPrompt | None:
     return _prompt(rows[0]) if rows else None
 
 
-async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
+def append(db: sqlite3.Connection, prompt: QueuedPrompt) -> None:
     """Put a prompt at the end.
 
     Raises MessageIdUsed, Conflict (`session_deleting`), NotFound when its session is gone, LimitReached (`queue_full`).
     """
-    await require_kept(db, prompt.session_id)
-    await require_new_message(db, prompt.session_id, prompt.message_id)
-    rows = await db.execute_fetchall(
+    require_kept(db, prompt.session_id)
+    require_new_message(db, prompt.session_id, prompt.message_id)
+    rows = db.execute(
         "SELECT count(*), total(length(user_event)) FROM queued_prompts WHERE session_id = :session_id",
         {"session_id": prompt.session_id},
-    )
+    ).fetchall()
     for count, size in rows:
         if count >= MAX_PROMPTS or size + len(prompt.user_event) > MAX_BYTES:
             raise LimitReached(
@@ -94,13 +92,13 @@ async def append(db: aiosqlite.Connection, prompt: QueuedPrompt) -> None:
                 code="queue_full",
                 retry_after_s=5,
             )
-    await insert(db, prompt)
+    insert(db, prompt)
 
 
-async def insert(db: aiosqlite.Connection, prompt: QueuedPrompt, *, is_first: bool = False) -> None:
+def insert(db: sqlite3.Connection, prompt: QueuedPrompt, *, is_first: bool = False) -> None:
     """Put a prompt at the end, or before all others, whatever waits already."""
     try:
-        await db.execute(
+        db.execute(
             f"""
             INSERT INTO queued_prompts ({COLUMNS}, position)
             SELECT :turn_id, :session_id, :text, :user_event, :options, :message_id, :created_at,
@@ -123,17 +121,17 @@ async def insert(db: aiosqlite.Connection, prompt: QueuedPrompt, *, is_first: bo
         raise not_found(prompt.session_id) from exc
 
 
-async def arrange(db: aiosqlite.Connection, turn_ids: Sequence[TurnId]) -> None:
+def arrange(db: sqlite3.Connection, turn_ids: Sequence[TurnId]) -> None:
     """Put a session's prompts into this order."""
-    await db.executemany(
+    db.executemany(
         "UPDATE queued_prompts SET position = :position WHERE turn_id = :turn_id",
         [{"position": position, "turn_id": turn_id} for position, turn_id in enumerate(turn_ids, 1)],
     )
 
 
-async def delete(db: aiosqlite.Connection, turn_id: TurnId) -> bool:
+def delete(db: sqlite3.Connection, turn_id: TurnId) -> bool:
     """Take a prompt out; False when it was not there."""
-    cursor = await db.execute("DELETE FROM queued_prompts WHERE turn_id = :turn_id", {"turn_id": turn_id})
+    cursor = db.execute("DELETE FROM queued_prompts WHERE turn_id = :turn_id", {"turn_id": turn_id})
     return cursor.rowcount > 0
 
 

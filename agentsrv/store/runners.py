@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
-
-import aiosqlite
 
 from agentsrv.model import Millis, RunnerId, SessionId
 from agentsrv.store.database import Database
@@ -49,8 +48,8 @@ async def fold_of(db: Database, runner_id: RunnerId) -> dict[str, Any] | None:
     return fold
 
 
-async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
-    await db.execute(
+def insert(db: sqlite3.Connection, record: RunnerRecord) -> None:
+    db.execute(
         """
         INSERT INTO runners (id, session_id, spawn_key, created_at)
         VALUES (:id, :session_id, :spawn_key, :created_at)
@@ -64,13 +63,13 @@ async def insert(db: aiosqlite.Connection, record: RunnerRecord) -> None:
     )
 
 
-async def set_agent_state(db: aiosqlite.Connection, runner_id: RunnerId, state: dict[str, Any]) -> None:
+def set_agent_state(db: sqlite3.Connection, runner_id: RunnerId, state: dict[str, Any]) -> None:
     """Remember the adapter's state as of the end of a turn."""
-    await db.execute(
+    db.execute(
         "UPDATE runners SET agent_state = :state, fold = NULL WHERE id = :id",
         {"id": runner_id, "state": json.dumps(state)},
     )
 
 
-async def delete(db: aiosqlite.Connection, runner_id: RunnerId) -> None:
-    await db.execute("DELETE FROM runners WHERE id = :id", {"id": runner_id})
+def delete(db: sqlite3.Connection, runner_id: RunnerId) -> None:
+    db.execute("DELETE FROM runners WHERE id = :id", {"id": runner_id})

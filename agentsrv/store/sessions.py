@@ -8,8 +8,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import aiosqlite
-
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import Fork, Millis, PermissionMode, Session, SessionId, Turn
 from agentsrv.store import labels, timers
@@ -160,10 +158,10 @@ async def worktrees_named(db: Database, start: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def insert(db: aiosqlite.Connection, session: Session) -> None:
+def insert(db: sqlite3.Connection, session: Session) -> None:
     """Raises Conflict (`session_exists`, `session_deleting`)."""
     try:
-        await db.execute(
+        db.execute(
             """
             INSERT INTO sessions (id, name, agent, cwd, model, internal_session_id, created_at, updated_at,
                                   worktree, origin_cwd, preview, fork, allowances, setting_sources, permission_mode,
@@ -194,19 +192,17 @@ async def insert(db: aiosqlite.Connection, session: Session) -> None:
                 "metadata": json.dumps(session.metadata),
             },
         )
-        await labels.add(db, session)
+        labels.add(db, session)
         if session.fork is not None:
-            await timers.disown(db, SessionId(session.fork.session_id), session.id)
+            timers.disown(db, SessionId(session.fork.session_id), session.id)
     except sqlite3.IntegrityError as exc:
-        await require_kept(db, session.id)
+        require_kept(db, session.id)
         raise exists(session.id) from exc
 
 
-async def update(
-    db: aiosqlite.Connection, session_id: SessionId, changes: Mapping[str, Any], now: Millis
-) -> None:
+def update(db: sqlite3.Connection, session_id: SessionId, changes: Mapping[str, Any], now: Millis) -> None:
     """Set what `changes` holds, by the fields of Session, and `archived`. Raises NotFound."""
-    cursor = await db.execute(
+    cursor = db.execute(
         """
         UPDATE sessions
            SET name = CASE WHEN :set_name THEN :name ELSE name END,
@@ -244,22 +240,22 @@ async def update(
     if cursor.rowcount == 0:
         raise not_found(session_id)
     if "tags" in changes or "metadata" in changes:
-        rows = await db.execute_fetchall(f"SELECT {COLUMNS} FROM sessions WHERE id = :id", {"id": session_id})
+        rows = db.execute(f"SELECT {COLUMNS} FROM sessions WHERE id = :id", {"id": session_id}).fetchall()
         for row in rows:
-            await labels.renew(db, _session(row))
+            labels.renew(db, _session(row))
 
 
-async def set_internal_id(db: aiosqlite.Connection, session_id: SessionId, internal_id: str) -> None:
+def set_internal_id(db: sqlite3.Connection, session_id: SessionId, internal_id: str) -> None:
     """Remember under which name the agent keeps the conversation."""
-    await db.execute(
+    db.execute(
         "UPDATE sessions SET internal_session_id = :internal_id WHERE id = :id",
         {"id": session_id, "internal_id": internal_id},
     )
 
 
-async def add_allowance(db: aiosqlite.Connection, session_id: SessionId, allowance: str) -> None:
+def add_allowance(db: sqlite3.Connection, session_id: SessionId, allowance: str) -> None:
     """Remember that the agent may do this without asking again."""
-    await db.execute(
+    db.execute(
         """
         UPDATE sessions
            SET allowances = json_insert(allowances, '$[#]', :allowance)
@@ -269,12 +265,12 @@ async def add_allowance(db: aiosqlite.Connection, session_id: SessionId, allowan
     )
 
 
-async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) -> int:
+def acquire_lease(db: sqlite3.Connection, session: Session, turn: Turn) -> int:
     """Give the session to `turn`, which brings its directory and the agent's conversation along.
 
     Returns the new generation. Raises Conflict (`session_busy`, `session_deleting`), NotFound.
     """
-    taken = await db.execute_fetchall(
+    taken = db.execute(
         """
         UPDATE sessions
            SET generation = generation + 1,
@@ -298,21 +294,21 @@ async def acquire_lease(db: aiosqlite.Connection, session: Session, turn: Turn) 
             "preview": session.preview,
             "now": turn.created_at,
         },
-    )
+    ).fetchall()
     for (generation,) in taken:
         return int(generation)
-    await require_kept(db, session.id)
-    rows = await db.execute_fetchall("SELECT active_turn_id FROM sessions WHERE id = :id", {"id": session.id})
+    require_kept(db, session.id)
+    rows = db.execute("SELECT active_turn_id FROM sessions WHERE id = :id", {"id": session.id}).fetchall()
     for (active_turn_id,) in rows:
         raise busy(session.id, active_turn_id)
     raise not_found(session.id)
 
 
-async def require_kept(db: aiosqlite.Connection, session_id: SessionId) -> None:
+def require_kept(db: sqlite3.Connection, session_id: SessionId) -> None:
     """Raises Conflict (`session_deleting`) when the session is being deleted, or what it has left is."""
-    rows = await db.execute_fetchall(
+    rows = db.execute(
         "SELECT 1 FROM sessions WHERE id = :id AND deletion IS NOT NULL", {"id": session_id}
-    )
+    ).fetchall()
     if rows:
         raise Conflict(
             f"session {session_id} is being deleted; try again later, or use another session",
@@ -321,9 +317,9 @@ async def require_kept(db: aiosqlite.Connection, session_id: SessionId) -> None:
         )
 
 
-async def remove_allowances(db: aiosqlite.Connection, session_id: SessionId, allowance: str | None) -> None:
+def remove_allowances(db: sqlite3.Connection, session_id: SessionId, allowance: str | None) -> None:
     """Take back what is named, or everything."""
-    await db.execute(
+    db.execute(
         """
         UPDATE sessions
            SET allowances = (SELECT json_group_array(value) FROM json_each(allowances)
@@ -334,27 +330,27 @@ async def remove_allowances(db: aiosqlite.Connection, session_id: SessionId, all
     )
 
 
-async def keep_model(db: aiosqlite.Connection, turn: Turn, earlier: str | None) -> None:
+def keep_model(db: sqlite3.Connection, turn: Turn, earlier: str | None) -> None:
     """The session goes on with the model that this turn has worked with, unless it was given another one since."""
-    await db.execute(
+    db.execute(
         "UPDATE sessions SET model = :model WHERE id = :id AND model IS :earlier",
         {"id": turn.session_id, "model": turn.options.model, "earlier": earlier},
     )
 
 
-async def move(db: aiosqlite.Connection, session_id: SessionId, cwd: str) -> None:
+def move(db: sqlite3.Connection, session_id: SessionId, cwd: str) -> None:
     """The agent works somewhere else; where it was asked to work is kept."""
-    await db.execute(
+    db.execute(
         "UPDATE sessions SET origin_cwd = ifnull(origin_cwd, cwd), cwd = :cwd WHERE id = :id AND cwd IS NOT :cwd",
         {"id": session_id, "cwd": cwd},
     )
 
 
-async def place(
-    db: aiosqlite.Connection, session_id: SessionId, cwd: str, now: Millis, *, leaves_worktree: bool
+def place(
+    db: sqlite3.Connection, session_id: SessionId, cwd: str, now: Millis, *, leaves_worktree: bool
 ) -> None:
     """Have an idle session work somewhere else. Raises Conflict (`session_busy`), NotFound."""
-    cursor = await db.execute(
+    cursor = db.execute(
         """
         UPDATE sessions
            SET cwd = :cwd, updated_at = :now, worktree = iif(:leaves, NULL, worktree),
@@ -364,16 +360,16 @@ async def place(
         {"id": session_id, "cwd": cwd, "now": now, "leaves": leaves_worktree},
     )
     if cursor.rowcount == 0:
-        for (turn_id,) in await db.execute_fetchall(
+        for (turn_id,) in db.execute(
             "SELECT active_turn_id FROM sessions WHERE id = :id", {"id": session_id}
-        ):
+        ).fetchall():
             raise busy(session_id, turn_id)
         raise not_found(session_id)
 
 
-async def release_lease(db: aiosqlite.Connection, turn: Turn) -> None:
+def release_lease(db: sqlite3.Connection, turn: Turn) -> None:
     """End the lease that `turn` took; somebody else's is left alone."""
-    await db.execute(
+    db.execute(
         """
         UPDATE sessions
            SET active_turn_id = NULL, updated_at = :now

@@ -6,8 +6,6 @@ import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 
-import aiosqlite
-
 from agentsrv.model import Millis, RunnerId, SessionId
 from agentsrv.store.database import Database
 
@@ -70,9 +68,9 @@ def _timer(row: sqlite3.Row) -> TimerRecord:
     )
 
 
-async def add(db: aiosqlite.Connection, timer: TimerRecord) -> bool:
+def add(db: sqlite3.Connection, timer: TimerRecord) -> bool:
     """Note what an agent has planned, once; what is known already stays as it is. False: it has too many."""
-    cursor = await db.execute(
+    cursor = db.execute(
         f"""
         INSERT INTO timers ({COLUMNS})
         SELECT :session_id, :id, :at, :schedule, :ends_at, :prompt, :runner_id, :state, :created_at
@@ -85,16 +83,16 @@ async def add(db: aiosqlite.Connection, timer: TimerRecord) -> bool:
     if cursor.rowcount:
         return True
     return bool(
-        await db.execute_fetchall(
+        db.execute(
             "SELECT 1 FROM timers WHERE session_id = :session_id AND id = :id",
             {"session_id": timer.session_id, "id": timer.id},
-        )
+        ).fetchall()
     )
 
 
-async def cancel(db: aiosqlite.Connection, session_id: SessionId, prefix: str, *, but: str = "") -> None:
+def cancel(db: sqlite3.Connection, session_id: SessionId, prefix: str, *, but: str = "") -> None:
     """Those whose id begins so wait no more."""
-    await db.execute(
+    db.execute(
         """
         UPDATE timers SET state = 'cancelled'
          WHERE session_id = :session_id AND substr(id, 1, length(:prefix)) = :prefix AND id <> :but
@@ -104,9 +102,9 @@ async def cancel(db: aiosqlite.Connection, session_id: SessionId, prefix: str, *
     )
 
 
-async def disown(db: aiosqlite.Connection, source: SessionId, fork: SessionId) -> None:
+def disown(db: sqlite3.Connection, source: SessionId, fork: SessionId) -> None:
     """What the source has planned, a fork has not; but its processes may know of it, and are to be stopped then."""
-    await db.execute(
+    db.execute(
         f"""
         INSERT INTO timers ({COLUMNS})
         SELECT :fork, id, at, schedule, ends_at, prompt, runner_id, 'cancelled', created_at
@@ -116,11 +114,9 @@ async def disown(db: aiosqlite.Connection, source: SessionId, fork: SessionId) -
     )
 
 
-async def move(
-    db: aiosqlite.Connection, timer: TimerRecord, *, state: TimerState, at: Millis | None = None
-) -> bool:
+def move(db: sqlite3.Connection, timer: TimerRecord, *, state: TimerState, at: Millis | None = None) -> bool:
     """Give it another state or time; False when somebody else was faster."""
-    cursor = await db.execute(
+    cursor = db.execute(
         """
         UPDATE timers SET state = :state, at = ifnull(:at, at)
          WHERE session_id = :session_id AND id = :id AND state = :before AND at = :was_at
@@ -137,8 +133,8 @@ async def move(
     return cursor.rowcount > 0
 
 
-async def forget_old(db: aiosqlite.Connection, now: Millis) -> None:
-    await db.execute(
+def forget_old(db: sqlite3.Connection, now: Millis) -> None:
+    db.execute(
         "DELETE FROM timers WHERE state <> 'pending' AND created_at < :before",
         {"before": now - KEPT_MS},
     )

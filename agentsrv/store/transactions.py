@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-import aiosqlite
 
 from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn, TurnStatus
 from agentsrv.store import events, prompts, runners, sessions, turns
@@ -34,20 +33,20 @@ async def open_turn(
     the agent has begun by itself: it is stored whatever it takes.
     """
 
-    async def write(connection: aiosqlite.Connection) -> Turn:
+    def write(connection: sqlite3.Connection) -> Turn:
         if is_new_session:
-            await sessions.insert(connection, session)
-        generation = await sessions.acquire_lease(connection, session, turn)
+            sessions.insert(connection, session)
+        generation = sessions.acquire_lease(connection, session, turn)
         opened = replace(turn, generation=generation)
         if not was_queued:
-            await turns.require_new_message(connection, turn.session_id, turn.message_id)
-        elif not await prompts.delete(connection, turn.id):
+            turns.require_new_message(connection, turn.session_id, turn.message_id)
+        elif not prompts.delete(connection, turn.id):
             raise prompts.not_queued(turn.session_id, turn.id)  # It was cancelled a moment ago.
-        await turns.insert(connection, opened)
+        turns.insert(connection, opened)
         if prompt is not None:
-            await events.insert(connection, prompt, Lease(session.id, generation))
+            events.insert(connection, prompt, Lease(session.id, generation))
         if runner is not None:
-            await runners.insert(connection, runner)
+            runners.insert(connection, runner)
         return opened
 
     return await db.write(write, must_happen=prompt is None)
@@ -70,16 +69,16 @@ async def close_turn(
     Raises StaleLease when the lease is not the turn's any more; then nothing is written.
     """
 
-    async def write(connection: aiosqlite.Connection) -> None:
-        await events.insert(connection, last_events, Lease(turn.session_id, turn.generation))
-        await turns.finish(connection, turn)
+    def write(connection: sqlite3.Connection) -> None:
+        events.insert(connection, last_events, Lease(turn.session_id, turn.generation))
+        turns.finish(connection, turn)
         if turn.status is TurnStatus.COMPLETED:
-            await sessions.keep_model(connection, turn, earlier_model)
-        await sessions.release_lease(connection, turn)
+            sessions.keep_model(connection, turn, earlier_model)
+        sessions.release_lease(connection, turn)
         if runner_id is not None:
-            await runners.set_agent_state(connection, runner_id, agent_state)
+            runners.set_agent_state(connection, runner_id, agent_state)
         for prompt in reversed(unread):
-            await prompts.insert(connection, prompt, is_first=True)
+            prompts.insert(connection, prompt, is_first=True)
 
     await db.write(write, must_happen=True)
 
@@ -92,12 +91,12 @@ async def resolve_question(
     Raises StaleLease, StorageFull unless it `must_happen`.
     """
 
-    async def write(connection: aiosqlite.Connection) -> None:
-        await events.insert(connection, event, Lease(turn.session_id, turn.generation))
-        await turns.set_status(connection, turn.id, turn.status)
-        await turns.set_mode(connection, turn.id, turn.options.permission_mode)
+    def write(connection: sqlite3.Connection) -> None:
+        events.insert(connection, event, Lease(turn.session_id, turn.generation))
+        turns.set_status(connection, turn.id, turn.status)
+        turns.set_mode(connection, turn.id, turn.options.permission_mode)
         if allowance is not None:
-            await sessions.add_allowance(connection, turn.session_id, allowance)
+            sessions.add_allowance(connection, turn.session_id, allowance)
 
     await db.write(write, must_happen=must_happen)
 
@@ -106,11 +105,11 @@ async def add_to_turn(db: Database, turn: Turn, message: Chunk, message_id: str 
     """Store a user message that joins a running turn. Raises MessageIdUsed, Conflict (`session_deleting`), StaleLease,
     StorageFull."""
 
-    async def write(connection: aiosqlite.Connection) -> None:
-        await sessions.require_kept(connection, turn.session_id)
-        await events.insert(connection, message, Lease(turn.session_id, turn.generation))
+    def write(connection: sqlite3.Connection) -> None:
+        sessions.require_kept(connection, turn.session_id)
+        events.insert(connection, message, Lease(turn.session_id, turn.generation))
         if message_id is not None:
-            await turns.note_steered(connection, turn, message_id)
+            turns.note_steered(connection, turn, message_id)
 
     await db.write(write)
 
@@ -118,11 +117,11 @@ async def add_to_turn(db: Database, turn: Turn, message: Chunk, message_id: str 
 async def cancel_queued(db: Database, turn: Turn) -> bool:
     """Turn a queued prompt into a job that was cancelled before it began; False when it has left the queue."""
 
-    async def write(connection: aiosqlite.Connection) -> bool:
-        if not await prompts.delete(connection, turn.id):
+    def write(connection: sqlite3.Connection) -> bool:
+        if not prompts.delete(connection, turn.id):
             return False
-        await turns.insert(connection, turn)
-        await turns.finish(connection, turn)
+        turns.insert(connection, turn)
+        turns.finish(connection, turn)
         return True
 
     return await db.write(write)

@@ -8,8 +8,6 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-import aiosqlite
-
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import (
     Millis,
@@ -224,13 +222,13 @@ async def list_stopped(db: Database) -> set[TurnId]:
     return {TurnId(id_) for (id_,) in rows}
 
 
-async def note_stop(db: aiosqlite.Connection, turn_id: TurnId) -> None:
+def note_stop(db: sqlite3.Connection, turn_id: TurnId) -> None:
     """Remember that somebody has asked a turn to end."""
-    await db.execute("UPDATE turns SET stop_asked = 1 WHERE id = :id", {"id": turn_id})
+    db.execute("UPDATE turns SET stop_asked = 1 WHERE id = :id", {"id": turn_id})
 
 
-async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
-    await db.execute(
+def insert(db: sqlite3.Connection, turn: Turn) -> None:
+    db.execute(
         """
         INSERT INTO turns (id, session_id, generation, status, message_id, options,
                            created_at, started_at, first_seq)
@@ -251,22 +249,20 @@ async def insert(db: aiosqlite.Connection, turn: Turn) -> None:
     )
 
 
-async def note_steered(db: aiosqlite.Connection, turn: Turn, message_id: str) -> None:
+def note_steered(db: sqlite3.Connection, turn: Turn, message_id: str) -> None:
     """Remember that a message was added to a turn. Raises MessageIdUsed."""
-    await require_new_message(db, turn.session_id, message_id)
-    await db.execute(
+    require_new_message(db, turn.session_id, message_id)
+    db.execute(
         "INSERT INTO steered_messages VALUES (:session_id, :message_id, :turn_id)",
         {"session_id": turn.session_id, "message_id": message_id, "turn_id": turn.id},
     )
 
 
-async def require_new_message(
-    db: aiosqlite.Connection, session_id: SessionId, message_id: str | None
-) -> None:
+def require_new_message(db: sqlite3.Connection, session_id: SessionId, message_id: str | None) -> None:
     """Raises MessageIdUsed when the message has a job, whether it has begun one, waits, or was added to one."""
     if message_id is None:
         return
-    rows = await db.execute_fetchall(
+    rows = db.execute(
         """
         SELECT 1 FROM turns WHERE session_id = :session_id AND message_id = :message_id
          UNION ALL
@@ -275,22 +271,22 @@ async def require_new_message(
         SELECT 1 FROM steered_messages WHERE session_id = :session_id AND message_id = :message_id
         """,
         {"session_id": session_id, "message_id": message_id},
-    )
+    ).fetchall()
     if rows:
         raise MessageIdUsed(f"message {message_id} has a job in session {session_id}")
 
 
-async def set_status(db: aiosqlite.Connection, turn_id: TurnId, status: TurnStatus) -> None:
+def set_status(db: sqlite3.Connection, turn_id: TurnId, status: TurnStatus) -> None:
     """Note what a turn that has not finished is doing."""
-    await db.execute(
+    db.execute(
         "UPDATE turns SET status = :status WHERE id = :id AND finished_at IS NULL",
         {"id": turn_id, "status": status},
     )
 
 
-async def set_mode(db: aiosqlite.Connection, turn_id: TurnId, mode: PermissionMode) -> None:
+def set_mode(db: sqlite3.Connection, turn_id: TurnId, mode: PermissionMode) -> None:
     """Note in which mode a turn works from now on: whoever takes it over has to know."""
-    await db.execute(
+    db.execute(
         """
         UPDATE turns
            SET options = json_set(options, '$.permission_mode', :mode, '$.first_mode',
@@ -301,10 +297,10 @@ async def set_mode(db: aiosqlite.Connection, turn_id: TurnId, mode: PermissionMo
     )
 
 
-async def finish(db: aiosqlite.Connection, turn: Turn) -> None:
+def finish(db: sqlite3.Connection, turn: Turn) -> None:
     """Store the outcome, `finished_at` and `last_seq` of `turn`."""
     outcome = turn.outcome or Outcome(turn.status)
-    await db.execute(
+    db.execute(
         """
         UPDATE turns
            SET status = :status, finished_at = :finished_at, last_seq = :last_seq,

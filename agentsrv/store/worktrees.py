@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
-
-import aiosqlite
 
 from agentsrv.store.database import Database
 
@@ -23,13 +22,13 @@ async def find(db: Database, path: str) -> MadeRow | None:
     return MadeRow(*rows[0]) if rows else None
 
 
-async def note(db: aiosqlite.Connection, row: MadeRow) -> None:
+def note(db: sqlite3.Connection, row: MadeRow) -> None:
     """A new one takes the place of one that is gone."""
-    await db.execute(
+    db.execute(
         "INSERT OR REPLACE INTO worktrees (path, repository, branch) VALUES (:path, :repository, :branch)",
         {"path": row.path, "repository": row.repository, "branch": row.branch},
     )
 
 
-async def forget(db: aiosqlite.Connection, path: str) -> None:
-    await db.execute("DELETE FROM worktrees WHERE path = :path", {"path": path})
+def forget(db: sqlite3.Connection, path: str) -> None:
+    db.execute("DELETE FROM worktrees WHERE path = :path", {"path": path})

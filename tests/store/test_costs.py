@@ -23,10 +23,10 @@ from agentsrv.store.database import Database
 from agentsrv.store.migrate import migrate
 from agentsrv.store.prompts import QueuedPrompt
 
-ELSEWHERE = {"legacy", "migrate", "database"}
-"""Modules that run when the schema changes, and the one that passes on what others ask."""
+ELSEWHERE = {"legacy", "migrate", "database", "writer"}
+"""Modules that run when the schema changes, and those that pass on what others ask."""
 
-METHODS = {"read", "execute", "execute_fetchall", "executemany"}
+METHODS = {"read", "execute", "executemany"}
 
 BOUNDED = {
     "SCAN access_keys USING INDEX access_keys_good": "named keys, for whoever looks after them",
@@ -215,8 +215,9 @@ async def steps_of(path: Path, use: Read) -> int:
     db = Database(path)
     await db.open()
     try:
-        for connection in db._connections:
-            await connection.set_progress_handler(step, 1)
+        for reader in db._readers:
+            await reader.set_progress_handler(step, 1)
+        await db.write(lambda connection: connection.set_progress_handler(step, 1), is_alone=True)
         await use(db)
     finally:
         await db.close()

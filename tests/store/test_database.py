@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import pytest
 
 from agentsrv.errors import Conflict, StorageFull, Unavailable
@@ -51,9 +50,9 @@ async def test_writes_that_wait_for_each_other_share_a_transaction(db: Database)
     lease = await add_session(db)
     batches: list[int] = []
 
-    async def count(connection: aiosqlite.Connection, items: Sequence[Any]) -> None:
+    def count(connection: sqlite3.Connection, items: Sequence[Any]) -> None:
         batches.append(len(items))
-        await events.append_all(connection, items)
+        events.append_all(connection, items)
 
     done = asyncio.Event()
     for number in range(100):
@@ -161,7 +160,7 @@ async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database
     lease = await add_session(db)
     pages = (await db.read("PRAGMA page_count"))[0][0]
     # SQLite's own limit on the file's size gives the same SQLITE_FULL that a full disk gives.
-    await db.write(lambda c: c.execute_fetchall(f"PRAGMA max_page_count = {pages}"))
+    await db.write(lambda c: c.execute(f"PRAGMA max_page_count = {pages}").fetchall(), is_alone=True)
     waiting = asyncio.get_running_loop().create_task(queued(db, append_of(lease, 1, 20_000)))
     large = Session(SessionId("large"), "x" * 100_000, "claude-code", "/", None, None, 1, 1)
     with pytest.raises(StorageFull):
@@ -176,7 +175,9 @@ async def test_full_disk_refuses_requests_keeps_events_and_recovers(db: Database
 
 
 async def free_space(db: Database) -> None:
-    await db._writer.execute_fetchall("PRAGMA max_page_count = 1000000")
+    connection = db._writer._connection
+    assert connection is not None
+    connection.execute("PRAGMA max_page_count = 1000000").fetchall()
 
 
 async def test_closed_database_says_that_the_server_stops(db: Database) -> None:

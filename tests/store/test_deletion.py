@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import aiosqlite
 import pytest
 
 from agentsrv.errors import Conflict, NotFound
@@ -158,9 +158,9 @@ async def test_id_may_be_used_again_once_all_is_removed(db: Database, ann: Turn)
 async def test_large_session_is_removed_in_slices(db: Database, ann: Turn) -> None:
     """No transaction removes more than some 30 ms of work: others write in between."""
 
-    async def fill(c: aiosqlite.Connection) -> None:
+    def fill(c: sqlite3.Connection) -> None:
         for seq in range(3, 103):
-            await events.insert(c, chunk(TURN, seq, 256 * 1024), Lease(ANN, ann.generation))
+            events.insert(c, chunk(TURN, seq, 256 * 1024), Lease(ANN, ann.generation))
 
     await db.write(fill)
     await begin(db)
@@ -191,8 +191,8 @@ async def test_next_server_goes_on_with_what_was_decided(db: Database, ann: Turn
 async def test_space_is_given_back_to_the_disk(db: Database, ann: Turn) -> None:
     """The file is shorter after a large session is gone, but for some space that stays for what comes next."""
 
-    async def fill(c: aiosqlite.Connection) -> None:
-        await events.insert(c, chunk(TURN, 3, 32 * 1024 * 1024), Lease(ANN, ann.generation))
+    def fill(c: sqlite3.Connection) -> None:
+        events.insert(c, chunk(TURN, 3, 32 * 1024 * 1024), Lease(ANN, ann.generation))
 
     await db.write(fill)
     await begin(db)
@@ -201,6 +201,6 @@ async def test_space_is_given_back_to_the_disk(db: Database, ann: Turn) -> None:
     await remover.remove(ANN)
     assert await remover._tasks.join(TIMEOUT_S)
     await remover.close()
-    await db.write(lambda c: c.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)"))
+    await db.write(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall(), is_alone=True)
 
     assert db.path.stat().st_size < (deletion.SPARE_PAGES + 300) * 4096

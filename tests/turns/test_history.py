@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -64,11 +65,11 @@ async def history(db: Database, agent: CountedAgent) -> AsyncIterator[History]:
     prompt = Chunk(ANN, turn.id, Source.USER, 1, 1, 1, b'{"type":"user"}\n')
     await transactions.open_turn(db, SESSION, turn, is_new_session=True, prompt=prompt, runner=None)
 
-    async def fill(connection: Any) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
         for first in range(2, EVENTS, PER_CHUNK):
             data = b"".join(line_of(seq) for seq in range(first, first + PER_CHUNK))
             chunk = Chunk(ANN, turn.id, Source.AGENT, 1, first, first + PER_CHUNK - 1, data)
-            await events.insert(connection, chunk, Lease(ANN, 1))
+            events.insert(connection, chunk, Lease(ANN, 1))
 
     await db.write(fill)
     async with serving(db, agent) as history:

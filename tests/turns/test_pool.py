@@ -6,12 +6,12 @@ import asyncio
 import errno
 import json
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import pytest
 
 from agentsrv.agents.claude.adapter import ClaudeAdapter
@@ -197,12 +197,12 @@ async def test_long_turn_is_taken_over_from_where_it_was_stored(
         "adapter": known,
     }
 
-    async def fill(connection: aiosqlite.Connection) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
         for first in range(1, 30_000, 100):
             data = b'{"type":"assistant"}\n' * 100
             chunk = Chunk(ANN.id, TURN.id, Source.AGENT, 1, first, first + 99, data)
-            await events.insert(connection, chunk, TURN.lease)
-        await connection.execute("UPDATE runners SET fold = :fold", {"fold": json.dumps(fold)})
+            events.insert(connection, chunk, TURN.lease)
+        connection.execute("UPDATE runners SET fold = :fold", {"fold": json.dumps(fold)})
 
     await db.write(fill)
     read: list[bytes] = []
