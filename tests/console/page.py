@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.browser import Page
-from tests.kit import KEY, Server
+from tests.kit import KEY, Server, script
 
 AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 ROWS = "[...document.querySelectorAll('article')].map(row => row.innerText)"
@@ -23,6 +23,8 @@ SAID = """
     .reduce((sum, one) => sum + one, 0)
 """
 """How many x the agent has said, of what is in the document."""
+CAN_ANSWER = "!!document.querySelector('[role=feed] section[tabindex] [aria-disabled=false]')"
+DRAFT = "document.getElementById('composer')?.value"
 LEAVE_THE_END = f"{FEED}.dispatchEvent(new WheelEvent('wheel', {{bubbles: true, deltaY: -1}}))"
 
 
@@ -34,6 +36,21 @@ async def open_console(
     await fill(page, "#key", KEY)
     await click(page, "form button[type=submit]")
     await page.until("!!document.querySelector('nav')", bool)
+
+
+async def open_long(page: Page, server: Server, count: int, *then: str) -> None:
+    """A session in which the agent has said so much and works on, at its end."""
+    server.start_job(script(*(f"raw {message(n)}" for n in range(count)), *then, "hang"))
+    await open_console(page, server, "#/s/s")
+    await page.until(f"({ROWS}).at(-1)", lambda text: text == f"message {count - 1}")
+
+
+def message(n: int) -> str:
+    """A message of the agent's with an id of its own."""
+    content = [{"type": "text", "text": f"message {n}"}]
+    return json.dumps(
+        {"type": "assistant", "message": {"id": f"m{n}", "role": "assistant", "content": content}}
+    )
 
 
 async def fill(page: Page, selector: str, text: str) -> None:
@@ -125,6 +142,11 @@ def number(text: str | None) -> int:
     """Of `message 7`, or of what it is known by; -1 for what has none. Texts do not compare as numbers do."""
     found = re.search(r"\d+", text or "")
     return int(found[0]) if found else -1
+
+
+def is_near(text: str | None, read: int) -> bool:
+    """That row or one beside it: between two rows it is a matter of taste which of them is read."""
+    return abs(number(text) - read) <= 1
 
 
 def kept(key: str) -> str:

@@ -11,6 +11,8 @@ import pytest
 from tests.browser import Context, Page
 from tests.client.proxy import proxy_to
 from tests.console.page import (
+    CAN_ANSWER,
+    DRAFT,
     FEED,
     LEAVE_THE_END,
     ROWS,
@@ -18,16 +20,15 @@ from tests.console.page import (
     before_the_page,
     click,
     fill,
+    is_near,
     kept,
     number,
     open_console,
+    open_long,
     press,
     shows,
 )
 from tests.console.scenes import called, make_repository, said
-from tests.console.test_failures import DRAFT
-from tests.console.test_page import is_near, message
-from tests.console.test_questions import CAN_ANSWER
 from tests.kit import Server, script
 
 pytestmark = pytest.mark.tools
@@ -151,11 +152,9 @@ async def test_without_a_clipboard_it_is_selected(server: Server, page: Page) ->
 
 async def test_the_place_where_i_read_stays_over_a_switch_and_a_resize(server: Server, page: Page) -> None:
     """I look at another session and come back, and turn the phone: I read on where I was."""
-    server.start_job(script(*(f"raw {message(n)}" for n in range(90)), "hang"))
     server.ended_job(server.start_job("hello", "other"))
     await page.resize(1440, 900)
-    await open_console(page, server, "#/s/s")
-    await page.until(f"({ROWS}).at(-1)", lambda text: text == "message 89")
+    await open_long(page, server, 90)
     await page.value(LEAVE_THE_END)
     half = f"{FEED}.scrollTop = {FEED}.scrollHeight * 0.8; {TOP}"
     await page.until(half, lambda text: "SCRIPT" not in (text or "") and 5 < number(text) < 80)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Page
-from tests.console.page import before_the_page, click, fill, key, open_console, pick, shows
-from tests.console.test_questions import ASKS, CAN_ANSWER, answers
+from tests.console.page import CAN_ANSWER, before_the_page, click, fill, key, open_console, pick, shows
+from tests.console.test_questions import ASKS, answers
 from tests.console.test_workplace import begin
 from tests.kit import KEY, Server, write_fake_agent
 from tests.wheel import build_wheel

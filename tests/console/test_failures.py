@@ -9,12 +9,10 @@ import pytest
 from tests.browser import Page
 from tests.client.proxy import proxy_to
 from tests.conftest import ServerMaker
-from tests.console.page import FEED, ROWS, SAID, click, fill, kept, open_console, shows
+from tests.console.page import DRAFT, FEED, ROWS, SAID, click, fill, kept, open_console, shows
 from tests.kit import KEY, Server, script
 
 pytestmark = pytest.mark.tools
-
-DRAFT = "document.getElementById('composer')?.value"
 
 
 async def test_who_has_to_sign_in_again_keeps_the_draft(server: Server, page: Page) -> None:

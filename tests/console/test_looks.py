@@ -7,9 +7,8 @@ import json
 import pytest
 
 from tests.browser import Page
-from tests.console.page import click, open_console, press, shows
+from tests.console.page import CAN_ANSWER, click, open_console, press, shows
 from tests.console.scenes import called, make_repository, said
-from tests.console.test_questions import CAN_ANSWER
 from tests.kit import Server, script
 
 pytestmark = pytest.mark.tools

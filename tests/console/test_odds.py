@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Context, Page
-from tests.console.page import before_the_page, click, fill, open_console, shows
-from tests.console.test_failures import DRAFT
-from tests.console.test_questions import ASKS, CAN_ANSWER, answers
+from tests.console.page import CAN_ANSWER, DRAFT, before_the_page, click, fill, open_console, shows
+from tests.console.test_questions import ASKS, answers
 from tests.console.test_reading import sign_in
 from tests.kit import KEY, Server, script, wait_until
 

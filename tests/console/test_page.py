@@ -17,9 +17,12 @@ from tests.console.page import (
     TOP,
     click,
     fill,
+    is_near,
     kept,
+    message,
     number,
     open_console,
+    open_long,
     press,
     shows,
 )
@@ -47,14 +50,6 @@ async def begin(page: Page, prompt: str) -> None:
     await page.until("document.querySelector('select[name=agent]')?.value", bool)
     await fill(page, "textarea[name=prompt]", prompt)
     await click(page, "main form button[type=submit]")
-
-
-def message(n: int) -> str:
-    """A message of the agent's with an id of its own."""
-    content = [{"type": "text", "text": f"message {n}"}]
-    return json.dumps(
-        {"type": "assistant", "message": {"id": f"m{n}", "role": "assistant", "content": content}}
-    )
 
 
 async def test_a_prompt_is_sent_answered_and_there_after_a_reload(server: Server, page: Page) -> None:
@@ -124,9 +119,7 @@ async def test_a_long_conversation_costs_little_and_keeps_its_place(server: Serv
     """Only what is near the window is in the document. Who reads further up is moved neither by what is older nor by
     what is new.
     """
-    server.start_job(script(*(f"raw {message(n)}" for n in range(600)), "await-steer", "hang"))
-    await open_console(page, server, "#/s/s")
-    await page.until(f"({ROWS}).at(-1)", lambda text: text == "message 599")
+    await open_long(page, server, 600, "await-steer")
     height = await page.value(f"{FEED}.scrollHeight")
     await page.value(LEAVE_THE_END)
     await page.value(f"{FEED}.scrollTop = 400")
@@ -146,9 +139,7 @@ async def test_a_long_conversation_costs_little_and_keeps_its_place(server: Serv
 
 async def test_the_place_where_i_read_is_kept(server: Server, page: Page) -> None:
     """I read further up, and load the page anew: I am where I was, however far back that is."""
-    server.start_job(script(*(f"raw {message(n)}" for n in range(400)), "hang"))
-    await open_console(page, server, "#/s/s")
-    await page.until(f"({ROWS}).at(-1)", lambda text: text == "message 399")
+    await open_long(page, server, 400)
     await page.value(LEAVE_THE_END)
     await page.until(f"{FEED}.scrollTop = 0; {ALL}", lambda count: int(count or -1) >= 400)
     await page.until(
@@ -159,11 +150,6 @@ async def test_the_place_where_i_read_is_kept(server: Server, page: Page) -> Non
     await page.reload()
     await open_console(page, server, "#/s/s")
     await page.until(TOP, lambda text: is_near(text, read))
-
-
-def is_near(text: str | None, read: int) -> bool:
-    """That row or one beside it: between two rows it is a matter of taste which of them is read."""
-    return abs(number(text) - read) <= 1
 
 
 async def test_twenty_thousand_events_fit(make_server: ServerMaker, page: Page, tmp_path: Path) -> None:

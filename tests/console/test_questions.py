@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from tests.browser import Page
-from tests.console.page import click, fill, open_console, press, shows
+from tests.console.page import CAN_ANSWER, click, fill, open_console, press, shows
 from tests.console.scenes import QUESTION
 from tests.kit import Server, script
 
 pytestmark = pytest.mark.tools
 
-CAN_ANSWER = "!!document.querySelector('[role=feed] section[tabindex] [aria-disabled=false]')"
 ASKS = script('ask 1 Bash {"command": "ls"}')
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from tests.browser import Page
 from tests.client.proxy import proxy_to
-from tests.console.page import ROWS, before_the_page, click, fill, kept, open_console, shows
-from tests.console.test_page import message
-from tests.kit import KEY, Server, script
+from tests.console.page import ROWS, before_the_page, click, fill, kept, open_console, open_long, shows
+from tests.kit import KEY, Server
 
 pytestmark = pytest.mark.tools
 
@@ -94,9 +93,7 @@ async def test_a_stream_in_which_nothing_comes_for_45_s_is_given_up(server: Serv
 async def test_a_session_is_opened_at_its_end(server: Server, page: Page) -> None:
     """The last 100 messages, then what follows them; those before only when somebody goes there."""
     await before_the_page(page, ASKED)
-    server.start_job(script(*(f"raw {message(n)}" for n in range(250)), "hang"))
-    await open_console(page, server, "#/s/s")
-    await page.until(f"({ROWS}).at(-1)", lambda text: text == "message 249")
+    await open_long(page, server, 250)
     followed = await page.until("asked.find(url => url.includes('/events?'))", bool)
     pages = await page.value("asked.filter(url => url.includes('/messages?'))")
 

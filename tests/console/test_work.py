@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Context, Page
-from tests.console.page import FEED, ROWS, TOP, click, fill, kept, open_console, pick, press, shows
-from tests.console.test_failures import DRAFT
+from tests.console.page import DRAFT, FEED, ROWS, TOP, click, fill, kept, open_console, pick, press, shows
 from tests.kit import Server, script, wait_until
 from tests.turns.test_background import leave
 from tests.turns.test_timers import plans

@@ -10,6 +10,8 @@ export interface Choice {
   key: string;
   name: string;
   about: string;
+  /** By what it is found besides. */
+  hidden: string;
   icon: string;
   run(): void;
 }
@@ -19,10 +21,10 @@ const MAX_SESSIONS = 50;
 /** Those whose words are all there: screens and commands first while little is written, then sessions, the newest first. */
 export function choices(page: Console, words: string): Choice[] {
   const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (choice: Choice) => wanted.every((word) => `${choice.name} ${choice.about}`.toLowerCase().includes(word));
+  const fits = (choice: Choice) => wanted.every((word) => `${choice.name} ${choice.about} ${choice.hidden}`.toLowerCase().includes(word));
   const sessions = [...page.sessions.value]
     .sort((a, b) => b.updatedAt.localeCompare(a.updatedAt))
-    .map((session) => go(session.name || session.preview || session.id, "list", sessionHash(session.id), placeOf(session)))
+    .map((session) => go(session.name || session.preview || session.id, "list", sessionHash(session.id), placeOf(session), session.cwd))
     .filter(fits)
     .slice(0, MAX_SESSIONS);
   return [...commands(page).filter(fits), ...sessions];
@@ -36,11 +38,11 @@ function commands(page: Console): Choice[] {
     go(t("nav.terminals"), "terminal", "#/terminals", "G T"),
     go(t("nav.usage"), "usage", "#/usage", "G U"),
     go(t("nav.settings"), "settings", "#/settings"),
-    { key: "theme", name: t(`palette.theme.${theme}`), about: "", icon: "settings", run: () => page.prefer({ theme }) },
-    { key: "keys", name: t("keys.title"), about: "?", icon: "more", run: () => (page.overlay.value = "keys") },
+    { key: "theme", name: t(`palette.theme.${theme}`), about: "", hidden: "", icon: "settings", run: () => page.prefer({ theme }) },
+    { key: "keys", name: t("keys.title"), about: "?", hidden: "", icon: "more", run: () => (page.overlay.value = "keys") },
   ];
 }
 
-function go(name: string, icon: string, hash: string, about = ""): Choice {
-  return { key: hash, name, about, icon, run: () => (location.hash = hash) };
+function go(name: string, icon: string, hash: string, about = "", hidden = ""): Choice {
+  return { key: hash, name, about, hidden, icon, run: () => (location.hash = hash) };
 }
