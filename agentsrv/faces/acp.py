@@ -211,6 +211,7 @@ class AcpFace:
                 "sessionId": session.id,
                 "cwd": session.cwd,
                 "title": session.name or session.preview,
+                "updatedAt": session.updated_at,
                 "_meta": {"agentsrv": {"agent": session.agent, "taskId": session.active_task_id}},
             }
             for session in page.sessions

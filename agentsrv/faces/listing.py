@@ -18,6 +18,7 @@ class Listed(msgspec.Struct, rename="camel"):
     active_task_id: str | None
     worktree: str | None
     preview: str | None
+    updated_at: str
 
 
 class Page(msgspec.Struct, rename="camel"):

@@ -13,7 +13,21 @@ from typing import Any, cast
 
 import acp
 import pytest
-from acp.schema import AllowedOutcome, PermissionOption, RequestPermissionResponse, ToolCallUpdate
+from acp.schema import (
+    AllowedOutcome,
+    AuthCapabilities,
+    ClientCapabilities,
+    ElicitationCapabilities,
+    ElicitationFormCapabilities,
+    ElicitationUrlCapabilities,
+    EnvVariable,
+    FileSystemCapabilities,
+    Implementation,
+    McpServerStdio,
+    PermissionOption,
+    RequestPermissionResponse,
+    ToolCallUpdate,
+)
 from aiohttp import ClientSession
 
 from tests.conftest import ServerMaker
@@ -123,6 +137,65 @@ async def test_model_and_effort_are_options_of_a_session(server: Server) -> None
     assert [option["currentValue"] for option in chosen["configOptions"]] == ["plan", "opus", "default"]
     assert refused["error"]["data"]["code"] == "unsupported_option"
     assert (session["model"], session.get("effort")) == ("opus", None)
+
+
+async def test_session_is_driven_as_zed_does(server: Server) -> None:
+    """What its source sends, in its order: defaults, files that are mentioned, a stop; it is killed, and comes back."""
+    cwd = str(server.workspace)
+    shell = McpServerStdio(
+        name="context", command="/bin/true", args=[], env=[EnvVariable(name="A", value="b")]
+    )
+    mentioned = [
+        acp.resource_link_block("a.txt", f"file://{cwd}/a.txt"),
+        acp.resource_block(acp.embedded_text_resource(f"file://{cwd}/b.txt", "what is in it")),
+    ]
+    first, second = Editor(), Editor()
+    async with zed_of(server, first) as agent:
+        made = await agent.new_session(cwd=cwd, mcp_servers=[shell])
+        session = made.session_id
+        await agent.set_session_mode(session_id=session, mode_id="ask")
+        await agent.set_config_option(config_id="model", session_id=session, value="opus")
+        said = [*blocks("say begun", ASK, "hang"), *mentioned]
+        prompting = asyncio.ensure_future(agent.prompt(session_id=session, prompt=said))  # noqa: TID251
+        await first.hears("begun")
+        await first.hears("allow")
+        await agent.cancel(session_id=session)
+        stopped = await asyncio.wait_for(prompting, TIMEOUT_S)
+        running = asyncio.ensure_future(agent.prompt(session_id=session, prompt=blocks("say on", "hang")))  # noqa: TID251
+        await first.hears("on")
+    running.cancel()
+    async with zed_of(server, second) as agent:
+        (listed,) = (await agent.list_sessions(cwd=cwd)).sessions
+        await agent.load_session(session_id=session, cwd=cwd, mcp_servers=[shell])
+        await agent.cancel(session_id=session)
+        await agent.close_session(session_id=session)
+        ended = server.ended_job(
+            server.ask("GET", f"/generate/v2/jobs?session_id={session}").json["jobs"][0]["taskId"]
+        )
+    prompt = server.history(session)[0].json["message"]["content"][0]["text"]
+
+    assert (stopped.stop_reason, ended["status"], len(first.asked)) == ("cancelled", "cancelled", 1)
+    assert (listed.session_id, listed.updated_at is not None) == (session, True)
+    assert all(words in prompt for words in ("a.txt", "b.txt", "what is in it"))
+    assert "begun" in second.said
+
+
+@asynccontextmanager
+async def zed_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
+    """The same, by an editor that says what Zed says of itself (`crates/agent_servers/src/acp.rs`, November 2026)."""
+    able = ClientCapabilities(
+        fs=FileSystemCapabilities(read_text_file=True, write_text_file=True),
+        terminal=True,
+        auth=AuthCapabilities(terminal=True),
+        elicitation=ElicitationCapabilities(
+            form=ElicitationFormCapabilities(), url=ElicitationUrlCapabilities()
+        ),
+        field_meta={"terminal_output": True, "terminal-auth": True},
+    )
+    async with editor_of(server, editor) as agent:
+        zed = Implementation(name="zed", title="Zed", version="0.300.0")
+        await agent.initialize(protocol_version=1, client_capabilities=able, client_info=zed)
+        yield agent
 
 
 async def test_cancel_is_no_error(server: Server) -> None:
