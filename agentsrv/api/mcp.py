@@ -17,7 +17,10 @@ from agentsrv.api.keys import CONFIG, MCP
 from agentsrv.api.operations import NO_BODY, Operation
 from agentsrv.api.schemas.mcp import RpcAnswer, RpcMessage
 from agentsrv.api.sse import HEADERS
-from agentsrv.faces.mcp import Call
+from agentsrv.errors import invalid_field
+from agentsrv.faces.mcp import VERSIONS, Call
+
+VERSION = "MCP-Protocol-Version"
 
 PROGRESS_S = 1.0
 """Between two notifications of progress: a flood of events is none of notifications."""
@@ -30,6 +33,7 @@ async def mcp(request: web.Request) -> web.StreamResponse:
     """
     async with held_body(request, RpcMessage) as body:
         message = body.plain()
+    _require_version(request, message.get("method"))
     call = Call(caller_of(request), partial(note, request))
     if (token := _progress_token(message)) is not None:
         return await _stream(request, message, call, token)
@@ -65,6 +69,13 @@ async def _stream(
         if request.transport is not None:
             request.transport.abort()
     return response
+
+
+def _require_version(request: web.Request, method: object) -> None:
+    """Who has yet to find out which versions there are may name any. Raises InvalidInput."""
+    wanted = request.headers.get(VERSION)
+    if wanted not in (None, *VERSIONS) and method not in ("initialize", "server/discover"):
+        raise invalid_field(VERSION, f"must be one of {', '.join(VERSIONS)}, or be left out")
 
 
 def _progress_token(message: dict[str, Any]) -> int | str | None:

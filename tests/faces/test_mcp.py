@@ -179,6 +179,18 @@ def test_versions_are_agreed_on(server: Server, version: object) -> None:
     assert len(tools) == 6
 
 
+def test_version_that_was_not_agreed_on_is_refused(server: Server) -> None:
+    """Unless a client asks which there are."""
+
+    def answer(method: str, version: str) -> tuple[int, Any]:
+        return post(server, {"jsonrpc": "2.0", "id": 1, "method": method}, MCP_Protocol_Version=version)
+
+    refused = answer("ping", "2099-01-01")
+    assert (refused[0], "2025-11-25" in refused[1]["error"]) == (400, True)
+    assert answer("ping", "2025-06-18")[1]["result"] == {}
+    assert answer("server/discover", "2099-01-01")[1]["error"]["code"] == -32601
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "code"),
     [
