@@ -109,6 +109,7 @@ async def _start(services: Services, stack: AsyncExitStack) -> None:
     await asyncio.gather(services.zygote.start(), threads.state.run(migrate, config.database_path))
     stack.push_async_callback(services.db.close)
     await services.db.open()
+    stack.push_async_callback(services.health.close)
     stack.push_async_callback(services.keyring.close)
     stack.push_async_callback(services.holders.close)
     stack.push_async_callback(services.audit.close)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.store.database import Database
-from agentsrv.tasks import Vitals
+from agentsrv.tasks import Tasks, Vitals
 
 TIMEOUT_S = 2.0
 
@@ -33,8 +33,23 @@ class HealthCheck:
         self._db = db
         self._vitals = vitals
         self._redis_answers = redis_answers
+        self._checking: asyncio.Task[Health] | None = None
+        self._tasks = Tasks("health")
 
     async def check(self) -> Health:
+        """What is found for one holds for all who ask meanwhile: a thousand strangers may, at once."""
+        if self._checking is None:
+            self._checking = self._tasks.start(self._check(), name="check")
+            self._checking.add_done_callback(self._checked)
+        return await asyncio.shield(self._checking)
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def _checked(self, _: asyncio.Task[Health]) -> None:
+        self._checking = None
+
+    async def _check(self) -> Health:
         return Health(
             failed=self._vitals.failed,
             database=await self._database_answers(),

@@ -15,6 +15,7 @@ from agentsrv.model import Chunk, Lease, RunnerId, Session, SessionId, Source, T
 from agentsrv.store import events, sessions
 from agentsrv.store.database import Database
 from agentsrv.store.events import Append
+from agentsrv.store.health import HealthCheck
 from agentsrv.store.migrate import migrate
 from agentsrv.tasks import Vitals
 from tests.store.kit import TIMEOUT_S
@@ -237,3 +238,20 @@ async def test_when_the_writer_ends_all_that_waits_fails(tmp_path: Path) -> None
     with pytest.raises(Unavailable):
         await sessions.find(db, ANN)
     await db.close()
+
+
+async def test_many_who_ask_whether_it_is_well_are_one(db: Database) -> None:
+    """A thousand at once cost what one costs; who asks afterwards gets what is so then."""
+    asked: list[int] = []
+
+    async def redis_answers() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 1
+
+    health = HealthCheck(db, Vitals(), redis_answers)
+    found = await asyncio.gather(*(health.check() for _ in range(1000)))
+    later = await health.check()
+    await health.close()
+
+    assert {each.redis_connected for each in found} == {True}
+    assert (len(asked), later.redis_connected, later.database) == (2, False, True)
