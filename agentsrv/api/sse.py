@@ -245,7 +245,10 @@ class _Outlet:
         transport = self._request.transport
         assert transport is not None
         is_chunked = self._request.version >= HttpVersion11
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data
+        transport.write(framed)
+        # What has gone out is told by the access log, and what has not is how a stalled client is found.
+        self._request.writer.output_size += len(framed)
         self.wrote()
 
     def wrote(self) -> None:

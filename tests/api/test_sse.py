@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from agentsrv.api.keys import CONFIG
 from agentsrv.api.sse import stream
 from agentsrv.errors import StorageFull
+from agentsrv.eventlog import LARGE_BYTES, Take
 from agentsrv.model import Chunk, SessionId, Source
 from tests.api.kit import TIMEOUT_S, Server, events_of, make_config, serve
 
@@ -58,6 +61,12 @@ async def serving(
     async def handler(request: web.Request) -> web.StreamResponse:
         return await stream(request, lambda _: feed.chunks(), on_lost=feed.on_lost if tells_loss else None)
 
+    async with serving_by(handler, directory, **settings) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving_by(handler: Handler, directory: Path, **settings: Any) -> AsyncIterator[Server]:
     app = web.Application()
     app[CONFIG] = make_config(directory, **settings)
     app.router.add_get("/stream", handler)
@@ -87,6 +96,38 @@ async def test_events_of_any_size_arrive_whole(tmp_path: Path) -> None:
         events = events_of((await server.ask("GET", "/stream")).text)
 
     assert [(id_, data["a"]) for id_, data in events] == [(1, 1), (2, 2), (3, "y" * 300_000), (4, 4)]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_event_that_is_handed_over_comes_between_those_that_are_read(
+    tmp_path: Path, version: str
+) -> None:
+    """It is sent at once, framed as all others, and counted: by that the log tells, and a stall is found."""
+    told: list[object] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        async def follow(take: Take) -> AsyncGenerator[Chunk, None]:
+            yield chunk(1, b"{}")
+            told.append(take(chunk(2, b"{}")))
+            told.append(take(chunk(3, b'{"a":"%s"}' % (b"y" * LARGE_BYTES))))
+            yield chunk(3, b"{}")
+
+        response = await stream(request, follow)
+        told.append(request.writer.output_size)
+        return response
+
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        serving_by(handler, tmp_path) as server,
+        server.connection() as (reader, writer),
+    ):
+        writer.write(GET.replace(b"1.1\r\n", version.encode() + b"\r\nConnection: close\r\n"))
+        answer = await reader.read()
+
+    ids = re.findall(rb"^id: (\d+)$", answer, re.MULTILINE)
+    assert ids == [b"1", b"2", b"3"]
+    assert (b"\r\n0\r\n\r\n" in answer) is (version == "1.1")
+    assert told == [True, False, len(answer)]
 
 
 async def test_a_client_of_http_1_0_gets_no_chunks(tmp_path: Path) -> None:
