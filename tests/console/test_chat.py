@@ -103,6 +103,20 @@ async def test_long_output_shows_its_ends(server: Server, page: Page) -> None:
     await page.until(lines, lambda found: len(found) == 1000)
 
 
+async def test_a_long_change_shows_its_ends(server: Server, page: Page) -> None:
+    """A new file of thousands of lines is no thousands of rows, until I ask for them."""
+    given = {
+        "file_path": str(server.workspace / "a.txt"),
+        "content": "".join(f"line {n}\n" for n in range(3000)),
+    }
+    server.start_job(script(*called("Write", given, "ok"), "hang"))
+    await open_console(page, server, "#/s/s")
+    rows = "document.querySelectorAll('article pre [data-kind=new]').length"
+    await page.until(rows, lambda count: count == 200)
+    await click(page, "article pre button", "2800 more lines")
+    await page.until(rows, lambda count: count == 3000)
+
+
 async def test_a_path_with_a_line_opens_it(server: Server, page: Page) -> None:
     """`eventlog.py:4` in an answer leads to that line of the file."""
     repository = make_repository(server.workspace / "app")

@@ -78,22 +78,34 @@ async def test_of_a_long_plan_what_comes_next_is_shown(server: Server, page: Pag
     assert "step 100" in " ".join(steps)
 
 
-async def test_nobody_allows_what_is_below_an_edge(server: Server, page: Page) -> None:
+LINES = [f"line {n}" for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("Bash", {"command": "\n".join(LINES)}),
+        ("Write", {"file_path": "a.txt", "content": "\n".join(LINES)}),
+        ("Edit", {"file_path": "a.txt", "old_string": "a", "new_string": "\n".join(LINES)}),
+        ("Other", {"words": "\n".join(LINES)}),
+    ],
+)
+async def test_nobody_allows_what_is_below_an_edge(
+    server: Server, page: Page, tool: str, given: dict[str, str]
+) -> None:
     """All that a tool is to be called with stands above the buttons, however long it is."""
-    command = "true\n" * 200 + "rm -rf everything"
-    server.start_job(script(f"ask 1 Bash {json.dumps({'command': command})}"), permission_mode="ask")
+    server.start_job(script(f"ask 1 {tool} {json.dumps(given)}"), permission_mode="ask")
     await page.resize(390, 640)
     await open_console(page, server, "#/s/s")
     await page.until(CAN_ANSWER, bool)
     card = "document.querySelector('section[tabindex]')"
+    pre = f"[...{card}.querySelectorAll('pre')].at(-1)"
 
-    assert await page.value(f"{card}.querySelector('pre').innerText") == command
+    shown = await page.value(f"{card}.innerText")
+    assert [line for line in LINES if line not in shown] == []
+    assert await page.value(f"{pre}.scrollHeight <= {pre}.clientHeight")
     assert await page.value(
-        f"{card}.querySelector('pre').scrollHeight <= {card}.querySelector('pre').clientHeight"
-    )
-    assert await page.value(
-        f"{card}.querySelector('pre').getBoundingClientRect().bottom"
-        f" <= {card}.querySelector('button').getBoundingClientRect().top"
+        f"{pre}.getBoundingClientRect().bottom <= {card}.querySelector('button').getBoundingClientRect().top"
     )
 
 

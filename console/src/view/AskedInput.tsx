@@ -15,8 +15,8 @@ export function AskedInput({ input }: { input: Record<string, unknown> }) {
     <div class={styles["input"]}>
       {typeof path === "string" && <p><code>{visible(path)}</code></p>}
       {command !== undefined && <pre tabIndex={0}>{visible(asText(command))}</pre>}
-      {after !== undefined && <DiffRows before={asText(before)} after={asText(after)} />}
-      {content !== undefined && <DiffRows before="" after={asText(content)} />}
+      {after !== undefined && <DiffRows before={asText(before)} after={asText(after)} isWhole />}
+      {content !== undefined && <DiffRows before="" after={asText(content)} isWhole />}
       {typeof path !== "string" && path !== undefined && <pre tabIndex={0}>{visible(asText(path))}</pre>}
       {others.length > long.length && (
         <dl>{others.filter(isShort).map(([name, value]) => <><dt>{visible(name)}</dt><dd>{visible(String(value))}</dd></>)}</dl>
