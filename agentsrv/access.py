@@ -34,12 +34,16 @@ EVERYTHING = frozenset(Scope)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: what the key is called, what it may do, and what tells it from others. `id`: of a named key."""
+    """Who asks: what the key is called, what it may do, and what tells it from others. `id`: of a named key.
+
+    `counted_as`: the hash under which its requests are counted; empty: its own.
+    """
 
     name: str
     scopes: frozenset[Scope]
     hash: bytes
     id: str = ""
+    counted_as: bytes = b""
 
     def may(self, scope: Scope | None) -> bool:
         return scope is None or scope in self.scopes or Scope.ADMIN in self.scopes
@@ -67,7 +71,7 @@ class Keyring:
         if key is None:
             return None
         self._note_use(key)
-        return Caller(key.name, key.scopes, key.hash, key.id)
+        return Caller(key.name, key.scopes, key.hash, key.id, (await self._first_of(key)).hash)
 
     async def add(
         self,
@@ -165,6 +169,14 @@ class Keyring:
         if key.parent is None or key.parent in self._own_hashes or await self._good(key.parent):
             return key
         return None
+
+    async def _first_of(self, key: AccessKey) -> AccessKey:
+        """The named key of which others come: whoever makes more of them may not ask more often."""
+        while key.parent is not None and key.parent not in self._own_hashes:
+            if (maker := await self._find(key.parent)) is None:
+                break
+            key = maker
+        return key
 
     async def _find(self, hash: bytes) -> AccessKey | None:
         now = time.monotonic()

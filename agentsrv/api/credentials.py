@@ -39,7 +39,7 @@ def authenticate(config: Config) -> Middleware:
         if caller is not None:
             request[IS_KNOWN] = True
             request[CALLER] = caller
-            require_rate(of_keys.take(caller.hash.hex()))
+            require_rate(of_keys.take((caller.counted_as or caller.hash).hex()))
         else:
             await request.app[REQUESTS].wait(is_rare=_asks_rarely(request))
         if needs_key(request):

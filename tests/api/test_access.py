@@ -330,6 +330,18 @@ async def test_a_key_has_a_rate(strict: Server) -> None:
     assert other.status == 200
 
 
+async def test_more_keys_are_no_higher_rate(strict: Server) -> None:
+    """Whoever has a named key, and makes keys of devices with it and with those, has one rate for all of them."""
+    maker = await key_of(strict, Scope.READ)
+    device = (await strict.ask("POST", "/auth/tokens", key=maker, json={"name": "a"})).json["token"]
+    second = (await strict.ask("POST", "/auth/tokens", key=device, json={"name": "b"})).json["token"]
+    statuses = [
+        (await strict.ask("GET", "/sessions", key=key)).status for key in (second, maker, device, second)
+    ]
+
+    assert statuses == [200, 200, 200, 429]
+
+
 async def test_wrong_keys_have_a_stricter_rate(strict: Server) -> None:
     """And do not hold up a right one."""
     answers = [await strict.ask("GET", "/sessions", key="wrong") for _ in range(4)]
