@@ -11,6 +11,7 @@ from pathlib import Path
 from agentsrv.store.migrate import MigrationStatus, migrations_directory, status
 
 TIMEOUT_S = 120
+ALL_STEPS_TIMEOUT_S = 280
 ROOT = Path(__file__).resolve().parents[2]
 
 MIGRATE = """
@@ -54,7 +55,8 @@ def kill_at_every_step(directory: Path, template: Path | None = None) -> list[Pa
     """Databases below `directory`, each left by a migration that was killed one step later."""
     arguments = [str(path) for path in (directory, template) if path is not None]
     command = [sys.executable, "-m", "tests.store.kill_at_every_step", *arguments]
-    subprocess.run(command, cwd=ROOT, timeout=TIMEOUT_S, check=True)
+    # One process after the other: half a minute on a quiet machine.
+    subprocess.run(command, cwd=ROOT, timeout=ALL_STEPS_TIMEOUT_S, check=True)
     return [child / "db" for child in directory.iterdir()]
 
 
