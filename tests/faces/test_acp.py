@@ -182,7 +182,7 @@ async def test_session_is_driven_as_zed_does(server: Server) -> None:
 
 @asynccontextmanager
 async def zed_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
-    """The same, by an editor that says what Zed says of itself (`crates/agent_servers/src/acp.rs`, November 2026)."""
+    """The same, by an editor that says what Zed says of itself (`crates/agent_servers/src/acp.rs`)."""
     able = ClientCapabilities(
         fs=FileSystemCapabilities(read_text_file=True, write_text_file=True),
         terminal=True,
