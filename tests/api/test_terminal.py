@@ -388,7 +388,7 @@ async def test_a_client_that_stops_reading_stops_the_program(open_terminal: Open
         shown = await shell.shows("the-end\n")
 
     assert grown < 8 * 1024 * 1024
-    numbers = shown[shown.index("\n1\n") : shown.index("the-end")].split()
+    numbers = shown[shown.index("1\n2\n3\n") : shown.index("the-end")].split()
     assert [str(number) for number in range(1, 3_000_001)] == numbers
 
 

@@ -113,7 +113,9 @@ async def test_shells_survive_twenty_kills(server: Server, attach: Attach) -> No
             await edit.type(f"oafter {kill}\x1b")
             before = await screen.shows(f"after {kill}\n~" if kill < ROWS - 4 else f"after {kill}")
     async with attach("build") as build:
-        await build.type("\x03echo again=$$.\n")
+        await build.type("\x03")
+        await build.matches(rb"\^C")
+        await build.type("echo again=$$.\n")
         again = [await build.matches(rb"again=(\d+)\.")]
         numbers = [int(number) for number in re.findall(rb"line (\d+)\r", build.output)]
     async with attach("edit") as edit:
