@@ -259,7 +259,7 @@ async def test_a_session_is_renamed_where_it_stands(server: Server, page: Page) 
     """A double click on its name, and Enter."""
     server.ended_job(server.start_job("hello"))
     await open_console(page, server, "#/s/s")
-    await page.until("!!document.querySelector('main h1')", bool)
+    await page.until("document.querySelector('main h1')?.innerText", lambda name: name == "hello")
     await page.value(
         "document.querySelector('main h1').dispatchEvent(new MouseEvent('dblclick', {bubbles: true}))"
     )
