@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kit import Server, wait_until
+from tests.kit import Server, script, wait_until
 from tests.redis_server import RedisServer, real_redis
 
 UPGRADE = {
@@ -86,6 +86,16 @@ def free_port() -> int:
 def servers_of(server: Server) -> dict[str, dict[str, Any]]:
     """What a server knows of the fleet, by name."""
     return {one["name"]: one for one in server.ask("GET", "/servers").json["servers"]}
+
+
+def reached_by_door(fleet: FleetOfServers, home: Server) -> Server:
+    """A door through which prompts and terminals reach `home`, which has not begun yet."""
+    door = fleet.add("door", ACCEPTS_SESSIONS="false")
+    wait_for_peers(home.start(), door.start())
+    assert "completed" == door.generate(script("say hello")).rest()[-1].json["status"]
+    token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
+    assert 101 == door.ask("GET", f"/ws/terminal?token={token}", **UPGRADE).status
+    return door
 
 
 def wait_for_peers(*servers: Server) -> None:

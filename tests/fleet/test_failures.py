@@ -16,7 +16,15 @@ import pytest
 
 from agentsrv.fleet.registry import TTL_S
 from tests.fleet.cable import Faulty, Gate, Prefixed, connecting_to, loop_in_thread
-from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, servers_of, wait_for_peers
+from tests.fleet.kit import (
+    UPGRADE,
+    FleetOfServers,
+    free_port,
+    home_of,
+    reached_by_door,
+    servers_of,
+    wait_for_peers,
+)
 from tests.kit import Server, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -335,14 +343,9 @@ def test_server_with_a_path_in_its_url(fleet: FleetOfServers) -> None:
         cable.to_port = home.port
         cable.mend()
         try:
-            door = fleet.add("door", ACCEPTS_SESSIONS="false")
-            wait_for_peers(home.start(), door.start())
-            assert "completed" == door.generate(script("say hello")).rest()[-1].json["status"]
-            page = door.ask("GET", "/sessions").json
-            token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
+            page = reached_by_door(fleet, home).ask("GET", "/sessions").json
 
             assert (["s"], []) == ([one["id"] for one in page["sessions"]], page["unreachable"])
-            assert 101 == door.ask("GET", f"/ws/terminal?token={token}", **UPGRADE).status
         finally:
             cable.cut()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fleet.cable import Cable, loop_in_thread
-from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, wait_for_peers
+from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, reached_by_door, wait_for_peers
 from tests.kit import KEY, Answer, Server, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -139,11 +139,7 @@ def test_address_of_ipv6(fleet: FleetOfServers, loop: asyncio.AbstractEventLoop)
     cable.to_port = home.port
     cable.mend()
     try:
-        door = fleet.add("door", ACCEPTS_SESSIONS="false")
-        wait_for_peers(home.start(), door.start())
-        assert "completed" == door.generate(script("say hello")).rest()[-1].json["status"]
-        token = door.ask("POST", "/terminal/token", {"deploymentId": "local-dev"}).json["token"]
-        assert 101 == door.ask("GET", f"/ws/terminal?token={token}", **UPGRADE).status
+        reached_by_door(fleet, home)
     finally:
         cable.cut()
 
