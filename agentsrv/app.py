@@ -14,7 +14,6 @@ from agentsrv.api.acp_http import HttpConnections
 from agentsrv.api.crowd import Line
 from agentsrv.api.hop import HOP_SECRET, secret_of
 from agentsrv.api.middleware import middlewares
-from agentsrv.api.routing import ROUTER
 from agentsrv.config import Config
 from agentsrv.owned import PASSABLE, PRIVATE, only_server
 from agentsrv.services import Services, build
@@ -33,7 +32,9 @@ def make_app(config: Config, vitals: Vitals | None = None) -> web.Application:
     of a failure after which it has to be stopped; `/health` says so, too.
     """
     services = build(config, vitals or Vitals())
-    app = web.Application(middlewares=middlewares(config))
+    fleet = services.fleet
+    innermost = [] if fleet is None else [fleet.router.to_its_home]
+    app = web.Application(middlewares=[*middlewares(config), *innermost])
     _hand_over(services, app)
     routes.setup(app)
 
@@ -48,8 +49,8 @@ def make_app(config: Config, vitals: Vitals | None = None) -> web.Application:
         services.terminals.drain()
         services.files.drain()
         services.event_log.close()
-        if services.fleet is not None:
-            services.fleet.forwarder.drain()
+        if fleet is not None:
+            fleet.forwarder.drain()
 
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(shut_down)
@@ -79,8 +80,6 @@ def _hand_over(services: Services, app: web.Application) -> None:
     app[keys.HEALTH] = services.health
     app[keys.REGISTRY] = None if services.fleet is None else services.fleet.registry
     app[HOP_SECRET] = secret_of(services.config)
-    if services.fleet is not None:
-        app[ROUTER] = services.fleet.router
     app[keys.KEYRING] = services.keyring
     app[keys.HOLDERS] = services.holders
     app[keys.AUDIT] = services.audit

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentsrv.access import Keyring
 from agentsrv.agents import AgentRegistry
@@ -13,11 +14,8 @@ from agentsrv.agents.acp.agent import AcpAgent
 from agentsrv.agents.acp.table import agents_of, wanted_in
 from agentsrv.agents.claude.agent import ClaudeCode
 from agentsrv.agents.codex.agent import Codex
-from agentsrv.api.forward import Forwarder
 from agentsrv.api.holders import Holders
-from agentsrv.api.hop import secret_of
-from agentsrv.api.listing import AllSessions, OwnSessions
-from agentsrv.api.routing import Router
+from agentsrv.api.listing import OwnSessions
 from agentsrv.audit import Audit
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog
@@ -27,13 +25,9 @@ from agentsrv.faces.listing import Listing
 from agentsrv.faces.mcp import Mcp
 from agentsrv.faces.responses import Responses
 from agentsrv.fleet.connect import ping
-from agentsrv.fleet.homes import Homes, LocalHomes, RedisHomes, session_key, terminal_key
-from agentsrv.fleet.memory import Memory
-from agentsrv.fleet.registry import Load, Peer, Registry
-from agentsrv.fleet.scripts import Scripts
+from agentsrv.fleet.homes import Homes, LocalHomes
 from agentsrv.runner.watch import FileWatcher
 from agentsrv.runner.zygote import Zygote
-from agentsrv.store import sessions as session_rows
 from agentsrv.store.database import Database
 from agentsrv.store.deletion import Remover
 from agentsrv.store.health import HealthCheck
@@ -67,17 +61,11 @@ from agentsrv.workspace.finder import PathFinder
 from agentsrv.workspace.git.workers import WRITE_TIMEOUT_S, GitWorkers
 from agentsrv.workspace.paths import Workspace
 
+if TYPE_CHECKING:
+    from agentsrv.member import Fleet, Member
+
 AGENT_KINDS: tuple[type[ClaudeCode] | type[Codex], ...] = (ClaudeCode, Codex)
 """The agents that have an adapter of their own; the first one is the default. Others speak ACP (`agents/acp`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """What a server has for the others, where it has a name."""
-
-    registry: Registry
-    forwarder: Forwarder
-    router: Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +141,8 @@ def build(config: Config, vitals: Vitals) -> Services:
     )
     queue = PromptQueue(db, signals)
     timer_notes = TimerNotes(db, event_log, signals)
-    scripts = Scripts(config.redis_url or "")
-    homes: Homes = RedisHomes(config.server_name, scripts) if config.server_name else LocalHomes()
+    member = join(config)
+    homes: Homes = LocalHomes() if member is None else member.homes
     stages = (
         HomeStage(homes, db),
         ConversationStage(db, agents, pool),
@@ -182,13 +170,8 @@ def build(config: Config, vitals: Vitals) -> Services:
     history = History(db, event_log, agents, threads.folding)
     chat = Chat(prompts, turns, sessions, history, agents)
     terminals = TerminalManager(config, zygote, threads, find_directory=paths.directory, homes=homes)
-    fleet = None
-    listing: Listing = OwnSessions(sessions)
-    if isinstance(homes, RedisHomes):
-        registry = make_registry(config, homes, scripts, db, turns, terminals, threads, vitals)
-        forwarder = Forwarder(registry, secret_of(config))
-        listing = AllSessions(OwnSessions(sessions), registry, forwarder)
-        fleet = Fleet(registry, forwarder, Router(homes, registry, forwarder, sessions.has))
+    fleet = None if member is None else member.fleet(db, threads, turns, sessions, terminals, vitals)
+    listing: Listing = OwnSessions(sessions) if fleet is None else fleet.listing
     keyring = Keyring(db, config.api_keys)
     return Services(
         config=config,
@@ -238,27 +221,13 @@ def build(config: Config, vitals: Vitals) -> Services:
     )
 
 
-def make_registry(
-    config: Config,
-    homes: RedisHomes,
-    scripts: Scripts,
-    db: Database,
-    turns: TurnService,
-    terminals: TerminalManager,
-    threads: Threads,
-    vitals: Vitals,
-) -> Registry:
-    def load() -> Load:
-        accepts = config.accepts_sessions and not turns.is_refusing
-        return Load(turns.active, config.max_concurrent_turns, accepts)
+def join(config: Config) -> Member | None:
+    """This server's part in a fleet, where it is to have one."""
+    if config.server_name is None:
+        return None
+    from agentsrv.member import Member
 
-    async def list_keys() -> list[str]:
-        stored = [session_key(session_id) for session_id in await session_rows.all_ids(db)]
-        return stored + [terminal_key(terminal.info.id) for terminal in terminals.list_terminals()]
-
-    me = Peer(homes.name, config.peer_url, version=config.app_version)
-    memory = Memory(config.state_dir / "fleet.json", threads.state)
-    return Registry(me, homes, scripts, memory, load, list_keys, vitals)
+    return Member(config, config.server_name)
 
 
 def redis_answers(config: Config, fleet: Fleet | None) -> Callable[[], Awaitable[bool]] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import hdrs, web
 
 from agentsrv.api.encode import json_response, timestamp
@@ -9,7 +11,9 @@ from agentsrv.api.keys import CONFIG, HEALTH, REGISTRY, TURNS
 from agentsrv.api.operations import HTML, NO_BODY, Operation
 from agentsrv.api.schemas.server import DatabaseHealth, FleetHealth, HealthView, Ready, RedisHealth, Welcome
 from agentsrv.errors import Unavailable
-from agentsrv.fleet.registry import Registry
+
+if TYPE_CHECKING:
+    from agentsrv.fleet.registry import Registry
 
 
 async def welcome(request: web.Request) -> web.Response:

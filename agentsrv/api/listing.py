@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 import msgspec
 
-from agentsrv.api import merge
 from agentsrv.api.encode import session_view
-from agentsrv.api.forward import Forwarder
 from agentsrv.faces.listing import Page
-from agentsrv.fleet.registry import Registry
 from agentsrv.turns.sessions import SessionService
 
 
@@ -32,20 +27,3 @@ class OwnSessions:
         )
         views = [msgspec.to_builtins(session_view(session)) for session in found]
         return {"sessions": views, "nextCursor": next_cursor}
-
-
-class AllSessions:
-    """Those of all servers of a fleet."""
-
-    def __init__(self, own: OwnSessions, registry: Registry, forwarder: Forwarder) -> None:
-        self._own = own
-        self._registry = registry
-        self._forwarder = forwarder
-
-    async def page(self, *, limit: int, cursor: str | None, cwd: str | None = None) -> Page:
-        own = await self._own.told(limit, cursor, cwd)
-        query = {"limit": limit, "cursor": cursor, "cwd": cwd}
-        path = f"/sessions?{urlencode({name: value for name, value in query.items() if value is not None})}"
-        ask = partial(self._forwarder.ask, path=path, caller=merge.FLEET, timeout_s=merge.LIST_S)
-        kind = merge.LISTS["list_sessions"]
-        return msgspec.convert(await merge.whole(own, kind, limit, self._registry.others(), ask), Page)

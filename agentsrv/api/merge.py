@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import web
@@ -21,9 +21,11 @@ from agentsrv.access import EVERYTHING, Caller
 from agentsrv.api.credentials import CALLER
 from agentsrv.api.encode import json_response
 from agentsrv.api.forward import Forwarder, Reply
+from agentsrv.api.listing import OwnSessions
 from agentsrv.api.schemas.jobs import ListJobs
 from agentsrv.api.schemas.sessions import ListSessions
-from agentsrv.fleet.registry import Peer
+from agentsrv.faces.listing import Page
+from agentsrv.fleet.registry import Peer, Registry
 from agentsrv.turns.cursor import encode_cursor
 
 FLEET = Caller("fleet", EVERYTHING, b"")
@@ -63,6 +65,23 @@ async def answer(
     ask = partial(forwarder.ask, path=request.raw_path, caller=request[CALLER], timeout_s=LIST_S)
     found = await whole(msgspec.json.decode(own.body), kind, limit, others, ask)
     return json_response({**found, "count": len(found[kind.field])})
+
+
+class AllSessions:
+    """Those of all servers of a fleet."""
+
+    def __init__(self, own: OwnSessions, registry: Registry, forwarder: Forwarder) -> None:
+        self._own = own
+        self._registry = registry
+        self._forwarder = forwarder
+
+    async def page(self, *, limit: int, cursor: str | None, cwd: str | None = None) -> Page:
+        own = await self._own.told(limit, cursor, cwd)
+        query = {"limit": limit, "cursor": cursor, "cwd": cwd}
+        path = f"/sessions?{urlencode({name: value for name, value in query.items() if value is not None})}"
+        ask = partial(self._forwarder.ask, path=path, caller=FLEET, timeout_s=LIST_S)
+        kind = LISTS["list_sessions"]
+        return msgspec.convert(await whole(own, kind, limit, self._registry.others(), ask), Page)
 
 
 async def whole(

@@ -19,7 +19,6 @@ from agentsrv.api.compression import compress
 from agentsrv.api.credentials import authenticate
 from agentsrv.api.keys import ABOUT_SESSION, RELAYED, STREAMED
 from agentsrv.api.refusals import SERVER, map_errors
-from agentsrv.api.routing import to_its_home
 from agentsrv.api.sources import check_source
 from agentsrv.config import Config
 
@@ -31,8 +30,7 @@ EXPOSED_HEADERS = (
 
 def middlewares(config: Config) -> list[Middleware]:
     """Outermost first."""
-    common = [log_access, map_errors, check_source(config), authenticate(config), limit_body, compress]
-    return [*common, to_its_home] if config.server_name else common
+    return [log_access, map_errors, check_source(config), authenticate(config), limit_body, compress]
 
 
 @web.middleware

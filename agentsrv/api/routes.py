@@ -25,7 +25,6 @@ from agentsrv.api import (
     openapi,
     permissions,
     responses,
-    routing,
     servers,
     sessions,
     timers,
@@ -85,7 +84,6 @@ def setup(app: web.Application) -> None:
     app[GROUPS] = ROUTES
     app[SCOPES] = {handler: scope for group in ROUTES for handler, scope in group.scopes().items()}
     app[PUBLIC] = frozenset(op.handler for op in OPERATIONS if op.is_public)
-    app[routing.RULES] = routing.rules(ROUTES)
     app[BODIES] = {op.handler: op.body for op in OPERATIONS if isinstance(op.body, type)}
     app[LARGE_BODIES] = asyncio.Semaphore(MAX_LARGE_BODIES)
     app[STRANGERS] = Strangers()

@@ -7,7 +7,7 @@ sessions are made (`turns` claims each).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
 from functools import partial
 from typing import Any
@@ -34,8 +34,9 @@ from agentsrv.api.peek import (
 from agentsrv.api.splice import splice
 from agentsrv.errors import AgentsrvError, Conflict, InvalidInput, NotFound, Unavailable, invalid_field
 from agentsrv.faces.responses_words import CONVERSATION, RESPONSE
-from agentsrv.fleet.homes import RedisHomes, session_key, terminal_key
+from agentsrv.fleet.homes import session_key, terminal_key
 from agentsrv.fleet.names import number_in
+from agentsrv.fleet.redis_homes import RedisHomes
 from agentsrv.fleet.registry import Registry
 from agentsrv.model import NAME, SESSION_ID, SessionId, TerminalId, TurnId
 
@@ -110,21 +111,6 @@ def rules(groups: tuple[Group, ...]) -> dict[Handler, Rule]:
     return found
 
 
-RULES: web.AppKey[dict[Handler, Rule]] = web.AppKey("rules")
-ROUTER: web.AppKey[Router] = web.AppKey("router")
-
-
-@web.middleware
-async def to_its_home(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The innermost: the caller is known, and what may be asked of anybody has been."""
-    request.app[ROUTER].require_me(request)
-    rule = request.app[RULES].get(request.match_info.handler)
-    if rule is None:
-        return await handler(request)
-    route = partial(request.app[ROUTER].route, handler=handler, rule=rule)
-    return await (refusing(route) if rule in OF_OPENAI else route)(request)
-
-
 class Router:
     """Of one server of a fleet. `has_session`: is it in our database, or about to be?"""
 
@@ -134,12 +120,24 @@ class Router:
         registry: Registry,
         forwarder: Forwarder,
         has_session: Callable[[SessionId], Awaitable[bool]],
+        rules: Mapping[Handler, Rule],
     ) -> None:
         self._homes = homes
         self._me = homes.name
         self._registry = registry
         self._forwarder = forwarder
         self._has_session = has_session
+        self._rules = rules
+
+    @web.middleware
+    async def to_its_home(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The innermost: the caller is known, and what may be asked of anybody has been."""
+        self.require_me(request)
+        rule = self._rules.get(request.match_info.handler)
+        if rule is None:
+            return await handler(request)
+        route = partial(self.route, handler=handler, rule=rule)
+        return await (refusing(route) if rule in OF_OPENAI else route)(request)
 
     def require_me(self, request: web.Request) -> None:
         """Raises Unavailable (`owner_unreachable`) when it is not meant for us, but for who had our address before."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 
 from agentsrv.api.encode import json_response, timestamp
 from agentsrv.api.keys import CONFIG, REGISTRY, TURNS
 from agentsrv.api.operations import Operation
 from agentsrv.api.schemas.server import ServerList, ServerView
-from agentsrv.fleet.registry import Load, Peer
+
+if TYPE_CHECKING:
+    from agentsrv.fleet.registry import Load, Peer
 
 
 async def list_servers(request: web.Request) -> web.Response:

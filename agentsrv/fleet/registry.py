@@ -12,9 +12,9 @@ from typing import Any
 
 from agentsrv.config import web_address
 from agentsrv.errors import AgentsrvError, StartupError, Unavailable
-from agentsrv.fleet.homes import RedisHomes
 from agentsrv.fleet.memory import Memory
 from agentsrv.fleet.names import number_of
+from agentsrv.fleet.redis_homes import RedisHomes
 from agentsrv.fleet.scripts import Scripts
 from agentsrv.tasks import Tasks, Vitals
 

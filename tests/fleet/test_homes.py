@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from agentsrv.errors import Conflict, StartupError, Unavailable
-from agentsrv.fleet.homes import Homes, LocalHomes, RedisHomes, session_key, terminal_key
+from agentsrv.fleet.homes import Homes, LocalHomes, session_key, terminal_key
 from agentsrv.fleet.memory import Memory
 from agentsrv.fleet.names import number_in, number_of
+from agentsrv.fleet.redis_homes import RedisHomes
 from agentsrv.fleet.registry import Load, Peer, Registry
 from agentsrv.fleet.scripts import Scripts
 from agentsrv.model import SessionId, TerminalId
