@@ -23,7 +23,7 @@ class AcpDialect:
 
     models: its own default, and another one; None where none can be asked for.
     asks: it can be made to ask for leave. `counts`: it tells what its model has used. `says_why` a turn has failed.
-    question: its tool to ask its user something.
+    question: its tool to ask its user something. `patience_s` with a model that fails: those that give up are let.
     """
 
     name: str
@@ -34,6 +34,7 @@ class AcpDialect:
     counts: bool = True
     says_why: bool = True
     question: str | None = None
+    patience_s: int = 15
 
     @property
     def path(self) -> Path:
@@ -45,7 +46,7 @@ class AcpDialect:
         home.mkdir(parents=True, exist_ok=True)
         agents.mkdir(parents=True, mode=0o700)
         (agents / self.name).symlink_to(self.path)
-        return self.set_up(home, url) | {"AGENT_PATIENCE": "15"}
+        return self.set_up(home, url)
 
 
 def _goose(home: Path, url: str) -> dict[str, str]:
@@ -132,13 +133,22 @@ def _pi(home: Path, url: str) -> dict[str, str]:
     return {}
 
 
-GOOSE = AcpDialect("goose", ("fake-1", "fake-2"), ChatApi, _goose)
+GOOSE = AcpDialect("goose", ("fake-1", "fake-2"), ChatApi, _goose, patience_s=60)
 GEMINI = AcpDialect("gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini)
 OPENCODE = AcpDialect("opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode)
 QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen, question="ask_user_question")
 COPILOT = AcpDialect("copilot", ("fake-1", None), ChatApi, _copilot)
 KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False, question="AskUserQuestion")
 VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe)
-PI = AcpDialect("pi", ("fake/fake-1", "fake/fake-2"), ChatApi, _pi, asks=False, counts=False, says_why=False)
+PI = AcpDialect(
+    "pi",
+    ("fake/fake-1", "fake/fake-2"),
+    ChatApi,
+    _pi,
+    asks=False,
+    counts=False,
+    says_why=False,
+    patience_s=60,
+)
 
 DIALECTS = {dialect.name: dialect for dialect in (GOOSE, GEMINI, OPENCODE, QWEN, COPILOT, KIMI, VIBE, PI)}

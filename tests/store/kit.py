@@ -11,7 +11,7 @@ from pathlib import Path
 from agentsrv.store.migrate import MigrationStatus, migrations_directory, status
 
 TIMEOUT_S = 120
-ALL_STEPS_TIMEOUT_S = 280
+ALL_STEPS_TIMEOUT_S = 800
 ROOT = Path(__file__).resolve().parents[2]
 
 MIGRATE = """

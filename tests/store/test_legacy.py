@@ -412,6 +412,7 @@ def test_servers_that_start_at_once_take_over_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_takeover_killed_at_any_step_is_finished_by_the_next_start(tmp_path: Path) -> None:
     """kill -9 right before each statement and file operation in turn: whole copies, and nothing lost."""
     template = many(tmp_path / "template.db", 4)

@@ -157,6 +157,7 @@ def test_servers_that_start_at_once_all_start(tmp_path: Path, processes: int) ->
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_migration_killed_at_any_step_is_finished_by_the_next_start(tmp_path: Path) -> None:
     """kill -9 right before each statement and file operation in turn: the next start completes it."""
     killed = kill_at_every_step(tmp_path)
