@@ -9,6 +9,7 @@ from typing import Any
 
 from agentsrv.config import Config
 from agentsrv.errors import AgentsrvError, StartupError
+from agentsrv.fleet import PROTOCOL
 from agentsrv.fleet.scripts import Scripts
 
 
@@ -46,6 +47,8 @@ def _line(name: str, known: dict[str, Any], is_missing: bool) -> str:
     state = "alive" if known.get("left", 0) > 0 else "away"
     load = f"{known.get('active', '?')}/{known.get('capacity', '?')}"
     notes = [] if known.get("accepts") == "1" else ["takes no new sessions"]
+    if known.get("protocol", PROTOCOL) != PROTOCOL:
+        notes.append(f"speaks protocol {known['protocol']}, not {PROTOCOL}")
     if is_missing:
         notes.append("has not said yet what it has")
     return "  ".join(

@@ -27,6 +27,7 @@ from agentsrv.api.proxies import FORWARDED_FOR, FORWARDED_PREFIX, client_address
 from agentsrv.api.refusals import is_gone
 from agentsrv.api.watches import Passage, Watches
 from agentsrv.errors import AgentsrvError, Unavailable
+from agentsrv.fleet import PROTOCOL
 from agentsrv.fleet.registry import Peer, Registry
 from agentsrv.lines import LineFramer
 from agentsrv.tasks import Tasks
@@ -134,12 +135,13 @@ class Forwarder:
                 is_again = True
 
     async def reach(self, home: str) -> Peer:
-        """Where the server is. Raises Unavailable when nobody has ever said so."""
+        """Where the server is. Raises Unavailable when nobody has ever said so, or nothing can be said to it."""
         if (peer := self._registry.peer(home)) is None:
             await self._registry.look()
             peer = self._registry.peer(home)
         if peer is None:
             raise owner_unreachable(home)
+        require_understood(peer)
         return peer
 
     async def find_again(self, home: str, peer: Peer, *, may_be_busy: bool) -> Peer:
@@ -155,6 +157,8 @@ class Forwarder:
 
     async def ask(self, peer: Peer, path: str, caller: Caller, timeout_s: float = ASK_S) -> Reply | None:
         """Ask another server in the caller's name; None when it does not answer."""
+        if not peer.is_understood:
+            return None
         headers = {hop.HOP: self._secret, hop.TO: peer.name, hop.CALLER: hop.told(caller)}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s))
         try:
@@ -166,6 +170,8 @@ class Forwarder:
 
     async def lines(self, peer: Peer, request: web.Request) -> AsyncGenerator[bytes, None]:
         """The data of the event stream that another server has at the same place, until it does not live any more."""
+        if not peer.is_understood:
+            return
         headers = self.headers_for(request, peer)
         try:
             async with (
@@ -335,6 +341,17 @@ def owner_unreachable(home: str) -> Unavailable:
         retry_after_s=2,
         extra={"server": home},
     )
+
+
+def require_understood(peer: Peer) -> None:
+    """Raises Unavailable (`protocol_mismatch`)."""
+    if not peer.is_understood:
+        raise Unavailable(
+            f"server {peer.name} speaks protocol {peer.protocol} of the fleet, and the one that you have asked "
+            f"protocol {PROTOCOL}; nothing was done, try again when all are upgraded",
+            code="protocol_mismatch",
+            extra={"server": peer.name},
+        )
 
 
 def outcome_unknown(home: str) -> Unavailable:

@@ -58,6 +58,7 @@ def _fleet(registry: Registry) -> FleetHealth:
         servers=len(others) + 1,
         alive=sum(peer.is_alive for peer in others) + 1,
         missing=list(registry.view.missing),
+        mismatched=[peer.name for peer in others if not peer.is_understood],
         clashes=len(registry.clashes),
     )
 

@@ -11,9 +11,11 @@ from aiohttp import web
 
 from agentsrv.access import Caller
 from agentsrv.config import Config
+from agentsrv.fleet import PROTOCOL
 from agentsrv.model import Scope
 
-PURPOSE = b"agentsrv fleet 1"
+PURPOSE = f"agentsrv fleet {PROTOCOL}".encode()
+"""So who speaks another protocol is not believed."""
 HOP = "X-Agentsrv-Hop"
 """The secret of the fleet: whoever sends it has the API key."""
 CALLER = "X-Agentsrv-Caller"

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from agentsrv.api import everywhere, hop, merge
 from agentsrv.api.acp import CONNECTION_HEADER
 from agentsrv.api.bodies import peek_body, require_valid
-from agentsrv.api.forward import Forwarder, NotThere, owner_unreachable
+from agentsrv.api.forward import Forwarder, NotThere, owner_unreachable, require_understood
 from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
 from agentsrv.api.openai import refusing
 from agentsrv.api.operations import Group
@@ -409,7 +409,7 @@ class Router:
                 await self._registry.look()
                 return await self._homes.place(key, server)
             # An id that the server makes is nobody else's.
-            accepting = self._registry.accepting()
+            accepting = [peer for peer in self._registry.accepting() if peer.is_understood]
             if key or exc.code == "no_server" or not accepting:
                 raise
             return server or accepting[0].name
@@ -438,12 +438,15 @@ class Router:
         )
 
     def _named(self, server: Any) -> str:
-        """A server of the fleet that the client has named; empty when it has not. Raises InvalidInput."""
+        """A server of the fleet that the client has named; empty when it has not. Raises InvalidInput, Unavailable."""
         if server is None:
             return ""
-        if server != self._me and (not isinstance(server, str) or self._registry.peer(server) is None):
+        if server == self._me:
+            return self._me
+        if not isinstance(server, str) or (peer := self._registry.peer(server)) is None:
             raise invalid_field("server", "is none of this fleet's servers; GET /servers lists them")
-        return str(server)
+        require_understood(peer)
+        return server
 
     # At home
 

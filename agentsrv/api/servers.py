@@ -39,6 +39,7 @@ def _view(peer: Peer, load: Load, *, is_self: bool) -> ServerView:
         active=load.active,
         capacity=load.capacity,
         version=peer.version,
+        protocol=peer.protocol,
     )
 
 
@@ -53,6 +54,7 @@ def _alone(request: web.Request) -> ServerView:
         active=turns.active,
         capacity=config.max_concurrent_turns,
         version=config.app_version,
+        protocol=None,
     )
 
 

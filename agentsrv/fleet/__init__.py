@@ -7,3 +7,6 @@ forgotten some, and until all have done so (an *epoch*) an unknown id is nobody'
 `homes` answers for one id, `registry` keeps this server in the book and knows the others, `scripts` is what Redis does
 for both. With `connect` this is the only place that knows Redis; nothing here knows HTTP.
 """
+
+PROTOCOL = "1"
+"""What servers say to each other, over a hop and in the book. A new one where others would not understand it."""

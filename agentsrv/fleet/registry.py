@@ -12,6 +12,7 @@ from typing import Any
 
 from agentsrv.config import web_address
 from agentsrv.errors import AgentsrvError, StartupError, Unavailable
+from agentsrv.fleet import PROTOCOL
 from agentsrv.fleet.memory import Memory
 from agentsrv.fleet.names import number_of
 from agentsrv.fleet.redis_homes import RedisHomes
@@ -24,8 +25,6 @@ BEAT_S = 1.0
 TTL_S = 4.0
 LOOK_AGAIN_S = 0.1
 PUBLISHED_AT_ONCE = 1000
-PROTOCOL = "1"
-"""What servers say to each other over a hop; in the book for those to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,18 @@ class Peer:
     incarnation: str = ""
     load: Load = Load(0, 1, accepts=False)
     version: str = ""
+    protocol: str = PROTOCOL
+    """Ours until it says otherwise."""
     expires_at: float = 0.0
 
     @property
     def is_alive(self) -> bool:
         return time.monotonic() < self.expires_at
+
+    @property
+    def is_understood(self) -> bool:
+        """Of another protocol it may be while the fleet is upgraded: then nothing is said to it."""
+        return self.protocol == PROTOCOL
 
 
 @dataclass(slots=True)
@@ -204,7 +210,7 @@ class Registry:
                 "capacity": str(load.capacity),
                 "accepts": str(int(load.accepts and self._is_serving)),
                 "version": self.me.version,
-                "protocol": PROTOCOL,
+                "protocol": self.me.protocol,
             },
         )
 
@@ -288,5 +294,6 @@ def _peer(name: str, known: dict[str, Any]) -> Peer:
             accepts=known.get("accepts") == "1",
         ),
         version=known.get("version", ""),
+        protocol=known.get("protocol", PROTOCOL),
         expires_at=time.monotonic() + known["left"] / 1000,
     )

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentsrv.errors import Unavailable
+from agentsrv.fleet import PROTOCOL
 from agentsrv.fleet.connect import MAX_CONNECTIONS, TIMEOUT_S, connect
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ return cjson.encode({missing = missing()})
 """
 
 PLACE = """
-local key, wanted, self = ARGV[1], ARGV[2], ARGV[3]
+local key, wanted, self, protocol = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if key ~= '' then
   local home = redis.call('HGET', homes, key)
   if home then return cjson.encode({home = home}) end
@@ -140,9 +141,10 @@ end
 local function least_loaded()
   local best, least
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', servers, '(' .. now, '+inf')) do
-    local at = redis.call('HMGET', server .. name, 'accepts', 'active', 'placed', 'capacity')
+    local at = redis.call('HMGET', server .. name, 'accepts', 'active', 'placed', 'capacity', 'protocol')
     local load = ((tonumber(at[2]) or 0) + (tonumber(at[3]) or 0)) / math.max(tonumber(at[4]) or 1, 1)
-    if at[1] == '1' and (not least or load < least or (load == least and name == self)) then
+    local is_able = at[1] == '1' and (not at[5] or at[5] == protocol)
+    if is_able and (not least or load < least or (load == least and name == self)) then
       best, least = name, load
     end
   end
@@ -252,7 +254,7 @@ class Scripts:
 
         With an empty key a server is chosen and nothing kept.
         """
-        return await self._ask(self._place, key, wanted, self_name)
+        return await self._ask(self._place, key, wanted, self_name, PROTOCOL)
 
     async def publish(self, name: str, epoch: str, keys: Sequence[str], *, is_last: bool) -> dict[str, Any]:
         """Add what is missing. `clashes`: keys that have another home, which stays; `is_stale`: the epoch is over."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 
 import pytest
 
+from agentsrv.config import Config
+from agentsrv.fleet.scripts import Scripts
 from tests.fleet.cable import Cable, loop_in_thread
-from tests.fleet.kit import UPGRADE, FleetOfServers, free_port, home_of, reached_by_door, wait_for_peers
+from tests.fleet.kit import (
+    UPGRADE,
+    FleetOfServers,
+    free_port,
+    home_of,
+    reached_by_door,
+    servers_of,
+    wait_for_peers,
+)
 from tests.kit import KEY, Answer, Server, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -130,6 +141,57 @@ def test_first_key_that_differs(fleet: FleetOfServers) -> None:
     home.settings["API_KEY"] = f"{KEY},{'n' * 32}"
     home.start()
     wait_until(lambda: door.ask("GET", "/sessions/s").status == 200)
+
+
+def test_peer_of_another_protocol(fleet: FleetOfServers) -> None:
+    """In the middle of an upgrade: it hears nothing and gets nothing new; for what it has, both are named."""
+    home = fleet.start("home")
+    with socket.create_server(("127.0.0.1", 0)) as newer:
+        asyncio.run(enter_newer(fleet.redis.url, newer.getsockname()[1]))
+        wait_until(lambda: "newer" in servers_of(home))
+        refused = [
+            home.ask("GET", "/sessions/theirs"),
+            home.generate("Hello", "theirs", message_id="m"),
+            home.ask("POST", "/sessions", {"sessionId": "mine", "server": "newer"}),
+            home.ask("PUT", "/filesystem/content?path=x&server=newer", "text"),
+        ]
+        told = [(one.status, one.json) for one in refused]
+        assert [(503, "protocol_mismatch")] * 4 == [(status, body["code"]) for status, body in told]
+        assert all("protocol 2 of" in body["error"] and "protocol 1;" in body["error"] for _, body in told)
+        secret = Config.from_env({"API_KEY": KEY}).derived_key(b"agentsrv fleet 2").hex()
+        asked = home.ask("GET", "/sessions", X_Agentsrv_Hop=secret, X_Agentsrv_To="home")
+        assert (503, "owner_unreachable") == (asked.status, asked.json["code"]), (
+            "nor does it believe that one"
+        )
+
+        new = [
+            home.ask("POST", "/sessions", {"sessionId": name} if name else {})
+            for name in ("mine", "new", "", "")
+        ]
+        assert [(201, "home")] * 4 == [(one.status, one.headers["X-Agentsrv-Server"]) for one in new]
+        assert ["newer"] == home.ask("GET", "/sessions").json["unreachable"]
+        assert ["1", "2"] == [one["protocol"] for one in servers_of(home).values()]
+        assert ["newer"] == home.ask("GET", "/health").json["fleet"]["mismatched"]
+        newer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            newer.accept()
+
+
+async def enter_newer(url: str, port: int) -> None:
+    """A server of a later version, which has much room, and a session."""
+    fields = {"address": f"http://127.0.0.1:{port}", "active": "0", "capacity": "1000", "accepts": "1"}
+    scripts = Scripts(url)
+    answer = await scripts.beat(
+        "newer",
+        "1",
+        ttl_ms=600_000,
+        new_epoch="1",
+        replaces=(),
+        remembered=(),
+        fields=fields | {"protocol": "2"},
+    )
+    await scripts.publish("newer", answer["epoch"], ["s:theirs"], is_last=True)
+    await scripts.close()
 
 
 def test_address_of_ipv6(fleet: FleetOfServers, loop: asyncio.AbstractEventLoop) -> None:

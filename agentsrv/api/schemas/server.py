@@ -23,12 +23,16 @@ class RedisHealth(Struct, kw_only=True):
 
 
 class FleetHealth(Struct, kw_only=True):
-    """`missing`: servers that have not said yet what they have; `clashes`: how many ids are here and elsewhere."""
+    """`missing`: servers that have not said yet what they have; `mismatched`: who speak another protocol than this one.
+
+    `clashes`: how many ids are here and elsewhere.
+    """
 
     name: str
     servers: int
     alive: int
     missing: list[str]
+    mismatched: list[str]
     clashes: int
 
 
@@ -51,7 +55,7 @@ class Ready(Struct, kw_only=True):
 class ServerView(Struct, kw_only=True):
     """A server of the fleet: where its peers reach it, whether it has been heard of, and how much it does.
 
-    `name` is null where there is no fleet. `accepts`: it takes new sessions.
+    `name`, `url` and `protocol` are null where there is no fleet. `accepts`: it takes new sessions.
     """
 
     name: str | None
@@ -62,6 +66,7 @@ class ServerView(Struct, kw_only=True):
     active: int
     capacity: int
     version: str
+    protocol: str | None
 
 
 class ServerList(Struct, kw_only=True):
