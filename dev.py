@@ -317,12 +317,15 @@ def image(arguments: list[str]) -> None:
 
 
 def test_image(arguments: list[str]) -> None:
-    """Build the image and try it: some minutes, as root. With arguments: pytest's, for an image that is there."""
+    """Build the image and try it: some minutes, as root. With arguments: pytest's, for an image that is there.
+
+    AGENTSRV_IMAGE names another one, also of another machine where the kernel runs its programs.
+    """
     named = any(word.startswith("tests/") for word in arguments)
     install(DEV)
     if not arguments:
         image(["full"])
-    os.environ["AGENTSRV_IMAGE"] = "localhost/agentsrv:full"
+    os.environ.setdefault("AGENTSRV_IMAGE", "localhost/agentsrv:full")
     run("pytest", *(() if named else ("tests/image",)), *arguments)
 
 

@@ -5,11 +5,15 @@
 IMAGE_ENGINE chooses (`docker`, `podman`, `chroot`); without it: docker where its engine answers, else `chroot`, which
 needs root and Debian's buildah, podman and debootstrap. There debootstrap makes the base image, as it makes the real
 one, and the machine's own certificates are lent to the build, which may be behind a proxy that has some.
+
+`--platform linux/arm64` builds for another machine, where the kernel runs its programs (qemu and binfmt_misc).
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -35,10 +39,11 @@ def main() -> None:
 
 def build(target: str, words: list[str]) -> str:
     """Build `target` (slim, full) and return the image's name. `words` are passed on to the engine."""
-    name = f"localhost/agentsrv:{target}"
+    architecture = foreign_architecture(words)
+    name = f"localhost/agentsrv:{target}{architecture and f'-{architecture}'}"
     arguments = ("--target", target, "--tag", name, *words, str(ROOT))
     if engine() == "chroot":
-        make_base()
+        base = make_base(architecture)
         with tempfile.TemporaryDirectory() as directory:
             lent = lent_files(Path(directory))
             run(
@@ -48,6 +53,7 @@ def build(target: str, words: list[str]) -> str:
                 "--isolation=chroot",
                 "--network=host",
                 "--pull-never",
+                f"--build-arg=BASE={base}",
                 *lent,
                 *arguments,
             )
@@ -72,17 +78,27 @@ def lent_files(directory: Path) -> tuple[str, ...]:
     return ("--volume", f"{CERTIFICATES}:{place}:ro", "--volume", f"{pip_conf}:/etc/pip.conf:ro")
 
 
-def make_base() -> None:
-    """What `docker pull debian:trixie-slim` would have brought."""
-    if succeeds(*BUILDAH, "inspect", "--type", "image", BASE):
-        return
+def foreign_architecture(words: list[str]) -> str:
+    """What `--platform` names, as Debian calls it; empty where it is this machine's or none is named."""
+    found = re.search(r"--platform[ =]linux/(\w+)", " ".join(words))
+    own = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
+    return found[1] if found and found[1] != own else ""
+
+
+def make_base(architecture: str) -> str:
+    """What `docker pull debian:trixie-slim` would have brought; its name."""
+    name = f"{BASE}-{architecture}" if architecture else BASE
+    if succeeds(*BUILDAH, "inspect", "--type", "image", name):
+        return name
+    of = f"--arch={architecture}" if architecture else ""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="agentsrv-base-") as directory:
         root = Path(directory, "root")
-        run("debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
+        run("debootstrap", *filter(None, [of]), "--variant=minbase", SUITE, str(root), MIRROR)
         make_slim(root)
         archive = Path(directory, "base.tar")
         run("tar", "--create", "--one-file-system", "--file", str(archive), "--directory", str(root), ".")
-        run(*PODMAN, "import", "--quiet", str(archive), BASE)
+        run(*PODMAN, "import", "--quiet", *filter(None, [of]), str(archive), name)
+    return name
 
 
 def make_slim(root: Path) -> None:

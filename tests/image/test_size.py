@@ -13,6 +13,8 @@ from tests.image.container import Image
 from tests.kit import ROOT
 
 MB = 1_000_000
+AMD64 = "usr/lib/x86_64-linux-gnu"
+"""The README's figures are of the machine that has this."""
 LIBRARIES = "opt/agentsrv/lib/python3*/site-packages"
 PARTS = {
     "Claude Code": f"{LIBRARIES}/claude_agent_sdk/_bundled",
@@ -36,5 +38,6 @@ def test_size(image: Image) -> None:
     said = re.search(r"has ([\d.]+) GB unpacked, ([\d.]+) without", (ROOT / "README.md").read_text())
 
     assert said is not None
-    assert (full / 1000, slim / 1000) == pytest.approx((float(said[1]), float(said[2])), abs=0.02)
     assert full < 1_700
+    if (image.files / AMD64).exists():
+        assert (full / 1000, slim / 1000) == pytest.approx((float(said[1]), float(said[2])), abs=0.02)
