@@ -11,8 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests import debian_python
@@ -63,6 +67,8 @@ NOT_FOR_THE_HELPER = (
 )  # fmt: skip
 """What LiteLLM's proxy imports only for what nobody asks it for here: a third of its size."""
 
+TYPES = "mypy"
+
 SCRIPTS = ("entrypoint.sh", "image/git-credential-github-token")
 
 PAUSES_S = (3, 10, 30)
@@ -87,8 +93,38 @@ def download(*command: str) -> None:
 
 def exit_code(*command: str) -> int:
     """Run a command with the environment's programs first in PATH."""
+    return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+
+
+def environment() -> dict[str, str]:
+    """This one's, with the programs of `.venv` first in PATH. What Python compiles it keeps: four processes import
+    the tests.
+    """
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PATH": path}
+
+
+def side_by_side(*jobs: Callable[[], object]) -> None:
+    """Do all of these, as many at once as there are cores. When one fails, so does this, once the others have ended."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for job in [threads.submit(job) for job in jobs]:
+            job.result()
+
+
+@contextmanager
+def beside(*command: str) -> Iterator[None]:
+    """Run a command while something else is done. What it says comes last; when it fails, so does this one."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=said, stderr=said)
+        try:
+            yield
+        finally:
+            code = process.wait()
+            said.seek(0)
+            print(f"{command[0]}:", said.read(), end="", flush=True)
+    if code:
+        sys.exit(code)
 
 
 def install(locks: tuple[str, ...]) -> None:
@@ -102,7 +138,7 @@ def install(locks: tuple[str, ...]) -> None:
     print(f"Installing {', '.join(path.name for path in files)} of requirements/ into .venv ...", flush=True)
     create_environment()
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-    download(*pip, "--require-hashes", *(word for path in files for word in ("-r", str(path))))
+    side_by_side(*(partial(download, *pip, "--require-hashes", "-r", str(path)) for path in files))
     run(*pip, "--no-build-isolation", "--editable", ".")
     stamp.write_text(digest)
 
@@ -125,11 +161,16 @@ def serve(arguments: list[str]) -> None:
 
 
 def lint(arguments: list[str]) -> None:
-    """Style, types and layers."""
+    """Style, layers and types."""
     install(DEV)
+    look_over(arguments)
+    run(TYPES)
+
+
+def look_over(arguments: list[str]) -> None:
+    """All of lint that takes no time."""
     run("ruff", "check", *arguments)
     run("ruff", "format", "--check")
-    run("mypy")
     run("lint-imports")
     run("shellcheck", *SCRIPTS)
     run("hadolint", "Dockerfile")
@@ -144,8 +185,10 @@ def reformat(arguments: list[str]) -> None:
 
 def check(_arguments: list[str]) -> None:
     """What a minute tells: style, types, layers, and the tests that start no server."""
-    lint([])
-    run("pytest", "--numprocesses=2", *WITHOUT_SERVERS)
+    install(DEV)
+    look_over([])
+    with beside(TYPES):
+        run("pytest", "--numprocesses=2", *WITHOUT_SERVERS)
 
 
 def test(arguments: list[str]) -> None:
@@ -154,12 +197,14 @@ def test(arguments: list[str]) -> None:
     With arguments only pytest runs, with these arguments.
     """
     install(DEV)
-    if not arguments:
-        # Side by side, and more than there are cores: tests wait more than they work.
-        arguments = [f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=worksteal"]
-        arguments += [] if install_tools() else ["-m", "not tools and not nightly"]
-        lint([])
-    run("pytest", *arguments)
+    if arguments:
+        run("pytest", *arguments)
+        return
+    chosen = () if install_tools() else ("-m", "not tools and not nightly")
+    look_over([])
+    with beside(TYPES):
+        # Side by side, and more than there are cores: tests wait, too.
+        run("pytest", f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=worksteal", *chosen)
 
 
 def install_tools() -> bool:
@@ -168,28 +213,35 @@ def install_tools() -> bool:
     System packages are installed only where that surprises nobody: as root, and on a CI machine. Elsewhere the
     few tests that need them are left out, and a line says so; False then.
     """
+    if not install_system_packages():
+        return False
+    side_by_side(
+        *(partial(install_acp_agent, name) for name in ACP_AGENTS),
+        install_vibe,
+        *(partial(install_node_packages, directory) for directory in NODE_PROJECTS),
+    )
+    return True
+
+
+def install_system_packages() -> bool:
+    """Debian's packages that are missing; False: they may not be installed here."""
     path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
     missing = [
         name
         for name, programs in TOOLS.items()
         if not any(shutil.which(program, path=path) for program in programs)
     ]
-    if missing:
-        as_root = () if os.geteuid() == 0 else ("sudo", "-n")
-        if (as_root and not os.environ.get("CI")) or shutil.which("apt-get") is None:
-            print(f"Some tests are left out; install {' '.join(missing)} to run them.", flush=True)
-            return False
-        print(f"Installing {' '.join(missing)} ...", flush=True)
-        apt_get = (*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
-        apt_get += ("-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=5")
-        download(*apt_get, "update")
-        download(*apt_get, "install", "-y", "--no-install-recommends", *missing)
-    for directory in NODE_PROJECTS:
-        install_node_packages(directory)
-    for name in ACP_AGENTS:
-        install_acp_agent(name)
-    if (python := python_for_vibe()) is not None:
-        install_acp_agent("vibe", "--python", python)
+    if not missing:
+        return True
+    as_root = () if os.geteuid() == 0 else ("sudo", "-n")
+    if (as_root and not os.environ.get("CI")) or shutil.which("apt-get") is None:
+        print(f"Some tests are left out; install {' '.join(missing)} to run them.", flush=True)
+        return False
+    print(f"Installing {' '.join(missing)} ...", flush=True)
+    apt_get = (*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq")
+    apt_get += ("-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=5")
+    download(*apt_get, "update")
+    download(*apt_get, "install", "-y", "--no-install-recommends", *missing)
     return True
 
 
@@ -200,6 +252,11 @@ def install_acp_agent(name: str, *options: str) -> None:
     if not (home / "bin").exists() or home.stat().st_mtime < locked_at:
         state = f"STATE_DIR={VENV / 'acp'}"
         download("env", state, PYTHON, "-m", "agentsrv", "agents", "install", name, *options)
+
+
+def install_vibe() -> None:
+    if (python := python_for_vibe()) is not None:
+        install_acp_agent("vibe", "--python", python)
 
 
 def python_for_vibe() -> str | None:
