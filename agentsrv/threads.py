@@ -59,7 +59,9 @@ class Pool:
         self._size = size
         self._timeout_s = timeout_s
         self._queue: SimpleQueue[_Call[Any] | None] = SimpleQueue()
-        self._calls: set[_Call[Any]] = set()
+        self._calls: dict[_Call[Any], None] = {}
+        """The oldest first, which is the first to take too long."""
+        self._alarm: asyncio.TimerHandle | None = None
         self._threads: set[threading.Thread] = set()
         """Those that take new calls."""
         self._lost: set[threading.Thread] = set()
@@ -81,16 +83,15 @@ class Pool:
     async def _carry_out(self, function: Callable[[], T], *, anyway: bool = False) -> T:
         call = self._begin(function, anyway=anyway)
         try:
-            await asyncio.wait([call.done], timeout=self._timeout_s)
+            await call.tells()
         except asyncio.CancelledError:
-            await asyncio.wait([call.done], timeout=LEAVE_S)
+            await asyncio.wait([call.tells()], timeout=LEAVE_S)
             call.drop()
             raise
         finally:
             self._finish(call)
         if call.is_given_up:
             raise Unavailable("this took too long and was given up; try again later", code="no_answer")
-        await call.done
         return call.outcome()
 
     async def iterate(self, items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
@@ -106,8 +107,10 @@ class Pool:
     async def close(self) -> None:
         """Wait a moment for what runs, then leave it to itself. Closing twice is fine."""
         self._is_closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._calls:
-            await asyncio.wait([call.done for call in self._calls], timeout=CLOSE_S)
+            await asyncio.wait([call.tells() for call in self._calls], timeout=CLOSE_S)
         for _ in self._threads:
             self._queue.put(None)
         if not self._calls:
@@ -126,13 +129,28 @@ class Pool:
         if len(self._threads) < min(self._size, len(self._calls) + 1):
             self._start_thread()
         call = _Call(function, asyncio.get_running_loop())
-        self._calls.add(call)
+        self._calls[call] = None
         self._queue.put(call)
+        if self._alarm is None:
+            self._watch()
         return call
+
+    def _watch(self) -> None:
+        """Tell those whose time is over, and be called again for the oldest of the others: one timer for all."""
+        self._alarm = None
+        if self._timeout_s is None:
+            return
+        loop = asyncio.get_running_loop()
+        for call in self._calls:
+            left_s = call.began_at + self._timeout_s - loop.time()
+            if left_s > 0:
+                self._alarm = loop.call_later(left_s, self._watch)
+                return
+            call.tell()
 
     def _finish(self, call: _Call[Any]) -> None:
         """Forget a call. The thread of one that is given up is replaced."""
-        self._calls.discard(call)
+        del self._calls[call]
         if call.give_up() and call.thread in self._threads:
             self._threads.discard(call.thread)
             self._lost.add(call.thread)
@@ -192,8 +210,9 @@ class _Call(Generic[T]):
     """A function on its way through a thread. Thread and loop find out under a lock who was first."""
 
     def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
-        self.done: asyncio.Future[None] = loop.create_future()
+        self.began_at = loop.time()
         self.thread: threading.Thread | None = None
+        self._told: asyncio.Future[None] = loop.create_future()
         self._function = function
         self._returned: T | None = None
         self._raised: BaseException | None = None
@@ -202,6 +221,16 @@ class _Call(Generic[T]):
         self._lock = threading.Lock()
 
     # For the loop
+
+    def tells(self) -> asyncio.Future[None]:
+        """Done when it has ended, or its time is over. Who waits for it and is cancelled takes it along."""
+        if self._told.cancelled():
+            self._told = self._loop.create_future()
+        return self._told
+
+    def tell(self) -> None:
+        if not self._told.done():
+            self._told.set_result(None)
 
     @property
     def is_given_up(self) -> bool:
@@ -243,12 +272,8 @@ class _Call(Generic[T]):
             self.drop()
             return False
         with contextlib.suppress(RuntimeError):  # The loop is closed.
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self.tell)
         return True
-
-    def _tell(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
 
 
 def _work(queue: SimpleQueue[_Call[Any] | None], user: User | None) -> None:

@@ -67,12 +67,17 @@ class Clock:
             self._alarm = None
 
     def _set_alarm(self) -> None:
-        self.stop()
+        """One that rings too early is left: it is set anew then. Most limits only move on."""
         left_s = min((left_s for _, left_s in self._limits()), default=None)
-        if left_s is not None:
-            self._alarm = self._loop.call_later(max(left_s, 0), self._ring)
+        at = None if left_s is None else self._loop.time() + max(left_s, 0)
+        if self._alarm is not None and at is not None and self._alarm.when() <= at:
+            return
+        self.stop()
+        if at is not None:
+            self._alarm = self._loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
+        self._alarm = None
         over = [fact for fact, left_s in self._limits() if left_s <= 0]
         for fact in over:
             self._tell(fact)
