@@ -138,25 +138,25 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def impatient_server(
+def hasty_server(
     dialect: AcpDialect,
     api: ScriptedApi[Any],
     tmp_path_factory: pytest.TempPathFactory,
     server_type: type[Server],
 ) -> Iterator[Server]:
-    """One that waits for nothing for long; under load a healthy agent may be slower than that."""
-    directory = tmp_path_factory.mktemp("impatient")
-    limits = {"PERMISSION_TIMEOUT": "1", "AGENT_PATIENCE": str(dialect.patience_s)}
-    server = server_type(directory, Path("/bin/true"), dialect.settings(directory, api.url) | limits)
+    """One that waits not long for an agent; under load a healthy one may be slower than that."""
+    directory = tmp_path_factory.mktemp("hasty")
+    settings = dialect.settings(directory, api.url) | {"AGENT_PATIENCE": str(dialect.patience_s)}
+    server = server_type(directory, Path("/bin/true"), settings)
     yield server.start()
     server.close()
 
 
 @pytest.fixture
-def impatient(session: Session, impatient_server: Server) -> Iterator[Session]:
+def hasty(session: Session, hasty_server: Server) -> Iterator[Session]:
     """The same session, on that one."""
-    yield replace(session, server=impatient_server)
-    impatient_server.ask("DELETE", f"/sessions/{session.id}?force=true").close()
+    yield replace(session, server=hasty_server)
+    hasty_server.ask("DELETE", f"/sessions/{session.id}?force=true").close()
 
 
 @pytest.fixture
@@ -190,11 +190,13 @@ def test_it_answers_runs_commands_and_writes_files(session: Session) -> None:
 
 @by_day
 def test_it_asks_and_takes_both_answers(session: Session) -> None:
-    """In `ask` a command waits for me: allowed it runs, denied it does not. Or there is no such mode."""
+    """In `ask` a command waits for me, whatever ran unasked before: allowed it runs, denied it does not. Or there
+    is no such mode."""
     if not session.dialect.asks:
         assert session.send("text done", permission_mode="ask").json["code"] == "unsupported_option"
         return
     session.trust()
+    session.turn("bash touch unasked.txt", "text done", permission_mode="bypass")
     for decision in ("allow", "deny"):
         stream = session.send(f"bash touch {decision}.txt", "text done", permission_mode="ask")
         question = session.asked(stream)
@@ -202,7 +204,7 @@ def test_it_asks_and_takes_both_answers(session: Session) -> None:
         session.answer(question, decision)
         assert session.ended(stream)["status"] == "completed"
 
-    assert [path.name for path in session.directory.glob("*.txt")] == ["allow.txt"]
+    assert sorted(path.name for path in session.directory.glob("*.txt")) == ["allow.txt", "unasked.txt"]
 
 
 @by_day
@@ -221,12 +223,17 @@ def test_question_outlives_server(session: Session) -> None:
     assert (session.directory / "allowed.txt").exists()
 
 
-def test_what_nobody_answers_is_not_done(impatient: Session) -> None:
+def test_what_nobody_answers_is_not_done(session: Session, server_type: type[Server], tmp_path: Path) -> None:
     """A server that gives me a second: the command does not run, and the turn goes on."""
-    if not impatient.dialect.asks:
+    if not session.dialect.asks:
         pytest.skip("it never asks")
-    impatient.trust()
-    job = impatient.turn("bash touch denied", "text as you like", permission_mode="ask")
+    settings = session.dialect.settings(tmp_path, session.api.url) | {"PERMISSION_TIMEOUT": "1"}
+    impatient = replace(session, server=server_type(tmp_path, Path("/bin/true"), settings).start())
+    try:
+        impatient.trust()
+        job = impatient.turn("bash touch denied", "text as you like", permission_mode="ask")
+    finally:
+        impatient.server.close()
 
     assert job["status"] == "completed"
     assert not (impatient.directory / "denied").exists()
@@ -317,12 +324,12 @@ def test_key_that_is_refused_fails_the_turn(session: Session) -> None:
 
 @by_day
 @pytest.mark.parametrize(("error", "code"), [("429", "agent_rate_limited"), ("500", "agent_api_error")])
-def test_failing_model_fails_the_turn(impatient: Session, error: str, code: str) -> None:
+def test_failing_model_fails_the_turn(hasty: Session, error: str, code: str) -> None:
     """Whatever the agent makes of it: tries without end, says `end_turn`, or nothing at all."""
-    job = impatient.turn(f"error {error}")
+    job = hasty.turn(f"error {error}")
 
     assert job["status"] == "failed"
-    assert job["code"] in (code if impatient.dialect.says_why else "agent_error", "agent_stalled")
+    assert job["code"] in (code if hasty.dialect.says_why else "agent_error", "agent_stalled")
 
 
 def test_failure_that_passes_is_no_part_of_the_answer(session: Session) -> None:

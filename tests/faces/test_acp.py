@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -70,10 +71,13 @@ class Editor:
 
 
 @asynccontextmanager
-async def editor_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
+async def editor_of(
+    server: Server, editor: Editor, arguments: Sequence[str] = ("acp", "--url", "http://127.0.0.1:3000")
+) -> AsyncIterator[Any]:
     """The editor's connection to `agentsrv acp`, which it has started."""
     environment = {"AGENTSRV_API_KEY": KEY, "PYTHONPATH": str(ROOT), "HOME": str(server.home)}
-    command = (sys.executable, "-m", "agentsrv", "acp", "--url", f"http://127.0.0.1:{server.port}")
+    here = [word.replace("127.0.0.1:3000", f"127.0.0.1:{server.port}") for word in arguments]
+    command = (sys.executable, "-m", "agentsrv", *here)
     async with acp.spawn_agent_process(
         cast("acp.Client", editor), *command, env=environment, cwd=str(ROOT)
     ) as (agent, _):
@@ -182,7 +186,13 @@ async def test_session_is_driven_as_zed_does(server: Server) -> None:
 
 @asynccontextmanager
 async def zed_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
-    """The same, by an editor that says what Zed says of itself (`crates/agent_servers/src/acp.rs`)."""
+    """The same, by an editor that says what Zed says of itself (`crates/agent_servers/src/acp.rs`), and starts what
+    docs/clients.md has for its settings. Their shape is that of `CustomAgentServerSettings` in
+    `crates/settings_content`: without a `type` Zed takes no notice of them."""
+    (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/clients.md").read_text(), re.DOTALL)
+    settings = json.loads(shown)["agent_servers"]["agentsrv"]
+    assert (settings["type"], settings["command"]) == ("custom", "agentsrv")
+    assert list(settings["env"]) == ["AGENTSRV_API_KEY"]
     able = ClientCapabilities(
         fs=FileSystemCapabilities(read_text_file=True, write_text_file=True),
         terminal=True,
@@ -192,7 +202,7 @@ async def zed_of(server: Server, editor: Editor) -> AsyncIterator[Any]:
         ),
         field_meta={"terminal_output": True, "terminal-auth": True},
     )
-    async with editor_of(server, editor) as agent:
+    async with editor_of(server, editor, settings["args"]) as agent:
         zed = Implementation(name="zed", title="Zed", version="0.300.0")
         await agent.initialize(protocol_version=1, client_capabilities=able, client_info=zed)
         yield agent

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from typing import Any
 
 import openai
 import pytest
+import yaml
 
 from tests.conftest import ServerMaker
 from tests.faces.conftest import ClientMaker
-from tests.kit import Server, script, wait_until
+from tests.kit import ROOT, Server, script, wait_until
 from tests.pictures import PNG
 
+PAGE = (ROOT / "docs/clients.md").read_text()
+(LIBRECHAT,) = yaml.safe_load(*re.findall(r"```yaml\n(version: .*?)```", PAGE, re.DOTALL))["endpoints"][
+    "custom"
+]
+"""The endpoint as docs/clients.md has it. Its fields are those of `librechat.example.yaml` of version 1.3.17, and what
+stands for the conversation's id is made in `packages/api/src/utils/env.ts`; a new one has an id before its first prompt
+(`api/server/controllers/agents/request.js`)."""
 PIXEL = "data:image/png;base64," + b64encode(PNG).decode()
 
 
@@ -81,7 +90,12 @@ def test_completion_is_what_the_agent_says(claude_server: Server, client_of: Cli
         ),
         ({"X-OpenWebUI-Chat-Id": "local:x2bS8dAAAB"}, "chat-"),
         (
-            {"X-Conversation-Id": "0c1e7f6a-52d3-4c8b-8a57-9a3c6f0b2d44"},
+            {
+                name: value.replace(
+                    "{{LIBRECHAT_BODY_CONVERSATIONID}}", "0c1e7f6a-52d3-4c8b-8a57-9a3c6f0b2d44"
+                )
+                for name, value in LIBRECHAT["headers"].items()
+            },
             "0c1e7f6a-52d3-4c8b-8a57-9a3c6f0b2d44",
         ),
     ],
@@ -90,7 +104,10 @@ def test_completion_is_what_the_agent_says(claude_server: Server, client_of: Cli
 def test_chat_programs_go_on_where_they_were(
     shared_server: Server, client_of: ClientMaker, headers: dict[str, str], session: str
 ) -> None:
-    """As docs/clients.md sets them up: their requests, with the header that names the conversation."""
+    """As docs/clients.md sets them up: their requests, with the header that names the conversation.
+
+    Of Open WebUI that is `FORWARD_SESSION_INFO_HEADER_CHAT_ID` in `backend/open_webui/env.py`.
+    """
     used = []
     words = [script("say one"), "one", script("say two")]
     for said_so_far in (words[:1], words):
