@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 32 * 1024
 """Of a request: its line and all its headers."""
+HOP_BYTES = 2048
+"""So much more there is where another server has passed it on, and has said whose it is."""
 
 OVERFLOW = 16
 """Connections beyond the limit, when all others are at work. They are told so; `/health` is answered."""
@@ -231,7 +233,7 @@ class Connection(web.RequestHandler):
         elif is_head and data:
             self._head_bytes += len(data)
             self._head_since = self._head_since or self._loop.time()
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > MAX_HEAD_BYTES + HOP_BYTES:
                 self._refuse_head()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.typedefs import RawHeaders
 
 from agentsrv.api.access_log import Strangers
 from agentsrv.api.access_log import logger as access_logger
@@ -22,6 +23,8 @@ from agentsrv.api.connections import (
     Limits,
     Site,
 )
+from agentsrv.api.hop import OURS
+from agentsrv.api.proxies import FORWARDED_FOR, FORWARDED_PREFIX
 from agentsrv.api.refusals import bare_response, http_error_response
 from agentsrv.errors import AgentsrvError, InvalidInput, Unavailable
 
@@ -33,6 +36,10 @@ ACCEPT_STEPS = 10
 Before that, aiohttp would wait for it at the end as for a request that is being answered.
 """
 
+MAX_HEADERS = 128
+ADDED = frozenset(name.lower().encode() for name in (*OURS, "X-Request-Id", FORWARDED_FOR, FORWARDED_PREFIX))
+"""By another server of the fleet."""
+
 OPTIONS: dict[str, Any] = {
     # Our own middleware writes the access log.
     "access_log": None,
@@ -40,6 +47,7 @@ OPTIONS: dict[str, Any] = {
     "keepalive_timeout": 75.0,
     # How long to take in and drop a body that was refused, so that its sender comes to read the answer.
     "lingering_time": 2.0,
+    "max_headers": MAX_HEADERS + len(ADDED),
 }
 
 ALWAYS_ANSWERED = "/health"
@@ -109,7 +117,9 @@ class HttpRunner(web.ServerRunner):
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version < HttpVersion10:
             return answer_noise(request, self._strangers)
-        if head_bytes(request) > MAX_HEAD_BYTES:
+        if is_large(request.raw_path, request.raw_headers) and is_large(
+            request.raw_path, own_headers(request)
+        ):
             return answer_noise(request, self._strangers, HeadTooLarge())
         if self.connections.is_full() and request.path != ALWAYS_ANSWERED:
             return answer_full(request, self._strangers)
@@ -145,9 +155,15 @@ class _Answering(Connection):
         return bare_response(AgentsrvError("something went wrong here", code="internal_error"), 500)
 
 
-def head_bytes(request: web.BaseRequest) -> int:
-    """About how many bytes the head of the request has."""
-    return len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+def is_large(path: str, headers: RawHeaders) -> bool:
+    """Is there more in a head than may be?"""
+    size = len(path) + sum(len(name) + len(value) + 4 for name, value in headers)
+    return size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS
+
+
+def own_headers(request: web.BaseRequest) -> RawHeaders:
+    """Without those that another server adds to a request: where it is passed on, it may be as large as anywhere."""
+    return tuple((name, value) for name, value in request.raw_headers if name.lower() not in ADDED)
 
 
 def answer_noise(
@@ -163,7 +179,7 @@ def answer_noise(
 def what_is_wrong(exc: BaseException | None) -> tuple[int, str]:
     """A status and words for it. aiohttp's own may quote the bytes that it could not read: perhaps a key."""
     if isinstance(exc, HeadTooLarge):
-        return 431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes"
+        return 431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes, or {MAX_HEADERS} headers"
     if isinstance(exc, LineTooLong):
         excerpt, limit = exc.args[:2]
         if excerpt[:1] in (b"/", "/"):

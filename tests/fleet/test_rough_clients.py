@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import pytest
 from aiohttp import ClientSession, WSMsgType
 
+from agentsrv.api.connections import MAX_HEAD_BYTES
+from agentsrv.api.server import MAX_HEADERS
 from tests.fleet.kit import FleetOfServers, home_of
 from tests.fleet.test_terminals import url_of
 from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
@@ -85,6 +87,21 @@ def test_where_a_request_ends_is_the_same_for_all(home: Server, door: Server, tr
     assert told[0][0] == told[1][0]
     assert told[0][1].count(b"HTTP/1.1 ") == told[1][1].count(b"HTTP/1.1 ")
     assert ["rough"] * 4 == [door.ask("GET", "/sessions/rough").json["id"] for _ in range(4)]
+
+
+def test_head_of_any_size_is_answered_the_same(home: Server, door: Server) -> None:
+    """As many headers and bytes as may be, and one more: what a hop adds is not the client's."""
+    start = f"GET /sessions/rough HTTP/1.1\r\n{AUTH}Connection: close\r\n"
+    room = MAX_HEAD_BYTES - len(start) - 8 * len("X-Large: \r\n") + len(" HTTP/1.1GET \r\n")
+    heads = {
+        "most": "".join(f"X-Large: {'x' * (room // 8)}\r\n" for _ in range(8)),
+        "more": "".join(f"X-Large: {'x' * (room // 8 + 8)}\r\n" for _ in range(8)),
+        "many": "X: y\r\n" * (MAX_HEADERS - 3),
+        "more and many": "X: y\r\n" * (MAX_HEADERS - 2),
+    }
+    for name, head in heads.items():
+        told = [answered(server, f"{start}{head}\r\n")[0].split()[1] for server in (home, door)]
+        assert [b"431" if "more" in name else b"200"] * 2 == told, name
 
 
 def test_headers_of_a_hop_are_nobodys_to_send(home: Server, door: Server) -> None:
