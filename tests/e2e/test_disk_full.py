@@ -17,9 +17,9 @@ SIZE_MB = 24
 
 
 @pytest.fixture
-def small_server(tmp_path: Path) -> Iterator[Server]:
+def small_server(tmp_path: Path, server_type: type[Server]) -> Iterator[Server]:
     """A server whose state lies on a file system of 24 MB."""
-    server = Server(tmp_path / "server", write_fake_agent(tmp_path / "claude"))
+    server = server_type(tmp_path / "server", write_fake_agent(tmp_path / "claude"))
     state = server.directory / "state"
     state.mkdir(parents=True)
     options = ["-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=700", "tmpfs", str(state)]
@@ -46,6 +46,7 @@ def fill(state: Path) -> Path:
     return filler
 
 
+@pytest.mark.door
 def test_full_disk_refuses_writes_and_keeps_reading(small_server: Server) -> None:
     """The disk is full: prompts get 507, finished jobs and health still answer; with space again all goes on."""
     server = small_server

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from agentsrv.errors import Conflict, StartupError, Unavailable
+from agentsrv.fleet import registry
+from agentsrv.fleet.connect import TIMEOUT_S as TIMEOUT_OF_REDIS_S
 from agentsrv.fleet.homes import Homes, LocalHomes, session_key, terminal_key
 from agentsrv.fleet.memory import Memory
 from agentsrv.fleet.names import number_in, number_of
@@ -29,6 +31,8 @@ from tests.redis_server import RedisServer, real_redis
 pytestmark = pytest.mark.tools
 
 S = SessionId("s")
+REBUILT_S = 3
+"""When every key is there again, after Redis has lost all."""
 
 
 class Member:
@@ -217,11 +221,18 @@ async def test_who_takes_no_sessions_gets_none(members: Members) -> None:
     assert "no_server" == refused.value.code
 
 
-async def test_book_that_is_flushed_is_written_again(members: Members) -> None:
-    """After FLUSHALL an unknown id is nobody's to give until all have said what they have; then all is as before."""
+async def test_book_that_is_flushed_is_written_again(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After FLUSHALL an unknown id is nobody's to give until all have said what they have: two beats of each."""
+    assert 2 * registry.BEAT_S + TIMEOUT_OF_REDIS_S <= REBUILT_S
+    monkeypatch.setattr(registry, "BEAT_S", 3600.0)  # So there are none but those that are asked for here.
     a, b = await members.start("a"), await members.start("b")
     a.keys, b.keys = [f"s:a{n}" for n in range(2500)], ["s:b", "t:b"]
     await a.homes.claim(SessionId("fresh"))  # Not in the database yet.
+    a.homes.must_publish = b.homes.must_publish = True
+    await asyncio.gather(a.registry.look(), b.registry.look())
+    before = sorted(members.redis.do("KEYS", "*"))
     members.redis.do("FLUSHALL")
     with pytest.raises(Unavailable) as refused:
         await b.homes.place(session_key("unknown"))
@@ -229,6 +240,7 @@ async def test_book_that_is_flushed_is_written_again(members: Members) -> None:
 
     await asyncio.gather(a.registry.look(), b.registry.look())
     await asyncio.gather(a.registry.look(), b.registry.look())
+    assert before == sorted(members.redis.do("KEYS", "*"))
     assert 2503 == members.redis.do("HLEN", "{agentsrv}:homes")
     assert ["a", "a", "b", "b", None] == [
         await b.homes.find(key) for key in ("s:a2499", "s:fresh", "s:b", "t:b", "s:unknown")
