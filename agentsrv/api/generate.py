@@ -22,7 +22,7 @@ from agentsrv.api.schemas.kinds import MESSAGE_ID_PATTERN
 from agentsrv.api.sse import seen_by, stream
 from agentsrv.api.urls import location_of, read_query, session_id_of
 from agentsrv.errors import invalid_field
-from agentsrv.model import SessionId, Turn, TurnId, TurnOptions
+from agentsrv.model import SessionId, Turn, TurnId, TurnOptions, TurnStatus
 from agentsrv.turns.prompts import Prompt
 from agentsrv.turns.requests import Started
 from agentsrv.turns.service import TurnService
@@ -76,10 +76,9 @@ async def stop(request: web.Request) -> web.Response:
 def accepted(request: web.Request, started: Started) -> web.Response:
     turn = started.turn
     location = location_of(request, "get_job", task_id=turn.id)
-    has_joined = started.after > 0
-    view = JobAccepted(
-        task_id=turn.id, session_id=turn.session_id, status="running" if has_joined else "queued"
-    )
+    # That it runs already is told by `queued`, too, which is what the earlier server said.
+    status = TurnStatus.QUEUED if started.is_new else turn.status
+    view = JobAccepted(task_id=turn.id, session_id=turn.session_id, status=status)
     return json_response(view, status=202, headers={"Location": location})
 
 

@@ -129,7 +129,10 @@ async def test_the_same_message_id_gives_the_same_job(server: Server) -> None:
         headers={"Idempotency-Key": "m-1"},
     )
 
+    background = await server.generate("hello", message_id="m-1", background=True)
+
     assert again.text == first.text
+    assert (background.status, background.json["status"]) == (202, "completed")
     assert (await server.ask("GET", "/generate/v2/jobs")).json["count"] == 1
 
 

@@ -88,11 +88,11 @@ class Stopped(Struct, kw_only=True, rename="camel"):
 
 
 class JobAccepted(Struct, kw_only=True, rename="camel"):
-    """`status` is `running` when the prompt has joined a turn that runs."""
+    """`status`: `queued` for a new job; that of the job for a message that came before, or has joined one."""
 
     task_id: str
     session_id: str
-    status: Literal["queued", "running"] = "queued"
+    status: TurnStatus
 
 
 class GetJob(Struct, kw_only=True):
