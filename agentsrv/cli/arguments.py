@@ -101,6 +101,9 @@ def add_run(commands: Commands) -> None:
         "--cwd", metavar="DIR", help="where it works (default: here, when the server is here)"
     )
     command.add_argument("--worktree", action="store_true", help="in a git worktree of its own")
+    command.add_argument(
+        "--trust", action="store_true", help="the settings and hooks of the repository count in this session"
+    )
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--ask", action="store_true", help="ask before it changes something")
     mode.add_argument(

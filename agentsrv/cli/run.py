@@ -76,11 +76,14 @@ async def start(cli: Cli, prompt: str) -> AsyncJob:
     session = arguments.session
     if arguments.resume:
         session = await last_session(cli)
+    cwd = await working_directory(cli, session)
+    if arguments.trust:
+        session = await trusting(cli, session, cwd)
     return await cli.client.run(
         prompt,
         session=session,
         agent=arguments.agent,
-        cwd=await working_directory(cli, session),
+        cwd=cwd,
         permission_mode="ask" if arguments.ask else arguments.mode,
         model=arguments.model,
         effort=arguments.effort,
@@ -100,6 +103,14 @@ async def working_directory(cli: Cli, session: str | None) -> str | None:
     if given is not None:
         return str(Path(given).absolute())
     return os.getcwd() if session is None or not await exists(cli, session) else None
+
+
+async def trusting(cli: Cli, session: str | None, cwd: str | None) -> str:
+    """The session, or a new one, in which the settings of its repository count."""
+    sessions = cli.client.sessions
+    if session is not None and await exists(cli, session):
+        return (await sessions.update(session, trust_repository=True)).id
+    return (await sessions.create(session, agent=cli.arguments.agent, cwd=cwd, trust_repository=True)).id
 
 
 async def exists(cli: Cli, session_id: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,22 @@ def test_what_is_asked_for_reaches_the_agent(server: Server, session: str) -> No
 
     assert {"--model=best", "--effort=low", "--permission-mode=plan"} <= set(seen["argv"])
     assert seen["cwd"] == found["worktree"] != str(root)
+
+
+def test_a_repository_is_trusted_when_its_user_says_so(server: Server, session: str) -> None:
+    """In a new session from the start, and in one that is there from then on; never by itself."""
+
+    def sources() -> Any:
+        return server.ask("GET", f"/sessions/{session}").json["settingSources"]
+
+    seen = []
+    for words in ((), ("--trust",), ()):
+        assert command(server, "run", "hi", "-s", session, "--ask", *words).returncode == 0
+        seen.append(sources())
+    new = object_of(command(server, "run", "hi", "--ask", "--trust", "--json").stdout)["sessionId"]
+
+    assert seen == [None, ["user", "project", "local"], ["user", "project", "local"]]
+    assert server.ask("GET", f"/sessions/{new}").json["settingSources"] == seen[-1]
 
 
 def test_a_prompt_that_waits_is_shown_when_its_turn_comes(server: Server, session: str) -> None:
