@@ -1,9 +1,14 @@
-"""What can happen to a turn, and what can follow from it: the words of `lifecycle`."""
+"""What can happen to a turn, and what can follow from it: the words of `lifecycle`.
+
+Of msgspec: forty dataclasses take a tenth of the time that our own modules take to be imported.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from agentsrv.model import Answer, Millis, Outcome, PermissionMode, Seq, Session, Turn, TurnId, TurnStatus
 
@@ -37,8 +42,7 @@ class Pending:
 # Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """The turn is committed, and its session with it, as they are here. `prompt`: what a stage has made of it."""
 
     session: Session
@@ -46,42 +50,35 @@ class Opened:
     prompt: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Disallowed:
+class Disallowed(Struct, frozen=True):
     """What was allowed for the session is this alone from now on."""
 
     allowances: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """The turn could not be opened; nothing of it is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """There is a process for the turn, and from now on its output belongs to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoAgent:
+class NoAgent(Struct, frozen=True):
     """The agent could not be started, or the server failed at it."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Prompted:
+class Prompted(Struct, frozen=True):
     """The agent has been sent the prompt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Struct, frozen=True):
     """The agent takes the prompt now, or what was added to the turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(Struct, frozen=True):
     """A user's message has joined the turn, and is committed at `seq`. After a restart it may be on its way already."""
 
     id: str
@@ -90,50 +87,43 @@ class Added:
     place: Place = Place.UNSENT
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """The agent has been sent a message that was added."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unheard:
+class Unheard(Struct, frozen=True):
     """The agent has refused a message that was added; it will never read it."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Struct, frozen=True):
     """The agent has read a message that was added."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """The agent waits for an answer."""
 
     question: Pending
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
+class Withdrawn(Struct, frozen=True):
     """The agent does not need an answer any more, if it still waits for one."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Struct, frozen=True):
     """Nobody has answered in time."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """An answer is committed.
 
     digest: tells it from other answers.
@@ -149,66 +139,55 @@ class Answered:
     mode: PermissionMode | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModeChanged:
+class ModeChanged(Struct, frozen=True):
     """The turn works in this mode from now on."""
 
     mode: PermissionMode
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(Struct, frozen=True):
     """The agent has said how the turn goes; it may say otherwise later."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(Struct, frozen=True):
     """The agent has finished with the turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class GaveUp:
+class GaveUp(Struct, frozen=True):
     """The agent would go on for long without use."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """Somebody wants the turn to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(Struct, frozen=True):
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(Struct, frozen=True):
     """The process is gone and all its output read. `outcome` is what follows from that alone."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseLost:
+class LeaseLost(Struct, frozen=True):
     """Somebody else owns the session now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Halted:
+class Halted(Struct, frozen=True):
     """The process and its tree are gone, and its output is in the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotStored:
+class NotStored(Struct, frozen=True):
     """What the agent said of the outcome cannot be recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Struct, frozen=True):
     """The end is recorded, as `turn` has it; or it never can be, because the lease is lost."""
 
     turn: Turn
@@ -224,63 +203,54 @@ Fact = (
 # Commands
 
 
-@dataclass(frozen=True, slots=True)
-class SendPrompt:
+class SendPrompt(Struct, frozen=True):
     """Give the agent the prompt, if it takes it yet."""
 
     event: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SendSteered:
+class SendSteered(Struct, frozen=True):
     """Give the agent what was added to the turn, if it takes it now."""
 
     id: str
     event: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Give the agent the answer to a question."""
 
     id: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Answer a question in place of a user."""
 
     id: str
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class ShowStatus:
+class ShowStatus(Struct, frozen=True):
     """Have the job's status say what the turn does."""
 
     status: TurnStatus
 
 
-@dataclass(frozen=True, slots=True)
-class RememberStop:
+class RememberStop(Struct, frozen=True):
     """Have a later server know that the turn was to end."""
 
     turn_id: TurnId
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(Struct, frozen=True):
     """End the agent and all its tree."""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Record the turn's end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Tell all who wait that it is over, and free the session for the next turn."""
 
 

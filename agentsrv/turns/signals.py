@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from agentsrv.agents.timers import TimerNews
 from agentsrv.model import Answer, RunnerId, Session, SessionId, Turn
 
@@ -35,8 +37,7 @@ class Signal(Generic[T]):
                 log.exception("a subscriber failed at %s", type(value).__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class TurnOpened:
+class TurnOpened(Struct, frozen=True):
     """A turn is in the log. `is_resumed`: an earlier server has opened it."""
 
     session: Session
@@ -44,24 +45,21 @@ class TurnOpened:
     is_resumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRefused:
+class TurnRefused(Struct, frozen=True):
     """A turn could not be opened: what waits for its session should be tried again later."""
 
     session: Session
     turn: Turn
 
 
-@dataclass(frozen=True, slots=True)
-class TurnEnded:
+class TurnEnded(Struct, frozen=True):
     """A turn's `done` is in the log, and its session is free."""
 
     session: Session
     turn: Turn
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionAsked:
+class QuestionAsked(Struct, frozen=True):
     """The agent waits for an answer; `event` is what the log says of it."""
 
     turn: Turn
@@ -69,29 +67,25 @@ class QuestionAsked:
     event: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionAnswered:
+class QuestionAnswered(Struct, frozen=True):
     turn: Turn
     question_id: str
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class AgentWoke:
+class AgentWoke(Struct, frozen=True):
     """An idle agent works again, for something that it had left running has ended."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class AgentGone:
+class AgentGone(Struct, frozen=True):
     """A session has no process any more."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class AgentPlanned:
+class AgentPlanned(Struct, frozen=True):
     """An agent has planned something for later, or something of the kind. `is_replayed`: an earlier server knew it."""
 
     session_id: SessionId
@@ -100,22 +94,19 @@ class AgentPlanned:
     is_replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TimersChanged:
+class TimersChanged(Struct, frozen=True):
     """What an agent has planned for later is noted, or its having given that up."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class SessionChanged:
+class SessionChanged(Struct, frozen=True):
     """A session was made, changed or deleted by its user."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChanged:
+class ToolChanged(Struct, frozen=True):
     """The agent waits for another tool, or for none."""
 
     session_id: SessionId
