@@ -128,7 +128,10 @@ class Connections:
 
     def has_come(self, address: str) -> None:
         """It is open now, or gone."""
-        self._coming -= Counter([household(address)])
+        home = household(address)
+        self._coming[home] -= 1
+        if not self._coming[home]:
+            del self._coming[home]
 
     def is_full(self) -> bool:
         """Is all of it in use, but for what is kept to say so? Who has just come uses nothing yet."""

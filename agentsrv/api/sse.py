@@ -147,7 +147,7 @@ async def stream_frames(
     all_headers = {**HEADERS, **(headers or {})}
     if request.method == "HEAD":
         return web.Response(headers=all_headers)
-    response = EventSourceResponse(allow_all_methods=True, send_timeout=request.app[CONFIG].stall_timeout_s)
+    response = _EventStream(allow_all_methods=True, send_timeout=request.app[CONFIG].stall_timeout_s)
     response.headers.update(all_headers)
     # What aiohttp-sse says here is wrong for a client that wants the connection closed; aiohttp knows.
     del response.headers["Connection"]
@@ -169,6 +169,10 @@ async def stream_frames(
         await on_lost()
     # One that has not begun cannot begin any more: aiohttp would try.
     return response if response.prepared else web.Response(status=CLIENT_GONE)
+
+
+class _EventStream(EventSourceResponse):
+    _send_headers_immediately = False  # RETRY goes with them.
 
 
 async def _open(response: EventSourceResponse, request: web.Request) -> None:
