@@ -123,7 +123,7 @@ class Responses:
         async with aclosing(self._values(session, turn)) as found:
             async for _, values in found:
                 events = [event for value in values for event in output.read(value)]
-                if any(value.get("done") for value in values):
+                if values and values[-1].get("done"):
                     turn = await self._turns.get(turn.id)
                     yield (
                         events

@@ -35,7 +35,7 @@ ENDS = {"completed": "completed", "failed": "failed", "incomplete": "incomplete"
 """The last event of a stream by the response's status. OpenAI has none for one that was cancelled."""
 
 
-class Delta(NamedTuple):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """An event with a piece of a text, of which there are very many: what is the same in all of them is JSON already.
 
     begun: the event's object up to the piece, which is the last but its number.
