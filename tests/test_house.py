@@ -199,27 +199,6 @@ def test_the_command_line_starts_without_the_http_stack() -> None:
     assert answer.stdout == "[]\n"
 
 
-def test_server_alone_imports_nothing_of_a_fleet(tmp_path: Path) -> None:
-    """Without SERVER_NAME it pays nothing for it: no Redis, and of other servers the knowledge that there are none."""
-    settings = {"API_KEY": "k" * 32, "STATE_DIR": str(tmp_path), "WORKSPACE_BASE_PATH": str(tmp_path)}
-    program = f"""
-import sys, agentsrv.serve
-agentsrv.serve.make_app(agentsrv.serve.Config.from_env({settings}))
-print(*(name for name in sys.modules if name.startswith(("redis", "agentsrv."))))
-"""
-    argv = [sys.executable, "-c", program]
-    loaded = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split()
-    of_a_fleet = {
-        "agentsrv.member",
-        *(f"agentsrv.api.{name}" for name in ("forward", "merge", "routing", "splice")),
-    }
-
-    assert set() == of_a_fleet & set(loaded)
-    assert {"agentsrv.fleet", "agentsrv.fleet.connect", "agentsrv.fleet.homes"} == {
-        name for name in loaded if name.startswith(("redis", "agentsrv.fleet"))
-    }
-
-
 def test_documents_and_code_name_no_machine() -> None:
     """Nothing in the project points at one developer's directories."""
     found = [path for path in SOURCES if re.search(r"/(?:root|home/[a-z]+|Users)/", path.read_text())]

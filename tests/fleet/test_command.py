@@ -80,8 +80,8 @@ def test_a_name_needs_a_redis(tmp_path: Path) -> None:
     assert "SERVER_NAME needs REDIS_URL" in answer.stderr
 
 
-def test_one_server_alone_never_loads_redis(tmp_path: Path) -> None:
-    """Without SERVER_NAME nothing of it is imported, from the start of the server to its end."""
+def test_one_server_alone_imports_nothing_of_a_fleet(tmp_path: Path) -> None:
+    """From its start to its end: no Redis, and of other servers no more than that there are none."""
     code = """
 import asyncio, pathlib, sys
 from agentsrv.app import make_app
@@ -90,7 +90,10 @@ from tests.api.kit import make_config, serve
 async def main():
     async with serve(make_app(make_config(pathlib.Path(sys.argv[1])))) as server:
         assert (await server.generate()).status == 200
-    assert "redis" not in sys.modules
+
+    of_a_fleet = ("redis", "agentsrv.fleet", "agentsrv.member", "agentsrv.api.routing", "agentsrv.api.forward")
+    loaded = {name for name in sys.modules if name.startswith(of_a_fleet)}
+    assert loaded == {"agentsrv.fleet", "agentsrv.fleet.connect", "agentsrv.fleet.homes"}, loaded
 
 asyncio.run(main())
 """
