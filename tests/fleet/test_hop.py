@@ -19,10 +19,11 @@ from agentsrv.api.forward import IDLE_CONNECTIONS, IDLE_S
 from agentsrv.config import Config
 from bench.files import upload
 from tests.fleet.kit import FleetOfServers, home_of
-from tests.kit import KEY, TIMEOUT_S, Server, script, wait_until
+from tests.kit import KEY, TIMEOUT_S, Server, rss_bytes, script, wait_until
 
 pytestmark = pytest.mark.tools
 
+MIB = 1 << 20
 ESTABLISHED = "01"
 """In /proc/net/tcp."""
 
@@ -234,3 +235,22 @@ def test_clashes_are_counted_for_all_and_named_with_a_key(
             assert ["twice"] * count == home.ask("GET", "/servers").json["clashes"]
     finally:
         standing.redis.do("HSET", "{agentsrv}:homes", "s:twice", "home")
+
+
+def test_client_that_takes_nothing_holds_back_the_home(home: Server, door: Server) -> None:
+    """I ask for 100 MB and read none of it: it waits where it is, not in the memory of another server."""
+    with (home.workspace.parent / "huge.bin").open("wb") as file:
+        file.truncate(100 * MIB)
+    before = rss_bytes(door.pid)
+    answer = door.ask("GET", "/filesystem/content?path=huge.bin")
+    wait_until(lambda: is_held_back(home), what="nobody takes what the home sends")
+
+    assert rss_bytes(door.pid) - before < 8 * MIB
+    assert 100 * MIB == len(answer.body())
+
+
+def is_held_back(server: Server) -> bool:
+    """Does the kernel keep much that the server has sent, and nobody has taken?"""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [line[4].partition(":")[0] for line in lines if line[1].endswith(f":{server.port:04X}")]
+    return any(int(queue, 16) > MIB // 4 for queue in queues)
