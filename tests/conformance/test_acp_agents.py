@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ import pytest
 from agentsrv.agents.acp.known import KNOWN, KnownAgent
 from tests.conformance.acp import DIALECTS, GOOSE, VIBE, AcpDialect
 from tests.conformance.hostile import plant
+from tests.fakes import mcp_asks
 from tests.fakes.chat_api import NEW_PROMPT
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
 from tests.kit import Answer, Server, cwd_of, is_alive, parent_of, script, wait_until
@@ -369,6 +371,20 @@ def test_images(session: Session) -> None:
 
     assert session.ended(answer)["result"] == "seen"
     assert [media_type for media_type, _ in session.call.images] == ["image/png"]
+
+
+def test_servers_of_a_prompt(session: Session, tmp_path: Path) -> None:
+    """They are started, or the prompt is refused: none is quietly left out."""
+    started = tmp_path / "started"
+    starting = f"touch {started}; exec {sys.executable} {mcp_asks.__file__}"
+    servers = {"people": {"command": "/bin/sh", "args": ["-c", starting]}}
+    answer = session.send("text done", mcp_servers=servers)
+    if answer.status == 400:
+        assert (answer.json["code"], session.known_agent.mcp) == ("unsupported_option", ())
+        return
+
+    assert session.ended(answer)["result"] == "done"
+    wait_until(started.exists)
 
 
 @pytest.mark.parametrize("mode", ["ask", "plan", "accept_edits"])
