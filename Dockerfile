@@ -84,7 +84,7 @@ EXPOSE 3000 22
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
   CMD ["sh", "-c", "curl -fsS -o /dev/null http://127.0.0.1:${PORT:-3000}/health"]
-ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/usr/local/bin/entrypoint.sh"]
+ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/entrypoint.sh"]
 
 ARG VERSION=dev
 ARG REVISION=unknown

@@ -383,7 +383,7 @@ def test_image(arguments: list[str]) -> None:
     if not arguments:
         image(["full"])
     os.environ.setdefault("AGENTSRV_IMAGE", "localhost/agentsrv:full")
-    run("pytest", *(() if named else ("tests/image",)), *arguments)
+    run("pytest", "--timeout=900", *(() if named else ("tests/image",)), *arguments)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -19,6 +19,7 @@ SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 # Positions in /proc/<pid>/stat (proc(5)), counted from 0 after the program's name in parentheses.
 ARGUMENTS = 45, 46
 ENVIRONMENT = 47, 48
+STAT = Path("/proc/self/stat")
 
 
 def hide_secrets(*arguments: str) -> None:
@@ -38,13 +39,13 @@ def hide_secrets(*arguments: str) -> None:
     forbid_inspection()
 
 
-def block(positions: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
-    """Where each text stands that the process was started with, and what it is."""
+def block(positions: tuple[int, int], stat: Path = STAT) -> Iterator[tuple[int, bytes]]:
+    """Where each text stands that the process was started with, and what it is. Emulators of a kernel say less."""
     try:
-        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
+        fields = stat.read_bytes().rpartition(b")")[2].split()
+        position, end = (int(fields[index]) for index in positions)
+    except (OSError, IndexError):
         return
-    position, end = (int(fields[index]) for index in positions)
     for entry in read_memory(position, end - position).split(b"\0"):
         yield position, entry
         position += len(entry) + 1

@@ -21,6 +21,7 @@ from typing import IO
 import pytest
 
 import agentsrv
+from agentsrv import hardening
 from agentsrv.agents.contract import AgentInfo
 from agentsrv.doctor import State, login, settings
 from agentsrv.logs import JsonLine, TextLine
@@ -304,6 +305,14 @@ def test_the_server_is_not_dumpable() -> None:
     )
 
     assert answer.stdout == "0\n"
+
+
+def test_a_proc_that_says_little(tmp_path: Path) -> None:
+    """Emulators show fewer fields in /proc/self/stat than Linux: then nothing is hidden, and the server starts."""
+    stat = tmp_path / "stat"
+    stat.write_text("1 (agentsrv) S 0 1 1\n")
+
+    assert list(hardening.block(hardening.ENVIRONMENT, stat)) == []
 
 
 def test_token_prints_a_new_key_each_time(home: Path) -> None:

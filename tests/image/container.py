@@ -242,10 +242,10 @@ class Container:
         return self.process.poll()
 
     def health(self) -> str | None:
-        """`status` of GET /health; None while nobody answers."""
+        """`status` of GET /health; None while nobody answers, or somebody else does to whom the address is routed."""
         try:
             return str(self.ask("GET", "/health", timeout_s=2)["status"])
-        except OSError:
+        except (OSError, http.client.HTTPException, ValueError):
             return None
 
     def ask(self, method: str, path: str, body: Any = None, *, timeout_s: float = 60) -> Any:

@@ -24,9 +24,9 @@ def test_little_memory(make_agents: ContainerMaker) -> None:
 
 def test_too_little_memory(make_container: ContainerMaker) -> None:
     """Where not even the server fits, it is not tried for ever, and the log says why."""
-    container = make_container(memory_mb=40, MAX_QUICK_DEATHS="2")
+    container = make_container(memory_mb=40, MAX_QUICK_DEATHS="2", STEADY_S="600")
     container.start()
     assert container.process is not None
 
-    assert container.process.wait(120) == 137
+    assert container.process.wait(600) == 137
     assert "takes more memory than the container may have" in container.log
