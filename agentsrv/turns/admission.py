@@ -39,8 +39,9 @@ class Admission:
         agent = self._agents.get(session.agent)
         await agent.check(self.options_in(session, self.in_mode(session, request).options))
         if agent.find() is None:
+            problem = (await agent.describe()).problem
             raise Unavailable(
-                f"the program of agent {session.agent} was not found on the server", code="agent_unavailable"
+                f"agent {session.agent} is not on the server: {problem}", code="agent_unavailable"
             )
         return session, is_new
 

@@ -92,6 +92,24 @@ def test_agent_is_not_started_ahead_where_it_would_be_refused(reader: Server) ->
     assert len(reader.agents()) == 1
 
 
+@pytest.mark.at_home("agents are those of the server that is asked")
+def test_nothing_is_installed_unasked(make_server: ServerMaker, tmp_path: Path) -> None:
+    """Neither a start, nor a look at what there is, nor a prompt for an agent that is not there asks npm or PyPI."""
+    programs, asked = tmp_path / "programs", tmp_path / "asked"
+    programs.mkdir()
+    for name in ("npm", "npx", "node", "pip", "uv", "python3"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} >> {asked}\n")
+        (programs / name).chmod(0o755)
+    server = make_server(PATH=f"{programs}:/usr/bin:/bin")
+    listed = server.ask("GET", "/agents").json["agents"]
+    refused = server.generate("hi", agent="gemini")
+
+    assert "gemini" not in [agent["name"] for agent in listed if agent.get("usable")]
+    assert refused.status in {400, 503}, refused.json
+    assert "agents install gemini" in str(refused.json)
+    assert not asked.exists(), asked.read_text()
+
+
 def test_login_is_that_of_the_agents_own_program(tmp_path: Path) -> None:
     """What `agents install` has put there, with what it needs to know of the environment."""
     program = tmp_path / "state" / "agents" / "gemini" / "bin" / "gemini"
