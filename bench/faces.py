@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import statistics
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.agent import SOURCE, compile_agent
-from bench.client import BUFFER, Stream, drain, post, request
+from bench.client import BUFFER, TIMEOUT_S, Stream, drain, post, request
 from bench.rows import FLOOD, SIZE, Row, serving
-from tests.kit import Server, script
+from tests.kit import KEY, Server, script
 
 CHUNK = b'"agent_message_chunk"'
 ROUNDS = 3
@@ -29,13 +32,15 @@ def faces(directory: Path) -> Iterator[Row]:
 
 
 def floods(directory: Path) -> Iterator[Row]:
-    rates: dict[str, list[float]] = {"format=acp": [], "chat completions": [], "responses": []}
+    rates: dict[str, list[float]] = {"format=acp": [], "chat completions": [], "responses": [], "ACP": []}
     with serving(directory, compile_agent()) as server:
         for number in range(ROUNDS):
             for name, found in rates.items():
-                found.append(
-                    FLOOD / seconds(flood(server, name, f"{name.split('=')[0].split(' ')[0]}-{number}"))
-                )
+                if name == "ACP":
+                    found.append(FLOOD / seconds_of_editor(server))
+                else:
+                    session = f"{name.split('=')[0].split(' ')[0]}-{number}"
+                    found.append(FLOOD / seconds(flood(server, name, session)))
     bare, *others = [(name, statistics.median(found)) for name, found in rates.items()]
     yield Row(f"(u) events/s of a flood, {bare[0]}", bare[1], "/s")
     for name, rate in others:
@@ -60,6 +65,46 @@ def seconds(stream: Stream) -> float:
     stream.socket.close()
     assert stream.size > FLOOD * SIZE / 2, stream.tail
     return time.perf_counter() - stream.sent_at
+
+
+def seconds_of_editor(server: Server) -> float:
+    """From the prompt of an editor, over a WebSocket, to the answer that its turn has ended."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)
+    head = "GET /acp HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    secret = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+    connection.sendall(f"{head}{secret}Authorization: Bearer {KEY}\r\n\r\n".encode())
+    read_until(connection, b"\r\n\r\n")
+    say(connection, 1, "initialize", protocolVersion=1, clientCapabilities={})
+    read_until(connection, b'"id":1')
+    say(connection, 2, "session/new", cwd=str(server.workspace), mcpServers=[])
+    made = read_until(connection, b'"id":2')
+    session = made.split(b'"sessionId":"')[1].split(b'"')[0].decode()
+    text = script(f"lines {FLOOD} {SIZE}")
+    sent_at = time.perf_counter()
+    say(connection, 3, "session/prompt", sessionId=session, prompt=[{"type": "text", "text": text}])
+    heard = read_until(connection, b'"stopReason"')
+    took_s = time.perf_counter() - sent_at
+    connection.close()
+    assert heard.count(CHUNK) >= FLOOD, heard[-300:]
+    return took_s
+
+
+def say(connection: socket.socket, number: int, method: str, **params: Any) -> None:
+    """A message in one frame, masked as RFC 6455 wants it of clients."""
+    message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+    data, mask = json.dumps(message).encode(), os.urandom(4)
+    masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(data))
+    connection.sendall(b"\x81" + struct.pack(">BH", 0x80 | 126, len(data)) + mask + masked)
+
+
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    """All that comes, up to a read with `end` in it."""
+    heard = bytearray()
+    while heard.find(end, max(len(heard) - len(BUFFER) - len(end), 0)) < 0:
+        count = connection.recv_into(BUFFER)
+        assert count, bytes(heard[-300:])
+        heard += BUFFER[:count]
+    return bytes(heard)
 
 
 def first_events(directory: Path) -> Iterator[Row]:
