@@ -16,6 +16,7 @@ from agentsrv.api.acp_http import CONNECTION
 from agentsrv.api.audit import note, told_apart
 from agentsrv.api.bodies import JSON, peek_body, read_body
 from agentsrv.api.encode import json_response
+from agentsrv.api.frames import TEXT, framed, write
 from agentsrv.api.keys import ACP, ACP_HTTP, ACP_SOCKETS, AUDIT, CONFIG
 from agentsrv.api.operations import EVENT_STREAM, NO_BODY, Events, Operation
 from agentsrv.api.proxies import client_address
@@ -24,6 +25,7 @@ from agentsrv.api.sse import frame_of, stream_frames
 from agentsrv.api.strict_json import parse_json
 from agentsrv.errors import AgentsrvError, InvalidInput, NotAcceptable, UnsupportedMediaType, invalid_field
 from agentsrv.faces.acp import AcpFace
+from agentsrv.faces.acp_turns import Messages
 from agentsrv.faces.rpc import BATCH, MAX_ID_CHARACTERS, PARSE_ERROR, refusal, wrong_in
 from agentsrv.jsontext import as_object
 from agentsrv.model import AuditEntry
@@ -72,18 +74,17 @@ async def _receive(ws: web.WebSocketResponse, face: AcpFace) -> None:
         try:
             message = parse_json(frame.data.encode())
         except AgentsrvError as exc:
-            await face.send(refusal(None, PARSE_ERROR, exc.message))
+            await face.send([refusal(None, PARSE_ERROR, exc.message)])
         else:
             await face.receive(message)
 
 
-async def _send(request: web.Request, ws: web.WebSocketResponse, message: dict[str, Any]) -> None:
+async def _send(request: web.Request, ws: web.WebSocketResponse, messages: Messages) -> None:
     """A client that does not read is cut off; it can come back."""
-    if ws.closed:
-        return
+    sent = b"".join([framed(TEXT, msgspec.json.encode(message)) for message in messages])
     try:
         async with asyncio.timeout(request.app[CONFIG].stall_timeout_s):
-            await ws.send_str(msgspec.json.encode(message).decode())
+            await write(request, ws, sent)
     except TimeoutError:
         if request.transport is not None:
             request.transport.abort()

@@ -17,7 +17,7 @@ import msgspec
 from agentsrv.access import Caller
 from agentsrv.errors import LimitReached, NotFound
 from agentsrv.faces.acp import AcpFace
-from agentsrv.faces.acp_turns import Means
+from agentsrv.faces.acp_turns import Means, Messages
 from agentsrv.faces.rpc import MAX_ID_CHARACTERS
 from agentsrv.jsontext import as_object
 from agentsrv.tasks import Tasks
@@ -140,12 +140,13 @@ class HttpConnection:
             )
         return self._streams.setdefault(session_id, _Stream())
 
-    async def _send(self, message: dict[str, Any]) -> None:
-        if "method" in message:
-            on = str(as_object(message.get("params")).get("sessionId", CONNECTION))
-        else:
-            on = self._answered_on.pop(message["id"], CONNECTION)
-        await self._stream(on).put(msgspec.json.encode(message))
+    async def _send(self, messages: Messages) -> None:
+        for message in messages:
+            if "method" in message:
+                on = str(as_object(message.get("params")).get("sessionId", CONNECTION))
+            else:
+                on = self._answered_on.pop(message["id"], CONNECTION)
+            await self._stream(on).put(msgspec.json.encode(message))
 
 
 class HttpConnections:

@@ -98,14 +98,14 @@ class AcpFace:
     async def receive(self, message: Any) -> None:
         """Take one message; what it asks for is answered when that is done, maybe behind later ones."""
         if (wrong := wrong_in(message)) is not None:
-            await self.send(refusal(*wrong))
+            await self.send([refusal(*wrong)])
         elif (method := message.get("method")) is None:
             self._answered(message.get("id"), message)
         elif "id" not in message:
             self._notified(method, message.get("params", {}))
         elif self._busy >= MAX_REQUESTS:
             busy = f"{MAX_REQUESTS} requests are being worked on; wait for one of them"
-            await self.send(refusal(message["id"], INTERNAL, busy))
+            await self.send([refusal(message["id"], INTERNAL, busy)])
         else:
             self._busy += 1
             self._tasks.spawn(self._answer(message), name=f"{method[:40]}")
@@ -134,7 +134,7 @@ class AcpFace:
             answer = refusal(message["id"], INTERNAL, "the server has failed; its log says why")
         finally:
             self._busy -= 1
-        await self.send(answer)
+        await self.send([answer])
 
     async def _result(self, method: str, params: Params) -> dict[str, Any]:
         if (found := self._requests.get(method)) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,10 @@ from agentsrv.turns.sessions import SessionService
 ASK = "ask-"
 """How the ids of our requests begin."""
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Messages = Sequence[Mapping[str, Any]]
+"""What is told at once, in this order."""
+
+Send = Callable[[Messages], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,8 @@ class Telling:
         follow = partial(self._means.turns.follow_session, session.id)
         async with aclosing(self._means.history.updates(session, follow, 0)) as updates:
             async for seen, told in updates:
-                for seq, values in told:
-                    for value in values:
-                        await self._tell_update(session.id, seq, value)
+                found = [_update(session.id, seq, as_dict(value)) for seq, values in told for value in values]
+                await self._tell(found)
                 if seen >= last:
                     return
 
@@ -80,13 +82,13 @@ class Telling:
         error: Mapping[str, Any] = {}
         async with aclosing(self._updates(session, turn, after)) as updates:
             async for _, told in updates:
-                for seq, value in told:
+                await self._tell([self._news(session.id, turn, seq, value) for seq, value in told])
+                for _, value in told:
                     if value.get("type") == "error":
                         error = value
                     if value.get("done"):
                         following.discard(turn.id)
                         return end_of(value, error)
-                    await self._tell(session.id, turn, seq, value)
         raise RpcError(INTERNAL, "the server stops; the turn goes on", {"code": "draining"})
 
     def follow_running(self, session: Session, after: Seq) -> None:
@@ -96,10 +98,12 @@ class Telling:
             opened.following.add(turn_id)
             self._tasks.spawn(self._follow_found(session, turn_id, after), name=f"follow:{turn_id}")
 
-    async def notify(self, session_id: SessionId, update: dict[str, Any], seq: Seq | None = None) -> None:
-        meta = {} if seq is None else {"_meta": {"agentsrv": {"eventId": seq}}}
-        params = {"sessionId": session_id, "update": update, **meta}
-        await self._send({"jsonrpc": "2.0", "method": "session/update", "params": params})
+    async def notify(self, session_id: SessionId, update: dict[str, Any]) -> None:
+        await self._send([_notification({"sessionId": session_id, "update": update})])
+
+    async def _tell(self, messages: Iterable[dict[str, Any] | None]) -> None:
+        if told := [message for message in messages if message is not None]:
+            await self._send(told)
 
     async def _follow_found(self, session: Session, turn_id: TurnId, after: Seq) -> None:
         with suppress(AgentsrvError, RpcError):
@@ -113,9 +117,8 @@ class Telling:
             return
         async with aclosing(self._updates(session, turn, turn.first_seq - 1)) as updates:
             async for seen, told in updates:
-                for seq, value in told:
-                    if seq <= last and value.get("requestId") in ids:
-                        await self._ask(session.id, turn, value)
+                asked = [value for seq, value in told if seq <= last and value.get("requestId") in ids]
+                await self._tell([self._question(session.id, turn, value) for value in asked])
                 if seen >= last:
                     return
 
@@ -129,25 +132,35 @@ class Telling:
             async for seen, told in chunks:
                 yield seen, [(seq, as_dict(value)) for seq, values in told for value in values]
 
-    async def _tell(self, session_id: SessionId, turn: Turn, seq: Seq, value: dict[str, Any]) -> None:
+    def _news(
+        self, session_id: SessionId, turn: Turn, seq: Seq, value: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """What the client is told of a value; None: nothing, as of its own words."""
         if value.get("type") == "permission_request":
-            await self._ask(session_id, turn, value)
-        elif as_object(value.get("update")).get("messageId") != turn.id:  # Else the client's own words.
-            await self._tell_update(session_id, seq, value)
+            return self._question(session_id, turn, value)
+        if as_object(value.get("update")).get("messageId") == turn.id:
+            return None
+        return _update(session_id, seq, value)
 
-    async def _tell_update(self, session_id: SessionId, seq: Seq, value: Any) -> None:
-        if update := as_object(as_dict(value).get("update")):
-            await self.notify(session_id, update, seq)
-
-    async def _ask(self, session_id: SessionId, turn: Turn, event: dict[str, Any]) -> None:
-        """Ask the client, if it is one that can be asked; somebody else may answer first."""
+    def _question(self, session_id: SessionId, turn: Turn, event: dict[str, Any]) -> dict[str, Any] | None:
+        """For a client that can be asked this; somebody else may answer first."""
         request = event.get("request")
         if isinstance(request, dict):
             method, params = "session/request_permission", request
         elif self.can_be_asked and event.get("kind") == "question":
             method, params = "elicitation/create", form_of(session_id, event)
         else:
-            return
+            return None
         # It says by itself what it is about: an answer may come over a later connection.
         id_ = f"{ASK}{turn.id}/{event.get('requestId')}"
-        await self._send({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
+        return {"jsonrpc": "2.0", "id": id_, "method": method, "params": params}
+
+
+def _update(session_id: SessionId, seq: Seq, value: dict[str, Any]) -> dict[str, Any] | None:
+    if not (update := as_object(value.get("update"))):
+        return None
+    return _notification({"sessionId": session_id, "update": update, "_meta": {"agentsrv": {"eventId": seq}}})
+
+
+def _notification(params: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": "session/update", "params": params}

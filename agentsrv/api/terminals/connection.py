@@ -12,19 +12,17 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import WSMsgType, web
 
+from agentsrv.api.frames import BINARY, TEXT, framed, write
 from agentsrv.api.keys import CONFIG
 from agentsrv.api.terminals.handshake import CLOSE_TIMEOUT_S, Socket
 from agentsrv.api.terminals.heartbeat import Heartbeat
 from agentsrv.api.terminals.messages import (
-    BINARY,
-    TEXT,
     CloseMessage,
     DataMessage,
     Message,
     ResizeMessage,
     decode_message,
     encode_message,
-    frame_header,
     info_message,
     signal_name,
 )
@@ -93,16 +91,7 @@ class Connection:
             await self._write(TEXT, encode_message(message))
 
     async def _write(self, opcode: int, payload: bytes) -> None:
-        """Send one frame; return when there is room for the next one. Raises ConnectionError.
-
-        aiohttp's writer would send the header of a large frame as a packet of its own.
-        """
-        transport = self._request.transport
-        if transport is None or self._ws.closed:
-            raise ConnectionResetError("the client has gone")
-        transport.write(b"".join((frame_header(opcode, len(payload)), payload)))
-        if transport.get_write_buffer_size():
-            await self._request.writer.drain()
+        await write(self._request, self._ws, framed(opcode, payload))
 
     async def _say_goodbye(self) -> None:
         """The terminal has ended, or the server is about to."""

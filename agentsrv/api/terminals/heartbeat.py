@@ -6,8 +6,8 @@ import asyncio
 
 from aiohttp import web
 
+from agentsrv.api.frames import PING
 from agentsrv.api.keys import CONFIG
-from agentsrv.api.terminals.messages import PING
 
 
 class Heartbeat:

@@ -1,26 +1,13 @@
-"""What is said on the socket: frames, and messages in JSON."""
+"""What is said on the socket: messages in JSON."""
 
 from __future__ import annotations
 
 import signal
-import struct
 from typing import Annotated, Any
 
 import msgspec
 
 from agentsrv.terminals.terminal import Viewer
-
-TEXT, BINARY = 0x81, 0x82
-PING = b"\x89\x00"
-
-
-def frame_header(opcode: int, length: int) -> bytes:
-    """RFC 6455, 5.2: the last frame of a message, without a mask."""
-    if length < 126:
-        return bytes((opcode, length))
-    if length < 1 << 16:
-        return struct.pack("!BBH", opcode, 126, length)
-    return struct.pack("!BBQ", opcode, 127, length)
 
 
 class DataMessage(msgspec.Struct, tag="data"):
