@@ -273,7 +273,9 @@ class Server:
             answer.close()
         if self.process is not None and self.process.stdout is not None:
             if self.process.poll() is None:
-                self.terminate()
+                with contextlib.suppress(ProcessLookupError):  # It ends by itself in this very moment.
+                    os.kill(self.pid, signal.SIGTERM)
+                self.ended()
             self.process.stdout.close()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):

