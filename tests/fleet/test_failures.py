@@ -403,6 +403,8 @@ def test_server_that_joins_a_fleet(fleet: FleetOfServers) -> None:
     for server in (door, home, door):
         assert "completed" == server.job(task)["status"]
     assert "done" == door.follow(task).rest()[-1].type
+    home.kill9()
+    assert "owner_unreachable" == door.job(task)["code"]  # The door remembers whose it is.
 
 
 def test_hundred_at_once_make_one(fleet: FleetOfServers) -> None:
