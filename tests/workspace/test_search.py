@@ -278,13 +278,13 @@ async def test_a_line_of_near_matches_is_given_up_in_time(base: Path, disk: Pool
     grep = Grep(walk(base), "a" * 900 + "b", ignore_case=True, limit=10)
     grep._walk.deadline = time.monotonic() + 0.5
     (base / "line").write_bytes(b"A" * 5_000_000 + b"b" + b"a" * 5_000_000)
-    longest, last = 0.0, time.monotonic()
+    longest, last = 0.0, time.process_time()  # What other programs take of the machine does not count.
     searching = asyncio.ensure_future(grep.matches(disk, None))  # noqa: TID251
     while not searching.done():
         await asyncio.sleep(0.01)
-        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        longest, last = max(longest, time.process_time() - last), time.process_time()
 
-    assert longest < 5  # the product would take minutes
+    assert longest < 0.5
     assert grep.is_truncated or len(await searching) == 1
 
 
