@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import statistics
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.agent import SOURCE, compile_agent
-from bench.client import BUFFER, TIMEOUT_S, Stream, drain, post, request
+from bench.client import BUFFER, Stream, drain, post, request
+from bench.peers import RawSocket
 from bench.rows import FLOOD, SIZE, Row, serving
 from tests.kit import KEY, Server, script
 
@@ -69,11 +67,7 @@ def seconds(stream: Stream) -> float:
 
 def seconds_of_editor(server: Server) -> float:
     """From the prompt of an editor, over a WebSocket, to the answer that its turn has ended."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)
-    head = "GET /acp HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    secret = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
-    connection.sendall(f"{head}{secret}Authorization: Bearer {KEY}\r\n\r\n".encode())
-    read_until(connection, b"\r\n\r\n")
+    connection = RawSocket(server.port, "/acp", f"Authorization: Bearer {KEY}\r\n")
     say(connection, 1, "initialize", protocolVersion=1, clientCapabilities={})
     read_until(connection, b'"id":1')
     say(connection, 2, "session/new", cwd=str(server.workspace), mcpServers=[])
@@ -89,19 +83,16 @@ def seconds_of_editor(server: Server) -> float:
     return took_s
 
 
-def say(connection: socket.socket, number: int, method: str, **params: Any) -> None:
-    """A message in one frame, masked as RFC 6455 wants it of clients."""
+def say(connection: RawSocket, number: int, method: str, **params: Any) -> None:
     message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-    data, mask = json.dumps(message).encode(), os.urandom(4)
-    masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(data))
-    connection.sendall(b"\x81" + struct.pack(">BH", 0x80 | 126, len(data)) + mask + masked)
+    connection.send(0x81, json.dumps(message).encode())
 
 
-def read_until(connection: socket.socket, end: bytes) -> bytes:
+def read_until(connection: RawSocket, end: bytes) -> bytes:
     """All that comes, up to a read with `end` in it."""
     heard = bytearray()
     while heard.find(end, max(len(heard) - len(BUFFER) - len(end), 0)) < 0:
-        count = connection.recv_into(BUFFER)
+        count = connection.socket.recv_into(BUFFER)
         assert count, bytes(heard[-300:])
         heard += BUFFER[:count]
     return bytes(heard)
