@@ -24,7 +24,7 @@ from agentsrv.store import events, turns
 from agentsrv.store.database import Database
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.requests import IfLost
-from agentsrv.turns.stages import Plan
+from agentsrv.turns.stages import Plan, Stage
 from agentsrv.users import acting_as
 
 MAX_CHARACTERS = 100_000
@@ -41,7 +41,7 @@ PREFACE = (
 )
 
 
-class ConversationStage:
+class ConversationStage(Stage):
     """Raises Conflict (`conversation_lost`) unless the prompt says what to do then; what is done is in the log."""
 
     def __init__(self, db: Database, agents: AgentRegistry, pool: AgentPool) -> None:
@@ -61,12 +61,6 @@ class ConversationStage:
         if if_lost is IfLost.REBUILD:
             prompt = await self._with_history(plan.session, prompt)
         return replace(plan, prompt=prompt, events=(*plan.events, dump(event)))
-
-    async def finish(self, session: Session, turn: Turn) -> None:
-        """The agent keeps its record itself."""
-
-    async def undo(self, plan: Plan) -> None:
-        """Nothing was done."""
 
     async def _is_lost(self, session: Session, turn: Turn) -> bool:
         if session.internal_session_id is None or self._pool.has_warm(session, turn):

@@ -179,8 +179,10 @@ class TurnDriver:
                 plan = await stage.prepare(plan)
                 prepared.append((stage, plan))
             await self._means.pool.warmed(plan.session.id)
-            # The process starts while the turn is committed; it gets its prompt only afterwards.
+            # The process starts meanwhile; it gets its prompt only when the turn is committed.
             starting = self._means.pool.start(plan.session, plan.turn)
+            for stage in self._means.stages:
+                await stage.make_ready(plan)
             await self._open(plan, starting)
         except Exception as exc:
             await self._take_back(prepared, starting)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from agentsrv.errors import AgentsrvError, NotFound
 from agentsrv.model import Session, Turn
-from agentsrv.turns.stages import Plan
+from agentsrv.turns.stages import Plan, Stage
 from agentsrv.workspace.finder import PathFinder
 from agentsrv.workspace.git.protocol import DropSnapshots, Request, TakeSnapshot
 from agentsrv.workspace.git.workers import GitWorkers
@@ -22,17 +22,16 @@ TIMEOUT_S = 6.0
 """A prompt waits no longer for its snapshot, and an end no longer for its own."""
 
 
-class SnapshotStage:
-    """`writers` is None where no snapshots are wanted."""
+class SnapshotStage(Stage):
+    """The first one is taken while the agent starts. `writers` is None where no snapshots are wanted."""
 
     def __init__(self, paths: PathFinder, writers: GitWorkers | None) -> None:
         self._paths = paths
         self._writers = writers
 
-    async def prepare(self, plan: Plan) -> Plan:
+    async def make_ready(self, plan: Plan) -> None:
         if plan.prompt is not None:
             await self._take(plan.session, plan.turn, "start")
-        return plan
 
     async def finish(self, session: Session, turn: Turn) -> None:
         await self._take(session, turn, "end")

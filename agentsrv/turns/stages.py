@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from agentsrv.fleet.homes import Homes
 from agentsrv.model import Session, Turn
@@ -33,24 +32,28 @@ class Plan:
     if_lost: IfLost = IfLost.REJECT
 
 
-class Stage(Protocol):
-    """`prepare` may raise what a client is told; then the stages before it are undone, the last one first."""
+class Stage:
+    """A kind does what it needs to, and leaves out the rest."""
 
     async def prepare(self, plan: Plan) -> Plan:
-        """Before the turn is opened and its agent started; the plan may be changed."""
-        ...
+        """Before its agent is started and the turn opened; the plan may be changed.
+
+        What is raised a client is told; then the stages before it are undone, the last one first.
+        """
+        return plan
+
+    async def make_ready(self, plan: Plan) -> None:
+        """While its agent starts, which gets the prompt afterwards. What is raised a client is told, too."""
 
     async def finish(self, session: Session, turn: Turn) -> None:
         """The agent has done with the turn; its end is not in the log yet. A failure does not keep it out."""
-        ...
 
     async def undo(self, plan: Plan) -> None:
-        """The turn does not take place: leave everything as it was before `prepare`."""
-        ...
+        """The turn does not take place: leave everything as it was before."""
 
 
-class HomeStage:
-    """Makes this server the home of a session before its first turn."""
+class HomeStage(Stage):
+    """Makes this server the home of a session before its first turn: it stays there for ever."""
 
     def __init__(self, homes: Homes, db: Database) -> None:
         self._homes = homes
@@ -61,16 +64,13 @@ class HomeStage:
             await self._homes.claim(plan.session.id)
         return plan
 
-    async def finish(self, session: Session, turn: Turn) -> None:
-        """It stays there for ever."""
-
     async def undo(self, plan: Plan) -> None:
         if plan.is_new_session and await sessions.find(self._db, plan.session.id) is None:
             await self._homes.release(plan.session.id)
 
 
-class WorktreeStage:
-    """Gives a session its git worktree before its first turn."""
+class WorktreeStage(Stage):
+    """Gives a session its git worktree before its first turn; it stays until its user says so."""
 
     def __init__(self, worktrees: SessionWorktrees, setup: WorktreeSetup) -> None:
         self._worktrees = worktrees
@@ -87,9 +87,6 @@ class WorktreeStage:
             await self._worktrees.take_back(session)
             raise
         return replace(plan, events=(*plan.events, *events))
-
-    async def finish(self, session: Session, turn: Turn) -> None:
-        """It stays until its user says so."""
 
     async def undo(self, plan: Plan) -> None:
         if plan.needs_worktree and plan.session.worktree is not None:

@@ -14,13 +14,13 @@ from agentsrv.store.timers import TimerRecord, TimerState
 from agentsrv.tasks import Tasks
 from agentsrv.turns.notes import tell
 from agentsrv.turns.signals import AgentPlanned, Signals, TimersChanged
-from agentsrv.turns.stages import Plan
+from agentsrv.turns.stages import Stage
 
 PREVIEW_CHARACTERS = 200
 
 
-class TimerNotes:
-    """A stage of each turn: whoever sees its end knows that what was planned in it is kept."""
+class TimerNotes(Stage):
+    """Whoever sees its end knows that what was planned in it is kept."""
 
     def __init__(self, db: Database, log: EventLog, signals: Signals) -> None:
         self._db = db
@@ -30,14 +30,8 @@ class TimerNotes:
         self._newest: dict[SessionId, asyncio.Task[None]] = {}
         signals.agent_planned.subscribe(self._heard)
 
-    async def prepare(self, plan: Plan) -> Plan:
-        return plan
-
     async def finish(self, session: Session, turn: Turn) -> None:
         await self.written(session.id)
-
-    async def undo(self, plan: Plan) -> None:
-        """Nothing was done."""
 
     async def written(self, session_id: SessionId) -> None:
         """Wait until all that was heard so far is in the database."""
