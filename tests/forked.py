@@ -17,9 +17,13 @@ from agentsrv.__main__ import main
 NOTHING = Path(os.devnull)
 COMMANDS = ("start", "run", "ps", "diff", "answer")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [__name__, "agentsrv.operate", "agentsrv.app", *(f"agentsrv.cli.{name}" for name in COMMANDS)]
+IMPORTED = (
+    "agentsrv.operate",
+    "agentsrv.doctor",
+    "agentsrv.serve",
+    *(f"agentsrv.cli.{name}" for name in COMMANDS),
 )
+PROCESSES.set_forkserver_preload([__name__, *IMPORTED, "tests.frozen"])
 
 
 class Forked:
