@@ -14,7 +14,6 @@ from aiohttp import ClientSession
 from hypothesis import HealthCheck, settings
 
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from bench.agent import compile_agent
 from tests.browser import Context, Page, new_context, running_browser
 from tests.door import ServerBehindDoor
@@ -22,6 +21,7 @@ from tests.fakes.model_api import ModelApi
 from tests.fakes.responses_api import ResponsesApi
 from tests.fakes.scripted import serve_in_thread
 from tests.kit import Server, write_fake_agent
+from tests.migrated import put_database
 
 ServerMaker = Callable[..., Server]
 
@@ -95,7 +95,7 @@ async def page(context: Context) -> AsyncIterator[Page]:
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
     """An open database with nothing in it."""
     path = tmp_path / "test.db"
-    migrate(path)
+    put_database(path)
     database = Database(path)
     await database.open()
     yield database

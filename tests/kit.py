@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from agentsrv.threads import Threads
 from tests.forked import Forked
+from tests.migrated import put_database
 
 KEY = f"end-to-end-key-{os.getpid():010}"
 """Of this run alone: tests look for it in all processes, and another run may be on the same machine."""
@@ -30,6 +31,8 @@ STREAM_TIMEOUT_S = 120.0
 """Only what hangs takes so long; a slow and busy machine does not."""
 ROOT = Path(__file__).parents[1]
 FAKE_AGENT = Path(__file__).parent / "fakes" / "fake_agent.py"
+OWN_DATABASE = {"STATE_DIR", "DATABASE_PATH"}
+"""Settings of a server that finds no database where others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,8 @@ class Server:
         return self
 
     def _forked(self) -> Forked:
+        if not os.path.lexists(self.database.parent) and OWN_DATABASE.isdisjoint(self.settings):
+            put_database(self.database)
         log = self.directory / "log"
         return Forked(("serve",), variables=self.environment(), cwd=self.directory, stderr=log)
 

@@ -20,6 +20,7 @@ from agentsrv.app import make_app
 from agentsrv.config import Config
 from agentsrv.listen import bound, listening
 from tests.fleet.kit import free_port
+from tests.migrated import put_database
 from tests.redis_server import real_redis
 
 KEY = "test-key-0123456789"
@@ -28,7 +29,7 @@ TIMEOUT_S = 60.0
 
 
 def make_config(directory: Path, **settings: Any) -> Config:
-    """A configuration of its own below `directory`, with the fake agent as Claude Code."""
+    """A configuration of its own below `directory`, with the fake agent as Claude Code and a database without rows."""
     agent = directory / "claude"
     agent.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {FAKE_AGENT} "$@"\n')
     agent.chmod(0o755)
@@ -48,7 +49,10 @@ def make_config(directory: Path, **settings: Any) -> Config:
         "database_path": directory / "state" / "agentsrv.db",
         "environment": environment,
     }
-    return Config(**defaults | settings)
+    config = Config(**defaults | settings)
+    if config.database_path == defaults["database_path"]:
+        put_database(config.database_path)
+    return config
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from agentsrv.errors import AgentsrvError, Unprocessable
 from agentsrv.model import Session, SessionId, Turn, TurnId, TurnStatus
 from agentsrv.store import sessions, turns
 from agentsrv.store.database import Database
-from agentsrv.store.migrate import migrate
 from agentsrv.turns.setup import WorktreeWish
 from agentsrv.turns.worktrees import SessionWorktrees
 from agentsrv.workspace.finder import PathFinder
 from agentsrv.workspace.git.workers import GitWorkers
 from agentsrv.workspace.paths import Workspace
 from tests.kit import THREADS
+from tests.migrated import put_database
 from tests.workspace.git_kit import make_repository, run_git
 
 NEW = Session(
@@ -40,7 +40,7 @@ async def serving(
     directory: Path, timeout_s: float = 20.0
 ) -> AsyncIterator[tuple[SessionWorktrees, Database]]:
     base = directory / "base"
-    migrate(directory / "db")
+    put_database(directory / "db")
     db = Database(directory / "db")
     await db.open()
     readers = GitWorkers(Workspace(base), {}, THREADS.processes)
