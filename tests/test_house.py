@@ -22,6 +22,11 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 SOURCES = sorted((ROOT / "agentsrv").rglob("*.py"))
+SECRET = re.compile(r"(?:^|_)(?:secret|token|ticket|password|signature|api_key)s?$")
+"""How a variable is called that holds something with which a stranger could come in."""
+
+
+BY_VALUE = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,51 @@ def test_modules_import_in_no_circle() -> None:
     graphlib.TopologicalSorter(imports).prepare()
 
 
+def test_secrets_are_compared_in_constant_time() -> None:
+    """`hmac.compare_digest`, never `==` or `in`, which tell by their time how much of a guess was right."""
+    found = [(path, node) for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+
+    assert [] == [(str(path), ast.unparse(node)) for path, node in found if tells_by_its_time(node)]
+
+
+@pytest.mark.parametrize(
+    ("code", "is_told"),
+    [
+        ("given == secret", True),
+        ("self._secret != given", True),
+        ("token in own", True),
+        ("any(token == key for key in own)", True),
+        ("given == request.app[HOP_SECRET]", True),
+        ("hmac.compare_digest(given, secret)", False),
+        ("len(tokens) == 1", False),
+        ("token is None", False),
+        ("TICKET in request.query", False),
+    ],
+)
+def test_comparison_of_a_secret_is_known(code: str, is_told: bool) -> None:
+    """The rule above sees what it is to see."""
+    assert is_told == any(tells_by_its_time(one) for one in ast.walk(ast.parse(code)))
+
+
+def test_one_place_says_who_is_a_server_of_the_fleet() -> None:
+    """The header with the fleet's secret is read where it is compared, and nowhere else."""
+    readers = {
+        (str(path.relative_to(ROOT)), function.name, "hmac.compare_digest" in ast.unparse(function))
+        for path in SOURCES
+        for function in functions(path)
+        if any(is_looked_up(node, "HOP") for node in ast.walk(function))
+    }
+
+    assert {("agentsrv/api/hop.py", "is_hop", True)} == readers
+
+
+def test_only_a_fleet_knows_redis() -> None:
+    """No module but those of `fleet` imports it."""
+    knowing = {path.parent.name for path in SOURCES if "redis" in imported(ast.parse(path.read_text()))}
+
+    assert {"fleet"} == knowing
+
+
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     tree = ast.walk(ast.parse(path.read_text()))
     return [node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -175,6 +225,33 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def is_empty_container(node: ast.stmt) -> bool:
     value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
     return value is not None and ast.unparse(value) in {"[]", "{}", "set()", "list()", "dict()"}
+
+
+def tells_by_its_time(node: ast.AST) -> bool:
+    """Is it a comparison of a secret, byte by byte until one differs?"""
+    if not isinstance(node, ast.Compare) or not any(isinstance(op, BY_VALUE) for op in node.ops):
+        return False
+    return any(SECRET.search(name_of_value(side)) for side in (node.left, *node.comparators))
+
+
+def name_of_value(node: ast.expr) -> str:
+    """How it is called, or what it is looked up by; empty where it has no name. Capitals are names of keys."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(slice=ast.Name(id=key) | ast.Attribute(attr=key)):
+            return key.lower()
+    return ""
+
+
+def is_looked_up(node: ast.AST, key: str) -> bool:
+    """`headers[key]`, `headers.get(key)` and the like."""
+    match node:
+        case ast.Subscript(slice=found, ctx=ast.Load()):
+            return name_of_value(found) == key
+        case ast.Call(func=ast.Attribute(attr="get" | "getone" | "getall" | "pop"), args=[found, *_]):
+            return name_of_value(found) == key
+    return False
 
 
 def imported(tree: ast.Module) -> set[str]:
