@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.fleet.kit import FleetOfServers, fleet_of, wait_for_peers
+from tests.fleet.members import Members
 from tests.kit import Server, write_fake_agent
+from tests.redis_server import real_redis
 
 
 @pytest.fixture
@@ -36,3 +39,11 @@ def home(standing: FleetOfServers) -> Server:
 @pytest.fixture
 def door(standing: FleetOfServers) -> Server:
     return standing.servers["door"]
+
+
+@pytest.fixture
+async def members(tmp_path: Path) -> AsyncIterator[Members]:
+    """Makes servers' parts in a fleet of one test."""
+    with real_redis(tmp_path) as redis:
+        async with AsyncExitStack() as stack:
+            yield Members(redis, tmp_path, stack)

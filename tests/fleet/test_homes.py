@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,81 +16,19 @@ from agentsrv.errors import Conflict, StartupError, Unavailable
 from agentsrv.fleet import registry
 from agentsrv.fleet.connect import TIMEOUT_S as TIMEOUT_OF_REDIS_S
 from agentsrv.fleet.homes import Homes, LocalHomes, session_key, terminal_key
-from agentsrv.fleet.memory import Memory
 from agentsrv.fleet.names import number_in, number_of
-from agentsrv.fleet.redis_homes import RedisHomes
-from agentsrv.fleet.registry import Load, Peer, Registry
-from agentsrv.fleet.scripts import Scripts
+from agentsrv.fleet.registry import Load
 from agentsrv.model import SessionId, TerminalId
-from agentsrv.tasks import Vitals
 from tests.fleet.kit import free_port
-from tests.kit import ROOT, THREADS, TIMEOUT_S, wait_until
-from tests.redis_server import RedisServer, real_redis
+from tests.fleet.members import Members
+from tests.kit import ROOT, TIMEOUT_S
+from tests.redis_server import real_redis
 
 pytestmark = pytest.mark.tools
 
 S = SessionId("s")
 REBUILT_S = 3
 """When every key is there again, after Redis has lost all."""
-
-
-class Member:
-    """One server's part in a fleet, without the server. `keys` is what it has."""
-
-    def __init__(self, url: str, directory: Path, name: str, capacity: int = 4) -> None:
-        directory.mkdir(exist_ok=True)
-        self.keys: list[str] = []
-        self.load = Load(0, capacity, accepts=True)
-        self.superseded: list[str] = []
-        self.scripts = Scripts(url)
-        self.homes = RedisHomes(name, self.scripts)
-        self.registry = Registry(
-            Peer(name, f"http://{name}.example"),
-            self.homes,
-            self.scripts,
-            Memory(directory / "fleet.json", THREADS.state),
-            lambda: self.load,
-            self.list_keys,
-            Vitals(on_superseded=lambda: self.superseded.append(name)),
-        )
-
-    async def list_keys(self) -> list[str]:
-        return self.keys
-
-    async def start(self) -> Member:
-        await self.registry.start()
-        self.registry.serve()
-        await self.published()
-        return self
-
-    async def published(self) -> None:
-        """Until it has said what it has, as the book knows it."""
-        await asyncio.to_thread(wait_until, lambda: not self.registry.view.problem)
-        await self.registry.look()
-
-
-class Members:
-    """Makes them, and closes them afterwards."""
-
-    def __init__(self, redis: RedisServer, directory: Path, stack: AsyncExitStack) -> None:
-        self.redis = redis
-        self._directory = directory
-        self._stack = stack
-
-    def make(self, name: str, directory: str = "", capacity: int = 4, url: str = "") -> Member:
-        member = Member(url or self.redis.url, self._directory / (directory or name), name, capacity)
-        self._stack.push_async_callback(member.registry.close)
-        return member
-
-    async def start(self, name: str, directory: str = "", capacity: int = 4) -> Member:
-        return await self.make(name, directory, capacity).start()
-
-
-@pytest.fixture
-async def members(tmp_path: Path) -> AsyncIterator[Members]:
-    with real_redis(tmp_path) as redis:
-        async with AsyncExitStack() as stack:
-            yield Members(redis, tmp_path, stack)
 
 
 @pytest.fixture(params=["local", "redis"])
@@ -162,21 +99,6 @@ async def test_hundreds_ask_at_once(members: Members) -> None:
     keys = [session_key(f"new-{n}") for n in range(300)]
 
     assert ["a"] * 300 == await asyncio.gather(*(a.homes.place(key) for key in keys))
-
-
-async def test_hundreds_who_look_again_share_an_answer(members: Members) -> None:
-    """Redis is asked for all of them, and nobody waits for the looks of those before."""
-    a = await members.start("a")
-    await a.registry.look()
-    before = beats(members.redis)
-    await asyncio.gather(*(a.registry.look() for _ in range(300)))
-
-    assert beats(members.redis) - before <= 3
-
-
-def beats(redis: RedisServer) -> int:
-    """How often any server has said that it is here."""
-    return int(redis.do("INFO", "commandstats")["cmdstat_zadd"]["calls"])
 
 
 async def test_only_its_home_releases_an_id(members: Members) -> None:
