@@ -241,7 +241,8 @@ def name_of_value(node: ast.expr) -> str:
             return name
         case ast.Subscript(slice=ast.Name(id=key) | ast.Attribute(attr=key)):
             return key.lower()
-    return ""
+        case _:
+            return ""
 
 
 def is_looked_up(node: ast.AST, key: str) -> bool:
@@ -251,7 +252,8 @@ def is_looked_up(node: ast.AST, key: str) -> bool:
             return name_of_value(found) == key
         case ast.Call(func=ast.Attribute(attr="get" | "getone" | "getall" | "pop"), args=[found, *_]):
             return name_of_value(found) == key
-    return False
+        case _:
+            return False
 
 
 def imported(tree: ast.Module) -> set[str]:
