@@ -65,6 +65,10 @@ class TerminalClient:
     def resume(self) -> None:
         self._transport.resume_reading()
 
+    def abort(self) -> None:
+        """Go away without a word."""
+        self._transport.abort()
+
     @property
     def _transport(self) -> asyncio.Transport:
         connection = self.ws._response.connection

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from agentsrv import access, keys_command
+from agentsrv.access import EVERYTHING, Caller
+from agentsrv.api import hop
 from agentsrv.api.keys import AUDIT, KEYRING
 from agentsrv.app import make_app
 from agentsrv.config import Config, networks
@@ -455,6 +457,14 @@ async def test_who_names_a_key_as_another_one_is_told_from_it(server: Server) ->
 
     assert [entry["key"] for entry in entries] == ["API_KEY"] * 3
     assert [entry["details"].get("keyId") for entry in entries] == [*ids, None]
+
+
+async def test_a_server_alone_believes_no_other(server: Server, config: Config) -> None:
+    """It has no secret that a header could have, an empty one as little as that of a fleet with its key."""
+    of_a_fleet = hop.secret_of(replace(config, server_name="x")).decode()
+    for secret in ("", "0" * len(of_a_fleet), of_a_fleet):
+        headers = {hop.HOP: secret, hop.CALLER: hop.told(Caller("mallory", EVERYTHING, b""))}
+        assert 401 == (await server.ask("GET", "/sessions", key=None, headers=headers)).status
 
 
 async def test_reading_is_not_in_the_audit_log_and_strangers_are_not(server: Server) -> None:

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kit import Server, script, wait_until
+from agentsrv.access import EVERYTHING, Caller
+from agentsrv.api import hop
+from agentsrv.config import Config
+from tests.kit import KEY, Server, script, wait_until
 from tests.redis_server import RedisServer, real_redis
 
 UPGRADE = {
@@ -86,6 +89,18 @@ def free_port() -> int:
 def servers_of(server: Server) -> dict[str, dict[str, Any]]:
     """What a server knows of the fleet, by name."""
     return {one["name"]: one for one in server.ask("GET", "/servers").json["servers"]}
+
+
+def fleet_secret() -> str:
+    """What the servers know each other by."""
+    settings = {"API_KEY": KEY, "SERVER_NAME": "x", "REDIS_URL": "redis://localhost"}
+    return hop.secret_of(Config.from_env(settings)).decode()
+
+
+def over_a_hop(to: str) -> dict[str, str]:
+    """Headers of a request that another server passes on to `to`, whose caller may do everything."""
+    caller = hop.told(Caller("somebody", EVERYTHING, b""))
+    return {"X_Agentsrv_Hop": fleet_secret(), "X_Agentsrv_To": to, "X_Agentsrv_Caller": caller}
 
 
 def reached_by_door(fleet: FleetOfServers, home: Server) -> Server:

@@ -12,7 +12,16 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.fleet.kit import FleetOfServers, fleet_of, free_port, home_of, servers_of, wait_for_peers
+from tests.fleet.kit import (
+    UPGRADE,
+    FleetOfServers,
+    fleet_of,
+    free_port,
+    home_of,
+    over_a_hop,
+    servers_of,
+    wait_for_peers,
+)
 from tests.kit import TIMEOUT_S, Server, script, wait_until, write_fake_agent
 
 pytestmark = pytest.mark.tools
@@ -105,12 +114,45 @@ def test_lists_are_those_of_all(fleet: FleetOfServers, balanced: Server) -> None
     assert len(set(found)) == len(found)
 
 
+LISTS = {
+    "/generate/v2/jobs": ("jobs", "sessionId", ["asks-a", "asks-b"]),
+    "/permissions": ("permissions", "sessionId", ["asks-a", "asks-b"]),
+    "/terminals": ("terminals", "terminalId", ["of-a", "of-b"]),
+}
+
+
+def test_jobs_questions_and_terminals_are_those_of_all(fleet: FleetOfServers) -> None:
+    """Whoever is asked tells of everything once, on whichever server it is."""
+    for name in ("a", "b"):
+        begin_all(fleet.servers[name], name)
+    for server in fleet.servers.values():
+        for path, (field, id_, wanted) in LISTS.items():
+            page = server.ask("GET", path).json
+            found = [one[id_] for one in page[field]]
+            assert ([], len(found)) == (page["unreachable"], page["count"])
+            assert wanted == sorted(name for name in found if name in wanted), path
+    for name in ("a", "b"):
+        assert 200 == fleet.servers["c"].stop(f"asks-{name}").status
+        assert 200 == fleet.servers["c"].ask("DELETE", f"/terminals/of-{name}").status
+
+
+def begin_all(server: Server, name: str) -> None:
+    """A job that asks for leave, and a terminal."""
+    asks = script('ask 1 Bash {"command": "ls"}')
+    job = server.start_job(asks, f"asks-{name}", server=name, permission_mode="ask")
+    with server.follow(job) as stream:
+        stream.until(lambda event: event.type == "permission_request")
+    body = {"deploymentId": "local-dev", "terminalId": f"of-{name}", "server": name}
+    token = server.ask("POST", "/terminal/token", body).json["token"]
+    assert 101 == server.ask("GET", f"/ws/terminal?token={token}", **UPGRADE).status
+
+
 def test_page_names_who_is_missing(fleet: FleetOfServers, balanced: Server) -> None:
-    """A server is away: its sessions are not in the list, which says so."""
+    """A server is away: what is there is not in any list, which says so."""
     fleet.servers["c"].kill9()
     try:
-        answer = fleet.servers["a"].ask("GET", "/sessions").json
-        assert ["c"] == answer["unreachable"]
+        for path in ("/sessions", "/generate/v2/jobs", "/permissions", "/terminals"):
+            assert ["c"] == fleet.servers["a"].ask("GET", path).json["unreachable"], path
     finally:
         fleet.servers["c"].start()
         wait_for_peers(*fleet.servers.values())
@@ -163,6 +205,11 @@ def test_files_are_somebodys(fleet: FleetOfServers, balanced: Server) -> None:
     }
     assert {"server=b": 200, "session_id=on-b": 200, "server=a": 404, "server=nobody": 400} == statuses
     assert 200 == balanced.ask("GET", "/filesystem/files?path=b-only", X_Session_Id="on-b").status
+    codes = [
+        balanced.ask("GET", f"/git/diff?path=b-only{where}").json["code"]
+        for where in ("", "&server=b", "&session_id=on-b", "&server=a")
+    ]
+    assert ["server_required", "not_a_repository", "not_a_repository", "path_not_found"] == codes
     terminals = [
         balanced.ask("POST", "/terminal/token", {"deploymentId": "local-dev", **more}).json
         for more in ({}, {"server": "b"}, {"session_id": "on-b"})
@@ -185,6 +232,21 @@ def test_fork_is_where_its_source_is(fleet: FleetOfServers, balanced: Server) ->
 
     assert [(201, None), (409, "session_elsewhere")] == [(one.status, one.json.get("code")) for one in forks]
     assert ["a"] * 3 == [home_of(server, "fork") for server in fleet.servers.values()]
+
+
+def test_no_id_is_given_twice_whoever_is_wrong_about_its_home(fleet: FleetOfServers) -> None:
+    """Two servers that each take a new id for their own, as when routing errs: where sessions are made one refuses."""
+    made, refused = (
+        fleet.servers[name].ask("POST", "/sessions", {"sessionId": "unrouted"}, **over_a_hop(name))
+        for name in ("a", "b")
+    )
+    prompt = {"session_id": "unrouted", "prompt": "no"}
+    also = fleet.servers["b"].ask("POST", "/generate/v2", prompt, **over_a_hop("b"))
+
+    assert 201 == made.status, made.json
+    for answer in (refused, also):
+        assert (409, "session_elsewhere") == (answer.status, answer.json["code"])
+    assert ["a"] * 3 == [home_of(server, "unrouted") for server in fleet.servers.values()]
 
 
 def test_shared_workspace_is_everybodys(fleet: FleetOfServers, tmp_path: Path) -> None:

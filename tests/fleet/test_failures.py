@@ -441,3 +441,18 @@ def test_server_that_drains(fleet: FleetOfServers) -> None:
     assert "running" == other.job(task)["status"]
     go.touch()
     assert 0 == home.ended()
+
+
+def test_server_that_drains_for_long_enough(fleet: FleetOfServers) -> None:
+    """After DRAIN_TIMEOUT it goes, whatever runs: the agent works on, and the next process has it."""
+    home = fleet.start("home", DRAIN_TIMEOUT="1")
+    task = home.start_job(script("say one", "hang"))
+    os.kill(home.pid, signal.SIGTERM)
+    assert 0 == home.ended()
+    agents = home.agents()
+    home.start()
+
+    assert agents
+    assert agents == home.agents()
+    assert "running" == home.job(task)["status"]
+    assert 200 == home.stop().status

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import pytest
 from agentsrv.access import EVERYTHING, Caller
 from agentsrv.api import hop
 from agentsrv.api.forward import IDLE_CONNECTIONS, IDLE_S
-from agentsrv.config import Config
+from agentsrv.api.watches import LOOK_S
 from bench.files import upload
-from tests.fleet.kit import FleetOfServers, home_of
+from tests.fleet.kit import FleetOfServers, fleet_secret, home_of, over_a_hop
 from tests.kit import KEY, TIMEOUT_S, Server, rss_bytes, script, wait_until
 
 pytestmark = pytest.mark.tools
@@ -177,7 +178,8 @@ def test_what_is_refused_leaves_its_id_free(home: Server, door: Server, standing
 
 
 def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
-    """I go away from a stream: within a moment neither server holds anything for me."""
+    """I go away from a stream: within a second, in which it is looked twice, neither server holds anything for me."""
+    assert 2 * LOOK_S <= 1
     task = door.start_job(script("hang"), "left")
     stream = door.follow(task)
     stream.take(1)
@@ -191,8 +193,7 @@ def test_client_that_leaves_ends_the_hop(home: Server, door: Server) -> None:
 def test_who_does_not_know_the_secret_is_no_server(home: Server, door: Server) -> None:
     """A hop, and whose request it is, are believed with the fleet's secret only; with it nothing is passed on again."""
     everything = hop.told(Caller("mallory", EVERYTHING, b""))
-    config = Config.from_env({"API_KEY": KEY, "SERVER_NAME": "x", "REDIS_URL": "redis://localhost"})
-    secret = hop.secret_of(config).decode()
+    secret = fleet_secret()
     assert 201 == door.ask("POST", "/sessions", {"sessionId": "mine", "server": "home"}).status
     for server in (home, door):
         forged = {"X_Agentsrv_Hop": "0" * len(secret), "X_Agentsrv_Caller": everything}
@@ -202,6 +203,20 @@ def test_who_does_not_know_the_secret_is_no_server(home: Server, door: Server) -
 
     told = {"Authorization": "", "X_Agentsrv_Hop": secret, "X_Agentsrv_Caller": everything}
     assert (200, 404) == tuple(one.ask("GET", "/sessions/mine", **told).status for one in (home, door))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s: s[:-1], lambda s: s + "0", str.upper, lambda s: s[::-1], lambda s: ""]
+)
+def test_secret_that_is_nearly_right_is_none(home: Server, change: Callable[[str], str]) -> None:
+    """Its beginning, more than it, the same in capitals: such a request is a stranger's, with a key a client's."""
+    given = over_a_hop("home") | {"X_Agentsrv_Hop": change(fleet_secret())}
+    del given["X_Agentsrv_To"]
+
+    assert [401, 200] == [
+        home.ask("GET", "/sessions", **given, **key).status for key in ({"Authorization": ""}, {})
+    ]
+    assert 200 == home.ask("GET", "/sessions", **over_a_hop("home"), Authorization="").status
 
 
 def test_request_is_its_callers(home: Server, door: Server) -> None:

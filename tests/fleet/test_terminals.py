@@ -8,8 +8,8 @@ import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
 
 from tests.fleet.kit import FleetOfServers
-from tests.kit import KEY, Server
-from tests.terminal_client import TerminalClient, get_token
+from tests.kit import KEY, Server, wait_until
+from tests.terminal_client import TerminalClient, get_token, terminal
 
 pytestmark = pytest.mark.tools
 
@@ -58,6 +58,23 @@ async def test_a_terminal_is_used_through_another_server(
         assert [door.ask("DELETE", f"/terminals/{one['terminalId']}").status for one in listed] == [
             200
         ] * len(listed)
+
+
+async def test_client_that_leaves_a_terminal_has_left_it_at_home(
+    home: Server, door: Server, client: ClientSession
+) -> None:
+    """Its socket through another server just breaks: its home knows that nobody looks any more, and keeps the shell."""
+    async with terminal(client, door.port, KEY, "left") as shell:
+        await shell.message("info")
+        assert [1] == clients_of(home, "left")
+        shell.abort()
+        wait_until(lambda: clients_of(home, "left") == [0])
+    assert 200 == door.ask("DELETE", "/terminals/left").status
+
+
+def clients_of(server: Server, name: str) -> list[int]:
+    listed = server.ask("GET", "/terminals").json["terminals"]
+    return [one["clients"] for one in listed if one["terminalId"] == name]
 
 
 async def test_without_redis_terminals_go_on_and_open(
