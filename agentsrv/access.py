@@ -11,7 +11,9 @@ import hmac
 import secrets
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct
 
 from agentsrv.errors import Forbidden, InvalidInput, NotFound
 from agentsrv.model import AccessKey, Millis, Scope
@@ -32,8 +34,7 @@ DEVICE_IDLE_MS = 30 * 24 * 3600 * 1000
 EVERYTHING = frozenset(Scope)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Who asks: what the key is called, what it may do, and what tells it from others. `id`: of a named key.
 
     `counted_as`: the hash under which its requests are counted; empty: its own.

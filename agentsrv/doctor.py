@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.agents.contract import AgentInfo
 from agentsrv.config import Config
@@ -30,8 +32,7 @@ class State(StrEnum):
     WRONG = "WRONG"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of the table: what was looked at, how it is, and what to do about it."""
 
     subject: str

@@ -25,11 +25,11 @@ Nothing here knows HTTP: `api/middleware.py` maps classes to statuses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One field that is wrong: where (`images.0.data`) and why."""
 
     path: str

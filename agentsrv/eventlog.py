@@ -17,10 +17,11 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from agentsrv.marks import Marks
 from agentsrv.model import Chunk, Lease, Millis, RunnerId, Seq, SessionId, Source, Turn, TurnId
@@ -65,8 +66,7 @@ def server_chunk(turn: Turn, source: Source, seq: Seq, lines: list[bytes]) -> Ch
     return Chunk(turn.session_id, turn.id, source, now_ms(), seq, seq + len(lines) - 1, data)
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
+class _Waiter(Struct, eq=False):
     """A follower that has all that there is up to `cursor`."""
 
     cursor: Seq

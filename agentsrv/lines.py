@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 OVERSIZED_KEPT_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class OversizedLine:
+class OversizedLine(Struct, frozen=True):
     """A line over the limit: its first 64 KiB and its whole length, both without the newline."""
 
     kept: bytes

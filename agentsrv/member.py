@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agentsrv.api.forward import Forwarder
 from agentsrv.api.hop import secret_of
@@ -25,8 +25,7 @@ from agentsrv.turns.service import TurnService
 from agentsrv.turns.sessions import SessionService
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """What a server has for the others."""
 
     registry: Registry

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType
+
+from msgspec import Struct, field
 
 SessionId = NewType("SessionId", str)
 TurnId = NewType("TurnId", str)
@@ -70,8 +72,7 @@ class Decision(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a user says to a question of the agent.
 
     remember: do not ask for this again in the session.
@@ -87,8 +88,7 @@ class Answer:
     permission_mode: PermissionMode | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(Struct, frozen=True):
     """Where a session's conversation comes from: another one's, up to a point that the agent can name.
 
     `seq` is the newest event of the other session then. The rest is the agent's own: the name of the
@@ -101,8 +101,7 @@ class Fork:
     point: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """A durable conversation with one agent in one working directory.
 
     `internal_session_id` is the agent's own name for the conversation (a UUID for Claude Code).
@@ -145,8 +144,7 @@ SETTING_SOURCES = ("user", "project", "local")
 """Whose settings may count for an agent: the latter two are the repository's, shared and one's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnOptions:
+class TurnOptions(Struct, frozen=True):
     """What one prompt asks of the agent, in the words that are the same for every agent.
 
     setting_sources: of SETTING_SOURCES; None: all in `bypass`, else the user's.
@@ -168,16 +166,15 @@ class TurnOptions:
     notes: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Image:
     """A picture that comes with a prompt. `data` is base64, `media_type` what the file's first bytes say."""
 
     media_type: str
-    data: bytes = field(repr=False)
+    data: bytes = dataclasses.field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a turn ended. `usage` is the agent's own object; `cost_usd` is of this turn alone.
 
     `result` is what the agent said last, when it has done its work.
@@ -193,16 +190,14 @@ class Outcome:
     result: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """The right to write to a session, as of `generation`. The database refuses an older one."""
 
     session_id: SessionId
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """One prompt and all that the agent does until it is done with it. On the wire: a job, its id a `taskId`.
 
     `first_seq` is its user message, `last_seq` its `done` event (None while it runs).
@@ -226,8 +221,7 @@ class Turn:
         return Lease(self.session_id, self.generation)
 
 
-@dataclass(slots=True)
-class Chunk:
+class Chunk(Struct):
     """Consecutive events of one session that were written together.
 
     `data` is their JSON, each followed by one newline, exactly as the agent wrote it.
@@ -270,13 +264,13 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class AccessKey:
     """A named key. `parent`: the hash of the key it was made with. `idle_ms`: it ends so long after its last use."""
 
     id: str
     name: str
-    hash: bytes = field(repr=False)
+    hash: bytes = dataclasses.field(repr=False)
     scopes: frozenset[Scope]
     parent: bytes | None
     created_at: Millis
@@ -295,8 +289,7 @@ class AccessKey:
         return self.revoked_at is None and (self.ends_at is None or now < self.ends_at)
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(Struct, frozen=True):
     """What somebody has done: `action` is the name of the operation, `status` how it was answered."""
 
     at: Millis

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from agentsrv.errors import LimitReached
 
@@ -20,8 +21,7 @@ MOST = 10_000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[T]):
+class _Waiting(Struct, Generic[T], frozen=True):
     until: float
     maker: bytes
     value: T

@@ -18,8 +18,9 @@ import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agentsrv.errors import StartupError
 from agentsrv.users import User, acting_as
@@ -96,8 +97,7 @@ def require_file(path: Path) -> None:
         raise StartupError(f"{path} is {what}, and must be a file of the server's own; move it away")
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """A directory of ours with directories of ours in it. All methods block.
 
     A member's name is of the form `form`; the names of the files in it are of the form `files`.

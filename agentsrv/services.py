@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from agentsrv.access import Keyring
 from agentsrv.agents import AgentRegistry
@@ -68,8 +69,7 @@ AGENT_KINDS: tuple[type[ClaudeCode] | type[Codex], ...] = (ClaudeCode, Codex)
 """The agents that have an adapter of their own; the first one is the default. Others speak ACP (`agents/acp`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """All that is started, stopped, or asked by a face of the server."""
 
     config: Config

@@ -11,8 +11,9 @@ import pwd
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agentsrv import linux
 from agentsrv.errors import StartupError
@@ -21,8 +22,7 @@ NEEDED = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 """To give a file to that user, to signal its processes, to become it. (linux/capability.h)"""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """`groups` are all its groups; `home` is empty when the system does not know the user."""
 
     name: str

@@ -8,17 +8,17 @@ writes to its stdin what `prompt`, `interrupt` and `Effect.reply` say, and gives
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from msgspec import Struct, field
 
 from agentsrv.agents.timers import TimerNews
 from agentsrv.agents.updates import UpdateReader
 from agentsrv.model import Answer, Fork, Image, Outcome, PermissionMode, Session, TurnId, TurnOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """How to start the process.
 
     files: name and content; written into its runner's directory first, mode 0600.
@@ -31,8 +31,7 @@ class Launch:
     opening: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What the agent waits for: leave to use a tool ("permission"), or what only a person knows ("question").
 
     id: the agent's own, or a name made from it where that fits no URL; unique within its process.
@@ -55,8 +54,7 @@ class Question:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class BackgroundTask:
+class BackgroundTask(Struct, frozen=True):
     """What an agent has left running. `title`: one line for people."""
 
     id: str
@@ -64,8 +62,7 @@ class BackgroundTask:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(Struct, frozen=True):
     """What a line means besides being an event of the log. Most lines have no effect at all.
 
     event: what the log keeps instead of the line; None keeps nothing.
@@ -103,8 +100,7 @@ class Effect:
     timer: TimerNews | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentInfo:
+class AgentInfo(Struct, frozen=True):
     """What is installed, and what prompts for it may ask for. `credentials` are names only.
 
     login: what to do so that there are credentials, for people.
@@ -134,8 +130,7 @@ class AgentInfo:
         return self.available and bool(self.credentials)
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """What `agentsrv doctor` is told of an agent, besides its `AgentInfo`.
 
     is_needed: without it prompts fail as the server is set up.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentsrv.agents.contract import Question
 from agentsrv.errors import InvalidInput, Problem

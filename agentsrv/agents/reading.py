@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agentsrv.agents.contract import Adapter, Effect
 from agentsrv.jsontext import is_intricate, is_json, is_utf8, load_object, raw_event

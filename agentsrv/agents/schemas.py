@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentsrv.errors import unsupported
 from agentsrv.jsontext import dump

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agentsrv.model import Millis
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(Struct, frozen=True):
     """The agent wants to be given `prompt` at a time. `id` is unique within its session.
 
     schedule: it comes again then (five fields, as cron has them); None: once.
@@ -26,15 +25,13 @@ class Timer:
     is_kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TimerCancelled:
+class TimerCancelled(Struct, frozen=True):
     """The agent has changed its mind about those whose id begins so."""
 
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Struct, frozen=True):
     """The agent works by itself on what it had planned; `at`: for when, if it says so."""
 
     at: Millis | None = None

@@ -17,7 +17,6 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -25,6 +24,8 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.api.masking import MaskedFrames
 from agentsrv.api.proxies import is_one_of
@@ -72,8 +73,7 @@ TELL_AGAIN_S = 60.0
 MIN_CLIENTS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """`per_address` is not for loopback, Unix sockets and `proxies`: many clients come from there, or nobody else."""
 
     connections: int = 4096

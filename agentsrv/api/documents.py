@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from agentsrv.api.compression import LEVEL, MIN_BYTES, takes_gzip
 from agentsrv.api.keys import SLICES
 from agentsrv.api.transfer import send
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     body: bytes
     packed: bytes
     content_type: str

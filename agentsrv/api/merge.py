@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from agentsrv.access import EVERYTHING, Caller
 from agentsrv.api.credentials import CALLER
@@ -33,8 +33,7 @@ FLEET = Caller("fleet", EVERYTHING, b"")
 LIST_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """A list in an answer: the field that it is in, the field that names what is in it, how many are told at most.
 
     Those without a limit are told whole, the oldest first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -18,6 +17,7 @@ from aiohttp import (
     web,
 )
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct, field
 
 from agentsrv.api.bodies import in_time, invite_body
 from agentsrv.api.fields import text_problem
@@ -38,8 +38,7 @@ MALFORMED = (ValueError, LookupError, RuntimeError, AssertionError, HttpProcessi
 """What aiohttp's reader raises for a form that is none. The warning is one where warnings are errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Struct, frozen=True):
     """What the form says about its files. `names`: relative paths, in the order of the files."""
 
     target: str
@@ -47,8 +46,7 @@ class Upload:
     overwrite: bool
 
 
-@dataclass(slots=True)
-class _Form:
+class _Form(Struct):
     fields: dict[str, list[str]] = field(default_factory=dict)
     file_names: list[str] = field(default_factory=list)
     field_bytes: int = 0

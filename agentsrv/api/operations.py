@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from agentsrv.model import Scope
 
@@ -19,8 +18,7 @@ FORM = "multipart/form-data"
 NO_BODY = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(Struct, frozen=True):
     """An event stream: the data of each frame is one of these."""
 
     name: str
@@ -34,8 +32,7 @@ Answer = type[msgspec.Struct] | Events | str
 """A JSON body of this class, an event stream, or the media type of something else (`NO_BODY`: nothing)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation:
+class Operation(Struct, frozen=True, eq=False):
     """One method on one path: what it takes, what it answers, how it can fail."""
 
     method: str
@@ -67,8 +64,7 @@ class Operation:
         return sorted(common | for_body | for_query | for_url | set(self.errors))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class Group(Struct, frozen=True, eq=False):
     """The operations on one subject, under the name that documents have for it."""
 
     tag: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from agentsrv.api.bodies import FIELDS, parse_fields
 from agentsrv.api.openai import session_of
@@ -41,8 +41,7 @@ class Peek(msgspec.Struct):
         return _id(self.session if self.camel_session is None else self.camel_session)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True):
     """What a message of MCP is about. `begins`: it may make a session."""
 
     session_id: str | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError
@@ -30,8 +31,7 @@ Messages = Sequence[Mapping[str, Any]]
 Send = Callable[[Messages], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """The services that all connections share."""
 
     version: str
@@ -44,8 +44,7 @@ class Means:
     default_mode: PermissionMode
 
 
-@dataclass(slots=True)
-class Opened:
+class Opened(Struct):
     """A session that a connection has opened. `following`: the turns whose news it gets."""
 
     mcp_servers: dict[str, Any] | None = None

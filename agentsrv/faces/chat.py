@@ -11,12 +11,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.updates import Recent
@@ -52,8 +52,7 @@ class Delta(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One of a conversation. `images` are `data:` URLs."""
 
     role: str
@@ -61,8 +60,7 @@ class Message:
     images: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(Struct, frozen=True, kw_only=True):
     """What a client asks for. Without `session_id` the conversation begins here, with all its messages.
 
     `field` is what the client's protocol calls the messages; `notes` is what it wants to be told again.

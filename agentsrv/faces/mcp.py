@@ -10,12 +10,11 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from agentsrv.access import Caller
 from agentsrv.errors import AgentsrvError, Forbidden
@@ -138,8 +137,7 @@ class Diff(msgspec.Struct, forbid_unknown_fields=True):
     paths: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """Who calls, and how to tell them how far it is."""
 
     caller: Caller

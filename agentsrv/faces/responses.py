@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.errors import Conflict, NotFound, invalid_field
 from agentsrv.faces.chat import Chat, Wanted
@@ -36,8 +38,7 @@ from agentsrv.turns.sessions import SessionService
 PAGE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Which conversation a response is of, in the words of its client."""
 
     previous_response_id: str | None = None

@@ -7,8 +7,9 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentsrv.config import web_address
 from agentsrv.errors import AgentsrvError, StartupError, Unavailable
@@ -27,8 +28,7 @@ LOOK_AGAIN_S = 0.1
 PUBLISHED_AT_ONCE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """How much a server does, and could."""
 
     active: int
@@ -36,8 +36,7 @@ class Load:
     accepts: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A server as the book has it. `expires_at`: on our own clock, when it counts as away unless it says more."""
 
     name: str
@@ -59,8 +58,7 @@ class Peer:
         return self.protocol == PROTOCOL
 
 
-@dataclass(slots=True)
-class View:
+class View(Struct):
     """What the last answer of Redis said, or earlier ones where it said nothing."""
 
     peers: dict[str, Peer] = field(default_factory=dict)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from agentsrv.agents.updates import (
     CallFields,
@@ -72,8 +72,7 @@ OPTIONS = (
 _decode = msgspec.json.Decoder().decode
 
 
-@dataclass(slots=True)
-class _Turn:
+class _Turn(Struct):
     """How far the fold of a turn has come. `asked`: the calls that questions are about, which nobody has answered."""
 
     id: TurnId | None

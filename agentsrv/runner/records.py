@@ -7,11 +7,11 @@ import functools
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 MAX_RECORD_BYTES = 1024 * 1024
 """Of what a runner says or writes down at once. The tail of stderr is most of it."""
@@ -27,8 +27,7 @@ SPOILED = frozenset(
 """What a runner's directory is to blame for when it cannot be opened or called. Not: no descriptor, no memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentExit:
+class AgentExit(Struct, frozen=True):
     """How an agent ended. Its tree is gone too, but for `survivors` (of another user, stuck in the kernel).
 
     `reason` is why: `exited` (by itself, or by a signal from elsewhere), `killed` (asked for), `quota`,
@@ -58,8 +57,7 @@ class _ExitRecord(msgspec.Struct):
     survivors: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerMeta:
+class RunnerMeta(Struct, frozen=True):
     """Who a runner is, or was: written when its agent has started."""
 
     pid: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agentsrv.model import RunnerId
 from agentsrv.runner.child.frames import COOKIE
@@ -23,8 +24,7 @@ class RunnerError(Exception):
         self.about = about
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerSpec:
+class RunnerSpec(Struct, frozen=True, kw_only=True):
     """What to run and how long it may go on.
 
     `argv[0]` is a path; it is not searched for. `env` is the agent's whole environment, to which only the

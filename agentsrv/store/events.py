@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agentsrv.errors import Conflict
 from agentsrv.model import Chunk, Lease, RunnerId, Seq, SessionId, Source, TurnId
@@ -29,8 +31,7 @@ class StaleLease(Conflict):
     default_code = "stale_lease"
 
 
-@dataclass(slots=True)
-class Append:
+class Append(Struct):
     """Chunks of one runner's output, and how far its spool was read for them. More may be added until `is_taken`.
 
     fold: what its turn has come to with them; None: not worth storing yet.
@@ -194,8 +195,7 @@ def delete_first(db: sqlite3.Connection, session_id: SessionId, *, max_bytes: in
     return len(sizes) < max_rows and upto == sizes[-1][0]
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """Chunks that become one row."""
 
     chunks: list[Chunk]

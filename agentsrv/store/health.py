@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.store.database import Database
@@ -13,8 +14,7 @@ from agentsrv.tasks import Tasks, Vitals
 TIMEOUT_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """`failed`: a task without which the server cannot go on. `storage_full`: events wait for disk space."""
 
     failed: str | None

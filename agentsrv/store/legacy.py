@@ -19,13 +19,13 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from agentsrv.model import MODEL, SESSION_ID, Millis, Seq, Source, TurnStatus
 
@@ -59,8 +59,7 @@ MESSAGE_COLUMNS = (
 CONTENTS_COLUMNS = (("contents", "content"),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(Struct, frozen=True):
     """An old row of `messages` but for its contents, which may be large."""
 
     rowid: int
@@ -69,8 +68,7 @@ class _Message:
     finished_at: Millis | None
 
 
-@dataclass(slots=True)
-class _OldSession:
+class _OldSession(Struct):
     """An old row of `sessions`, its messages oldest first. `key` is how they name it."""
 
     key: str

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.model import Seq, SessionId
 from agentsrv.store.database import Database
@@ -14,8 +15,7 @@ MAX_STATE_BYTES = 1024 * 1024
 """A larger one is not stored; hardly any has a tenth of that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """`made_by`: the code that has made `state`, and alone can read it."""
 
     session_id: SessionId

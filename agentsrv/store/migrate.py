@@ -16,9 +16,10 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from agentsrv.errors import StartupError
 from agentsrv.owned import require_file
@@ -45,8 +46,7 @@ ADVICE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationStatus:
+class MigrationStatus(Struct, frozen=True):
     """Ids of migrations (`0001.initial`), oldest first. `unknown`: applied, but not part of this version."""
 
     applied: tuple[str, ...]
@@ -54,8 +54,7 @@ class MigrationStatus:
     unknown: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
+class _Contents(Struct, frozen=True):
     """What a file holds: the migrations applied, and its tables (lower case) but for bookkeeping."""
 
     applied: tuple[str, ...]

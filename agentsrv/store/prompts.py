@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.errors import LimitReached, NotFound
 from agentsrv.model import Millis, SessionId, TurnId, TurnOptions
@@ -22,8 +23,7 @@ SHOWN_CHARS = 1000
 COLUMNS = "turn_id, session_id, text, user_event, options, message_id, created_at"
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedPrompt:
+class QueuedPrompt(Struct, frozen=True):
     """`text` is what the prompt says, of which the beginning is kept, and `user_event` all of it in the agent's
     own shape, which will be the first event of the turn `turn_id`."""
 
@@ -36,8 +36,7 @@ class QueuedPrompt:
     created_at: Millis
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingPrompt:
+class WaitingPrompt(Struct, frozen=True):
     """What is shown of a queued prompt: `text` is how it begins."""
 
     turn_id: TurnId

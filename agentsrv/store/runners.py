@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentsrv.model import Millis, RunnerId, SessionId
 from agentsrv.store.database import Database
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerRecord:
+class RunnerRecord(Struct, frozen=True):
     """`spawn_key` names the options that the process was started with.
 
     agent_state: the adapter's, as of the end of its last turn.

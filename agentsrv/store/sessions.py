@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import asdict
 
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import Fork, Millis, PermissionMode, Session, SessionId, Turn
@@ -182,7 +183,7 @@ def insert(db: sqlite3.Connection, session: Session) -> None:
                 "worktree": session.worktree,
                 "origin_cwd": session.origin_cwd,
                 "preview": session.preview,
-                "fork": None if session.fork is None else json.dumps(dataclasses.asdict(session.fork)),
+                "fork": None if session.fork is None else json.dumps(asdict(session.fork)),
                 "allowances": json.dumps(session.allowances),
                 "setting_sources": _encoded(session.setting_sources),
                 "permission_mode": session.permission_mode,

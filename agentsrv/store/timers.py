@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from agentsrv.model import Millis, RunnerId, SessionId
 from agentsrv.store.database import Database
@@ -24,8 +26,7 @@ class TimerState(StrEnum):
     DROPPED = "dropped"
 
 
-@dataclass(frozen=True, slots=True)
-class TimerRecord:
+class TimerRecord(Struct, frozen=True):
     """`runner_id`: of the process that has planned it; empty when every process of the session knows it."""
 
     session_id: SessionId
@@ -78,7 +79,7 @@ def add(db: sqlite3.Connection, timer: TimerRecord) -> bool:
            AND (SELECT count(*) FROM timers WHERE session_id = :session_id AND state = 'pending') < {MAX_PENDING}
             ON CONFLICT DO NOTHING
         """,
-        {field: getattr(timer, field) for field in timer.__slots__},
+        asdict(timer),
     )
     if cursor.rowcount:
         return True

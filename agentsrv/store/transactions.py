@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentsrv.model import Chunk, Lease, RunnerId, Session, Turn, TurnStatus
 from agentsrv.store import events, prompts, runners, sessions, turns

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterable
 from typing import Any
+
+from msgspec.structs import asdict, fields
 
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import (
@@ -367,11 +368,11 @@ def _decode(text: str | None) -> Any:
 
 
 def encode_options(options: TurnOptions) -> str:
-    return json.dumps(dataclasses.asdict(options))
+    return json.dumps(asdict(options))
 
 
 def decode_options(text: str) -> TurnOptions:
-    known = {field.name for field in dataclasses.fields(TurnOptions)}
+    known = {field.name for field in fields(TurnOptions)}
     values = {key: value for key, value in json.loads(text).items() if key in known}
     for name in ("permission_mode", "first_mode"):
         if values.get(name) is not None:

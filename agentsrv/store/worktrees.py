@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.store.database import Database
 
 
-@dataclass(frozen=True, slots=True)
-class MadeRow:
+class MadeRow(Struct, frozen=True):
     """`branch` was made for the worktree at `path`, in the git directory `repository`; None: it was there before."""
 
     path: str

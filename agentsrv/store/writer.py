@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
 
 from agentsrv.threads import Pool
 
@@ -29,8 +30,7 @@ PRAGMAS = (
 )
 
 
-@dataclass(slots=True)
-class Write:
+class Write(Struct):
     """A queued piece of the next transaction, or one that `is_alone` and outside of any.
 
     `must_happen`: kept and tried again while the disk is full. `on_begin` is called when its transaction is about

@@ -9,8 +9,9 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 from agentsrv.config import Config
 from agentsrv.errors import Forbidden, LimitReached, NotFound, StorageFull, Unavailable

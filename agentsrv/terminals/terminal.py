@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.errors import LimitReached
 from agentsrv.model import Millis, TerminalId
@@ -28,8 +29,7 @@ FLOOD_BYTES = 16 * 1024
 REST_S = 0.002
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalInfo:
+class TerminalInfo(Struct, frozen=True):
     """What a terminal is from its beginning to its end; kept in its directory."""
 
     id: TerminalId

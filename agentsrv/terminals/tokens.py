@@ -14,11 +14,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct
 
 from agentsrv.config import Config
 from agentsrv.errors import AuthenticationFailed, StartupError, Unavailable
@@ -37,8 +37,7 @@ TOKEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Grant(Struct, frozen=True, kw_only=True):
     """What a token allows: to use one terminal, or only to watch it. `cwd` is for a new one; `made_with` is what the
     key is called that the token was made with, `key` its hash, if it can end before the server does.
     """

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from agentsrv.model import Seq, Session, SessionId, Turn, TurnId, TurnStatus
 from agentsrv.store import sessions, turns
@@ -37,8 +38,7 @@ Status = Literal["idle", "queued", "running", "waiting", "failed"]
 QuestionKey = tuple[TurnId, str]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
+class SessionState(Struct, frozen=True):
     """A session, what it does now, and its newest turn."""
 
     session: Session
@@ -52,21 +52,18 @@ class SessionState:
     """`tool` is what the agent waits for; `last_seq` the newest event of the turn; `cost_usd` of all turns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """Everything. Whatever was known before is void."""
 
     sessions: list[SessionState]
     questions: list[WaitingQuestion]
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Struct, frozen=True):
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """A question does not wait any more."""
 
     turn_id: TurnId

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.config import Config

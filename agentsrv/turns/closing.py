@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentsrv.agents.memory import bounded
 from agentsrv.agents.schemas import checked_output

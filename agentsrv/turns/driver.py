@@ -7,11 +7,12 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from msgspec.structs import asdict, replace
 
 from agentsrv.agents.contract import Effect
 from agentsrv.errors import AgentsrvError, NotFound

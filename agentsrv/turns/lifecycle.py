@@ -13,9 +13,11 @@ and carries out the commands. A fact that cannot come true in a state is a mista
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agentsrv.model import Answer, Decision, Outcome, PermissionMode, Seq, Session, Turn, TurnStatus
 from agentsrv.turns.facts import (
@@ -105,15 +107,13 @@ class Cause(Enum):
     NO_AGENT = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Steered:
+class Steered(Struct, frozen=True):
     event: bytes
     seq: Seq
     place: Place = Place.UNSENT
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """Not in the log yet, and perhaps never. `is_stopped`: somebody wants it to end already."""
 
     session: Session
@@ -122,8 +122,7 @@ class Opening:
     is_stopped: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Open:
+class Open(Struct, frozen=True, kw_only=True):
     """What is known of a turn from its opening to its end.
 
     prompt: until the agent has got it.
@@ -141,18 +140,15 @@ class Open:
     answered: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running(Open):
+class Running(Open, frozen=True, kw_only=True):
     """The agent works, or is being started. Nothing is asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting(Open):
+class Waiting(Open, frozen=True, kw_only=True):
     """The agent waits for an answer, or for several."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending(Open):
+class Ending(Open, frozen=True, kw_only=True):
     """It is decided how the turn ends: `outcome`. Its agent is being halted, or its end recorded."""
 
     outcome: Outcome
@@ -160,8 +156,7 @@ class Ending(Open):
     is_closing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """Its end is in the log, or it was never opened."""
 
     session: Session

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from agentsrv.config import Config
 from agentsrv.eventlog import EventLog, SessionLog
@@ -20,8 +21,7 @@ from agentsrv.turns.signals import Signals
 from agentsrv.turns.stages import Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """The same for every turn of this server."""
 
     config: Config

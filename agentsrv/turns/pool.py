@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import uuid
-from dataclasses import asdict, dataclass
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.timers import TimerNews
@@ -38,8 +40,7 @@ TURN_LINGER_S = 24 * 3600.0
 """An agent whose server went away in the middle of a turn goes on for so long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Starting:
+class Starting(Struct, frozen=True):
     """A process that a turn needs. `spawning` is under way already, unless another one must end first."""
 
     record: RunnerRecord

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.config import Config
@@ -24,8 +26,7 @@ MAX_MESSAGE_ID = 200
 """In characters. Protocols that can say so themselves refuse longer ones earlier."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Struct, frozen=True, kw_only=True):
     """What a client says; None: nothing about this. `images` are paths in the workspace, `data:` URLs, or data.
 
     `permission_mode` is here and not in `options`, where there is always one.

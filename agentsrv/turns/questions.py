@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from agentsrv.agents.contract import Question
 from agentsrv.errors import Conflict, InvalidInput, NotFound, invalid_field
@@ -21,8 +22,7 @@ OUR_PREFIX = b'{"type":"permission_'
 """How the events of questions and answers begin, and no other event of the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingQuestion:
+class WaitingQuestion(Struct, frozen=True):
     """A question that waits for a user, as it is shown. `expires_at` None: for as long as it takes."""
 
     turn: Turn

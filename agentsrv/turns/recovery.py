@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.eventlog import EventLog
 from agentsrv.model import Lease, Outcome, RunnerId, Session, SessionId, Source, Turn, TurnStatus
@@ -253,8 +255,7 @@ class Recovery:
         return fold if fold is not None and fold["turn"] == turn.id else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
+class _Left(Struct, frozen=True):
     """What an earlier server has left of a session: its runners, the newest last, and its open turn."""
 
     records: list[RunnerRecord]

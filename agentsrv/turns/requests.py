@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, field, fields
 from enum import StrEnum
+
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 from agentsrv.errors import unsupported
 from agentsrv.eventlog import now_ms
@@ -42,8 +44,7 @@ class IfLost(StrEnum):
     REBUILD = "rebuild"
 
 
-@dataclass(frozen=True, slots=True)
-class StartTurn:
+class StartTurn(Struct, frozen=True):
     """What a client asks for. `agent` and `cwd` None: the session's own, or the defaults for a new one.
 
     `is_mode_given`: the permission mode is the client's, and not the server's default.
@@ -63,8 +64,7 @@ class StartTurn:
     is_mode_given: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The turn that has the prompt; it may be `queued`.
 
     `is_new` is False when the same `message_id` came before, or when the prompt has joined a turn that ran

@@ -7,7 +7,8 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.errors import AgentsrvError, Conflict, LimitReached, NotFound, Unavailable

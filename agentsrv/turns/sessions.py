@@ -6,10 +6,11 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from agentsrv.agents import AgentRegistry
 from agentsrv.agents.contract import Agent

@@ -13,7 +13,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.config import Config
 from agentsrv.errors import Unprocessable
@@ -27,8 +28,7 @@ MAX_OUTPUT_BYTES = 16 * 1024
 STEP_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorktreeWish:
+class WorktreeWish(Struct, frozen=True):
     """What a client wants of a worktree. `setup` None: the server's own; empty: nothing is run."""
 
     base: str | None = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agentsrv.agents.timers import TimerNews
 from agentsrv.model import Answer, RunnerId, Session, SessionId, Turn
@@ -112,8 +111,7 @@ class ToolChanged(Struct, frozen=True):
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class Signals:
+class Signals(Struct, frozen=True):
     """One of each kind, for all turns of a server."""
 
     turn_opened: Signal[TurnOpened] = field(default_factory=Signal)

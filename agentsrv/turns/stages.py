@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.fleet.homes import Homes
 from agentsrv.model import Session, Turn
@@ -13,8 +14,7 @@ from agentsrv.turns.setup import NO_WISH, WorktreeSetup, WorktreeWish
 from agentsrv.turns.worktrees import SessionWorktrees
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A turn that is about to be opened.
 
     prompt: the user event; None when the agent has begun to work by itself.

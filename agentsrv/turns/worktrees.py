@@ -6,10 +6,11 @@ The repositories themselves are worked with in `workspace/git/worktrees.py`, in 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agentsrv.errors import AgentsrvError, Conflict, Forbidden, NotFound, StorageFull, Unprocessable
 from agentsrv.jsontext import dump
@@ -43,16 +44,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionWorktree:
+class SessionWorktree(Struct, frozen=True):
     """`session_id` None: its session is gone."""
 
     worktree: Worktree
     session_id: SessionId | None
 
 
-@dataclass(frozen=True, slots=True)
-class CleanedUp:
+class CleanedUp(Struct, frozen=True):
     """`branch` went with it. `kept_because` None: it was removed."""
 
     worktree: Worktree

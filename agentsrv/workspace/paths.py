@@ -13,9 +13,10 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
+
+from msgspec import Struct
 
 from agentsrv.errors import Conflict, Forbidden, InvalidInput, NotFound, Problem
 from agentsrv.users import User
@@ -52,8 +53,7 @@ PROTECTED_NAMES = frozenset(
 UTF8 = ("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where something is written: a name in a directory that is held open. Nothing need be there yet."""
 
     directory: int

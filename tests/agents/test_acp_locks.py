@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.agents.acp.install import LOCKS, install
 from agentsrv.agents.acp.known import GOOSE, KNOWN, KnownAgent

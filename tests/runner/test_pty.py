@@ -20,7 +20,7 @@ from tests.runner.conftest import TIMEOUT_S, Lab, is_alive, until
 async def start(lab: Lab, script: str, *, orphan_s: float = 30.0) -> tuple[RunnerHandle, int]:
     """A shell that runs `script`, and the master of its terminal."""
     plain = lab.spec("/bin/sh", "-c", script, env={"PATH": "/usr/bin:/bin"}, orphan_s=orphan_s)
-    fields = {name: getattr(plain, name) for name in RunnerSpec.__dataclass_fields__}
+    fields = {name: getattr(plain, name) for name in RunnerSpec.__struct_fields__}
     handle = await lab.zygote.spawn(RunnerSpec(**fields | {"pty": (100, 30)}))
     return handle, handle.take_pty()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.runner.handle import RunnerHandle
 from agentsrv.runner.records import AgentExit

@@ -10,11 +10,11 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv import store
 from agentsrv.model import Chunk, Session, SessionId, Source, Turn, TurnId, TurnOptions, TurnStatus

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.errors import Conflict, NotFound
 from agentsrv.model import Chunk, Lease, Session, SessionId, Source, Turn, TurnId, TurnOptions, TurnStatus

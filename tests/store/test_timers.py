@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from agentsrv.model import Fork, RunnerId, Session, SessionId
 from agentsrv.store import sessions, timers

@@ -8,11 +8,11 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.agents.claude.adapter import ClaudeAdapter
 from agentsrv.agents.contract import Effect

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.agents.messages import user_event
 from agentsrv.eventlog import server_chunk

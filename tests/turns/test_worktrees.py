@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.errors import AgentsrvError, Unprocessable
 from agentsrv.model import Session, SessionId, Turn, TurnId, TurnStatus

@@ -11,10 +11,10 @@ The shapes are those of ACP 1, from live captures of eight agents (tests/agents/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from agentsrv.agents.acp import requests
 from agentsrv.agents.acp.known import KnownAgent, Quirk
@@ -63,8 +63,7 @@ UNKNOWN = Setting()
 """What the agent has not told of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A setting that is to be made. `target`: the agent's name of `value`; None: it does not have that."""
 
     kind: str

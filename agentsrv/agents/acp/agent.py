@@ -7,9 +7,10 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from msgspec.structs import replace
 
 from agentsrv.agents.acp.adapter import AcpAdapter
 from agentsrv.agents.acp.known import Distrust, KnownAgent, Quirk

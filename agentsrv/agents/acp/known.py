@@ -6,9 +6,10 @@ All of them were driven against scripted models, in the versions that `package` 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct, field
 
 from agentsrv.model import PermissionMode
 
@@ -33,8 +34,7 @@ class Quirk(StrEnum):
     """Its usage is that of the whole conversation so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """Where it comes from, in the version that was tried: `npm` or `pypi`. What exactly is in `locks/NAME/`.
 
     python: the least version that it needs (of Node the lock has one that will do). `program`: where it is among npm's
@@ -48,8 +48,7 @@ class Package:
     machine: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Distrust:
+class Distrust(Struct, frozen=True):
     """How an agent is kept from the settings that a repository brings along: its servers, hooks, variables and rules.
 
     modes: those that it can work in so. environment: what its processes get besides; `{settings}` in it stands for the
@@ -62,8 +61,7 @@ class Distrust:
     mcp: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownAgent:
+class KnownAgent(Struct, frozen=True, kw_only=True):
     """What the adapter cannot find out.
 
     command: a program, found on PATH unless it has a slash, and its arguments.

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agentsrv.agents.acp.known import KNOWN, Distrust, KnownAgent, Quirk
 from agentsrv.config import OWN_SECRETS

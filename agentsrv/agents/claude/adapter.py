@@ -16,10 +16,10 @@ command it becomes part of the work; else the CLI answers it next, with a result
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from agentsrv.agents.claude import timers
 from agentsrv.agents.claude.launch import MODES

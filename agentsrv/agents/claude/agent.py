@@ -7,9 +7,10 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from msgspec.structs import replace
 
 from agentsrv.agents.claude.adapter import ClaudeAdapter
 from agentsrv.agents.claude.launch import (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from agentsrv.agents.model_servers import ModelServer
 from agentsrv.agents.options import counts_repository, mcp_server_type
@@ -61,8 +62,7 @@ BASE_ARGUMENTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """What options ask of a process. `files` are to be written into its directory, `opening` to its stdin."""
 
     arguments: tuple[str, ...]

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentsrv.agents import updates as acp
 from agentsrv.agents.claude.plan import Plan
@@ -90,16 +91,14 @@ FAILED = re.compile(r"Exit code (\d{1,9})(?:\n(.*))?\Z", re.DOTALL)
 """How the CLI tells the model of a command that has failed: its exit code, and its output."""
 
 
-@dataclass(slots=True)
-class _Block:
+class _Block(Struct):
     """A text that is being streamed, and what was sent of it."""
 
     type: str
     sent: Sent = field(default_factory=Sent)
 
 
-@dataclass(slots=True)
-class _Streamed:
+class _Streamed(Struct):
     """The message that is being streamed. `blocks` are those whose whole has not come yet, by their index."""
 
     id: str

@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from agentsrv.agents.codex.lines import REFUSED, decode_envelope, item_of, params_of, thread_of
 from agentsrv.agents.codex.outcomes import halted_by, outcome_of, refusal_of

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from agentsrv.agents.model_servers import ModelServer, is_named_with_provider
 from agentsrv.agents.options import counts_repository
@@ -43,8 +43,7 @@ APPROVALS: dict[PermissionMode, Any] = {
 """What it may ask for, when the sandbox is in its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What a thread needs to know of the server and the session."""
 
     cwd: str

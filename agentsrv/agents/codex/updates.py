@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentsrv.agents import updates as acp
 from agentsrv.agents.codes import STOP_REASONS
@@ -58,8 +59,7 @@ HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(\d{1,9})")
 LIST_ITEM = re.compile(r"^(?:[-*]|\d+[.)]) (?:\[[ xX]\] )?(.+)$", re.MULTILINE)
 
 
-@dataclass(slots=True)
-class _Streamed:
+class _Streamed(Struct):
     """What was sent of a text. `part` is the paragraph that came last, where it has several."""
 
     part: int = 0

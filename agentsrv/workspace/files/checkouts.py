@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.paths import Workspace
@@ -13,8 +14,7 @@ POINTER = b"gitdir: "
 MAX_POINTER_BYTES = 4200
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(Struct, frozen=True):
     """A directory with a working tree. `is_worktree`: linked to a repository elsewhere (not a submodule)."""
 
     path: str

@@ -7,8 +7,9 @@ import stat
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from agentsrv.errors import AgentsrvError, Conflict, InvalidInput
 from agentsrv.workspace import renames
@@ -21,8 +22,7 @@ CLOCK_TICK_S = 0.02
 """A file's times come from a clock that ticks every 1 to 10 ms: two changes within a tick look like one."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Struct, frozen=True):
     """What a file is now. `etag` is another one after every change."""
 
     path: str
@@ -39,8 +39,7 @@ class FileFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(Struct, frozen=True):
     """A file that is being read. Close it."""
 
     descriptor: int

@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from agentsrv.errors import Forbidden, LimitReached
 from agentsrv.model import Image
@@ -40,8 +41,7 @@ MAX_ARCHIVE_DEPTH = 1000
 MAX_LISTED = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(Struct, frozen=True, kw_only=True):
     """What a walk goes through: from `root` (a path as clients give it) so many levels down."""
 
     root: str
@@ -49,16 +49,14 @@ class Scope:
     include_ignored: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Depths:
+class Depths(Struct, frozen=True):
     """How many levels a walk goes down when nothing is said, and at most."""
 
     default: int
     maximum: int
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Struct, frozen=True):
     """Where a walk begins: an existing directory, resolved. `is_denied`: the server may not read it."""
 
     path: str
@@ -66,15 +64,13 @@ class Root:
     is_denied: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FoundEntries:
+class FoundEntries(Struct, frozen=True):
     root: Root
     entries: list[Entry]
     is_truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FoundLines:
+class FoundLines(Struct, frozen=True):
     root: Root
     lines: list[LineMatch]
     is_truncated: bool

@@ -16,9 +16,10 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
+
+from msgspec import Struct, field
 
 from agentsrv.errors import (
     AgentsrvError,
@@ -52,16 +53,14 @@ STAGED_NAME = re.compile("[0-9a-f]{16}")
 """Of a delivery, and of each file in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """A whole file that waits to be put in place."""
 
     path: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """What must be so for a file to be written: its tag is one of `tags`, or (`is_new`) nothing is there."""
 
     tags: frozenset[str] | None = None
@@ -82,16 +81,14 @@ class Condition:
 ALWAYS = Condition()
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """A file that was put in place, as it is there."""
 
     facts: FileFacts
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Uploaded:
+class Uploaded(Struct, frozen=True):
     """The directory as it is in the workspace, what was put below it, and how much was there already."""
 
     path: str
@@ -99,8 +96,7 @@ class Uploaded:
     skipped: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     """A file to be renamed: a path below the delivery's directory, or a name in the open `directory`."""
 
     path: str
@@ -123,8 +119,7 @@ class _Source:
             os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placed(Struct, frozen=True):
     """A file that was put in place. `replaced`: where the one that was there before is now.
 
     `is_beside`: that is a name in the same directory.
@@ -135,8 +130,7 @@ class _Placed:
     is_beside: bool = False
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(Struct):
     """The files of one request; `max_bytes` is for all of them together."""
 
     directory: str

@@ -12,13 +12,12 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from agentsrv.errors import Conflict
 from agentsrv.workspace.files.checkouts import Checkout, is_checkout, shown
@@ -86,8 +85,7 @@ class Entry(Struct, rename="camel", gc=False):
     """There when the path is not UTF-8: the exact path. `name` and `path` then are for people only."""
 
 
-@dataclass(slots=True)
-class Directory:
+class Directory(Struct):
     """One directory of a walk, open until the next one is asked for. Names are in order, by kind."""
 
     descriptor: int
@@ -100,8 +98,7 @@ class Directory:
     others: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True, kw_only=True)
-class Walk:
+class Walk(Struct, kw_only=True):
     """Iterate it once: the root, then what is below it, level by level, `max_depth` levels of entries.
 
     A walk that comes to `deadline` (on the monotonic clock) ends early. Directories that vanish meanwhile, or

@@ -18,10 +18,9 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from agentsrv import inotify
 from agentsrv.errors import AgentsrvError, LimitReached, Unavailable
@@ -69,8 +68,7 @@ class Change(Struct, rename="camel", order=True, frozen=True):
     uri: str | UnsetType = UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """What happened since the last one; `is_overflow`: too much or unknown, look at everything again."""
 
     changes: list[Change]
@@ -96,8 +94,7 @@ class _Names:
         return was_there
 
 
-@dataclass(slots=True)
-class _Watched:
+class _Watched(Struct):
     """What the kernel watches under one number: a directory of the tree, a git directory, or both."""
 
     path: str | None = None
@@ -106,8 +103,7 @@ class _Watched:
     """For a git directory: the `.git` of its checkout."""
 
 
-@dataclass(slots=True, eq=False)
-class TreeWatch:
+class TreeWatch(Struct, eq=False):
     """One client's watch. Its methods block, but for `fileno`, and one of them runs at a time."""
 
     workspace: Workspace
@@ -312,8 +308,7 @@ class TreeWatch:
         return Change(displayed(relative), kind, uri)
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(Struct):
     """One of the watches that there may be. `is_wanted`: is its client still there?"""
 
     is_wanted: Callable[[], bool]

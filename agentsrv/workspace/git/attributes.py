@@ -9,10 +9,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
+from msgspec import Struct
 from pygit2.enums import ConfigLevel
 
 from agentsrv.workspace.git.ignore import MAX_FILE_BYTES, Pattern, pattern_of, require_few
@@ -30,8 +30,7 @@ Value = bool | bytes | None
 """Set or unset, a text, or (`!name`) as if nothing had been said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """`pattern` is None for the definition of a macro."""
 
     pattern: Pattern | None

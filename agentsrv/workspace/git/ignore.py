@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agentsrv.errors import Unprocessable
 
@@ -36,8 +37,7 @@ CLASSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """One line. `is_name`: it is compared with the last name of a path, else with the path from its file on."""
 
     regex: re.Pattern[bytes]

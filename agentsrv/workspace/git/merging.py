@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
+from msgspec import Struct
 from pygit2.enums import CheckoutStrategy, RepositoryOpenFlag, RepositoryState, SortMode
 
 from agentsrv.errors import Conflict, InvalidInput, Problem
@@ -135,8 +135,7 @@ def _advance(repo: pygit2.Repository, target: pygit2.Reference, result: pygit2.C
         target.set_target(result.id, message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merger:
+class _Merger(Struct, frozen=True):
     repo: pygit2.Repository
     ours: pygit2.Commit
     theirs: pygit2.Commit

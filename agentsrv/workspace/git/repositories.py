@@ -13,7 +13,6 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -68,8 +67,7 @@ class Repository(Struct, rename="camel", kw_only=True, frozen=True):
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class GitDirectory:
+class GitDirectory(Struct, frozen=True):
     """Where a working tree's repository is. In a linked worktree `common` is the main one's."""
 
     path: Path

@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pygit2
+from msgspec import Struct
 from pygit2.enums import CheckoutStrategy, RepositoryOpenFlag
 
 from agentsrv.errors import AgentsrvError, Conflict, NotFound
@@ -61,8 +61,7 @@ RESERVE_ATTEMPTS = 10
 MAX_SHELF_NAME = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
+class Shelf(Struct, frozen=True):
     """Where they stand: the open `directory` at `path`.
 
     `repo` is the main repository. Through a linked worktree libgit2 1.9 makes branches over existing ones.

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 import pygit2
+from msgspec import Struct
 
 from agentsrv.errors import NotFound
 from agentsrv.workspace.git.marks import ref_safe
@@ -22,8 +22,7 @@ REFERENCES = "refs/agentsrv/snapshots/"
 KINDS = ("turn:", "session:")
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotName:
+class SnapshotName(Struct, frozen=True):
     stamp: str
     turn_id: str
     moment: str

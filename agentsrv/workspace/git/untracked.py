@@ -7,11 +7,11 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
 import pygit2
+from msgspec import Struct, field
 from pygit2.enums import ConfigLevel
 from pygit2.ffi import C
 
@@ -28,8 +28,7 @@ GITIGNORE = b".gitignore"
 INTENT_TO_ADD, SKIP_WORKTREE = 1 << 13, 1 << 14
 
 
-@dataclass(slots=True)
-class Tracked:
+class Tracked(Struct):
     """The paths of an index: files, submodules, and the directories that either lie in."""
 
     files: set[bytes] = field(default_factory=set)

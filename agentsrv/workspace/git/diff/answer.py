@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pygit2
+from msgspec import Struct
 from pygit2.enums import DiffOption
 
 from agentsrv.workspace.git.diff.changes import (
@@ -96,8 +96,7 @@ def diff(workspace: Workspace, request: DiffRequest) -> bytes:
     return "".join([start, ',"files":[', *files, f'],"truncated":{_bool(renderer.is_truncated)}']).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """What became of the content of one file. `hunks` are empty where a flag says why."""
 
     hunks: Hunks = NO_HUNKS

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -17,6 +16,8 @@ from stat import S_IFMT, S_ISLNK, S_ISREG
 from urllib.parse import unquote_to_bytes
 
 import pygit2
+from msgspec import Struct
+from msgspec.structs import replace
 from pygit2.enums import DeltaStatus, DiffOption
 
 from agentsrv.errors import AgentsrvError, InvalidInput, Problem
@@ -48,8 +49,7 @@ TREES = DiffOption.INCLUDE_TYPECHANGE
 WORKING_TREE = TREES | DiffOption.IGNORE_SUBMODULES
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """One path, before and after. `score` (of 60,000) is there when it was renamed or copied."""
 
     old: Version | None
@@ -91,8 +91,7 @@ class Delta:
 # What is compared
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(Struct, frozen=True):
     """The two ends of a comparison. `head` is None for the index and the working tree."""
 
     base: pygit2.Tree

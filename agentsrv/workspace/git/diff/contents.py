@@ -14,11 +14,11 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from stat import S_ISLNK, S_ISREG
 
 import pygit2
+from msgspec import Struct
 
 from agentsrv.workspace.git.attributes import AttributeFiles, Value
 
@@ -89,8 +89,7 @@ class TooLarge(Unreadable):
     """There is more of it than MAX_CONTENT_BYTES."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     text: Attribute = None
     crlf: Attribute = None
     eol: Attribute = None
@@ -103,8 +102,7 @@ class Attributes:
 NO_ATTRIBUTES = Attributes()
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """A path and what is there. `id` is None for what lies on disk; `content` is given for what is made up."""
 
     path: bytes

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 HUNK = re.compile(rb"-(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
@@ -20,8 +20,7 @@ SEPARATOR = "\x7f"
 NO_NEWLINE = r'{"type":"context","content":"\\ No newline at end of file","oldLine":null,"newLine":null}'
 
 
-@dataclass(frozen=True, slots=True)
-class Hunks:
+class Hunks(Struct, frozen=True):
     """The value of `hunks` as JSON, in pieces: joining them once, with all other files', saves many copies.
 
     `is_exact`: was all of it UTF-8? Lines that are not carry their bytes.

@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Container, Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentsrv.workspace.git.diff.changes import Delta
 from agentsrv.workspace.git.diff.contents import (

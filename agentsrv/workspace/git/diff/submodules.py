@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
+from msgspec import Struct
 
 from agentsrv.errors import AgentsrvError
 from agentsrv.workspace.git.diff.changes import Delta, Ends, find_tree, gitlinks
@@ -19,8 +19,7 @@ from agentsrv.workspace.paths import Workspace
 MAX_DEPTH = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A repository of a diff: the one that was asked for, or a submodule, which lies at `prefix` in it."""
 
     root: Path
