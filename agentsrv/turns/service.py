@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from msgspec.structs import replace
 
@@ -281,7 +280,7 @@ class TurnService:
         def end() -> Seq | None:
             return driver.turn.last_seq if driver else turn.last_seq
 
-        async with aclosing(self._log.follow(turn.session_id, first, end, take)) as chunks:
+        async with contextlib.aclosing(self._log.follow(turn.session_id, first, end, take)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -289,7 +288,7 @@ class TurnService:
         self, session_id: SessionId, after: Seq, take: Take | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """All events of a session with seq > `after`, and what comes until the server stops."""
-        async with aclosing(self._log.follow(session_id, after, lambda: None, take)) as chunks:
+        async with contextlib.aclosing(self._log.follow(session_id, after, lambda: None, take)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
