@@ -25,11 +25,11 @@ Nothing here knows HTTP: `api/middleware.py` maps classes to statuses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from msgspec import Struct
 
-
-class Problem(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Problem:
     """One field that is wrong: where (`images.0.data`) and why."""
 
     path: str
