@@ -1,7 +1,7 @@
 /* The page's shell, so that it opens without a network: its files are kept, nothing of what the server says ever is. */
 
-const CACHE = "shell-7658d25c35c4";
-const FILES = ["chunk-QCE2AT7Y.js","chunk-SQE76S5B.js","highlight-KRLUTOAC.js","icon.svg","main-P4MGXZTC.css","main-QUXLPPJ4.js","manifest.webmanifest","screen-WRX6Z3VU.js"];
+const CACHE = "shell-8aea93fcedd5";
+const FILES = ["chunk-QCE2AT7Y.js","chunk-SQE76S5B.js","highlight-KRLUTOAC.js","icon.svg","main-DI52O5QA.js","main-WBS6L6SL.css","manifest.webmanifest","screen-WRX6Z3VU.js"];
 /* Scripts are asked for with other headers than those that the answer varies by: it is the same file. */
 const ANY = { ignoreVary: true };
 

@@ -76,7 +76,7 @@ async def test_a_pasted_picture_goes_with_the_prompt(server: Server, page: Page)
 async def test_a_picture_can_be_dropped(
     server: Server, page: Page, tmp_path: Path, place: str, field: str
 ) -> None:
-    """Where I write, also into a session that does not exist yet; what is no picture is left out."""
+    """Where I write, also into a session that does not exist yet; what is no picture is left out, and named."""
     server.ended_job(server.start_job("hello"))
     await open_console(page, server, place)
     files = [tmp_path / "a.png", tmp_path / "notes.txt"]
@@ -89,6 +89,7 @@ async def test_a_picture_can_be_dropped(
         await page.do("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     await page.until("document.querySelectorAll('form img').length", lambda count: count == 1)
+    await page.until("document.querySelector('form p[role=status]').innerText", lambda text: "notes.txt" in text)
 
 
 async def test_prompts_that_wait_can_be_moved(server: Server, page: Page) -> None:

@@ -156,6 +156,7 @@ export const en = {
   "composer.images#one": "{count} picture",
   "composer.images#other": "{count} pictures",
   "composer.image": "Picture {number}",
+  "composer.noPicture": "Agents take PNG, JPEG, GIF and WebP, not {names}. Other files go into the session's directory: see Files.",
   "composer.removeImage": "Remove picture {number}",
   "mode.default": "Default mode",
   "mode.own": "Mode",

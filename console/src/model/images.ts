@@ -2,9 +2,11 @@
 
 const TYPES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp"]);
 
-/** Those of the files that agents take. */
-export async function imagesOf(files: Iterable<File>): Promise<string[]> {
-  return Promise.all([...files].filter((file) => TYPES.has(file.type)).map(asUrl));
+/** Those of the files that agents take, and the names of the others. */
+export async function imagesOf(files: Iterable<File>): Promise<{ images: string[]; others: string[] }> {
+  const all = [...files];
+  const images = await Promise.all(all.filter((file) => TYPES.has(file.type)).map(asUrl));
+  return { images, others: all.filter((file) => !TYPES.has(file.type)).map((file) => file.name) };
 }
 
 /** The same picture twice is one. */

@@ -24,6 +24,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
   const mode = useSignal("");
   const effort = useSignal("");
   const busy = useSignal<"steer" | "queue">("steer");
+  const refused = useSignal<string[]>([]);
   const session = page.session(conversation.sessionId);
   const isPhone = useMedia("(max-width: 480px)");
   const change = (what: { text?: string; images?: string[] }) => page.drafts.change(conversation.sessionId, what);
@@ -44,7 +45,8 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
   };
   const submit = () => void send(props.isBusy ? busy.value : "reject");
   const add = async (files: Iterable<File>) => {
-    const images = await imagesOf(files);
+    const { images, others } = await imagesOf(files);
+    refused.value = others;
     if (images.length > 0) change({ images: together(draft.value.images, images) });
   };
   const onKey = (event: KeyboardEvent) => {
@@ -69,7 +71,7 @@ export function Composer(props: { page: Console; conversation: Conversation; isB
         )}
       </Attempted>
       <div class={styles["box"]}>
-        <Thumbnails images={draft.value.images} onRemove={(images) => change({ images })} />
+        <Thumbnails images={draft.value.images} refused={refused.value} onRemove={(images) => change({ images })} />
         <textarea id="composer" dir="auto" aria-label={t("composer.message")} rows={2} value={draft.value.text} onKeyDown={onKey}
           placeholder={t(props.isBusy ? "composer.steer" : isPhone ? "composer.placeholderShort" : "composer.placeholder")}
           onPaste={(event) => void add(event.clipboardData?.files ?? [])}
@@ -141,17 +143,24 @@ function Attach({ onFiles }: { onFiles(files: Iterable<File>): void }) {
   );
 }
 
-export function Thumbnails({ images, onRemove }: { images: string[]; onRemove(left: string[]): void }) {
-  if (images.length === 0) return null;
+/** The pictures of a prompt, and which of the files are none. */
+export function Thumbnails({ images, refused, onRemove }: { images: string[]; refused: string[]; onRemove(left: string[]): void }) {
   return (
-    <ul class={styles["images"]} aria-label={plural("composer.images", images.length)}>
-      {images.map((url, index) => (
-        <li key={url}>
-          <img src={url} alt={t("composer.image", { number: index + 1 })} />
-          <button type="button" aria-label={t("composer.removeImage", { number: index + 1 })}
-            onClick={() => onRemove(images.filter((one) => one !== url))}>×</button>
-        </li>
-      ))}
-    </ul>
+    <>
+      <p role="status" class={styles["refused"]} dir="auto">
+        {refused.length > 0 && t("composer.noPicture", { names: refused.join(", ") })}
+      </p>
+      {images.length > 0 && (
+        <ul class={styles["images"]} aria-label={plural("composer.images", images.length)}>
+          {images.map((url, index) => (
+            <li key={url}>
+              <img src={url} alt={t("composer.image", { number: index + 1 })} />
+              <button type="button" aria-label={t("composer.removeImage", { number: index + 1 })}
+                onClick={() => onRemove(images.filter((one) => one !== url))}>×</button>
+            </li>
+          ))}
+        </ul>
+      )}
+    </>
   );
 }

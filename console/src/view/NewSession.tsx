@@ -19,6 +19,7 @@ const NEW = "new";
 export function NewSession({ page }: { page: Console }) {
   const found = useLoaded(() => page.loadAgents(), []);
   const chosen = useSignal("");
+  const refused = useSignal<string[]>([]);
   const attempt = useMemo(() => new Attempt(), []);
   const draft = page.drafts.of(NEW);
   const agents = found.value ?? page.agents.value ?? [];
@@ -34,7 +35,8 @@ export function NewSession({ page }: { page: Console }) {
     location.hash = sessionHash(id);
   };
   const add = async (files: Iterable<File>) => {
-    const images = await imagesOf(files);
+    const { images, others } = await imagesOf(files);
+    refused.value = others;
     page.drafts.change(NEW, { images: together(draft.value.images, images) });
   };
   return (
@@ -46,7 +48,7 @@ export function NewSession({ page }: { page: Console }) {
           onInput={(event) => page.drafts.change(NEW, { text: event.currentTarget.value })}
           onPaste={(event) => void add(event.clipboardData?.files ?? [])} />
       </label>
-      <Thumbnails images={draft.value.images} onRemove={(images) => page.drafts.change(NEW, { images })} />
+      <Thumbnails images={draft.value.images} refused={refused.value} onRemove={(images) => page.drafts.change(NEW, { images })} />
       <label>{t("new.cwd")}
         <input name="cwd" list="directories" placeholder={t("new.cwdHint")} autocomplete="off" spellcheck={false} />
       </label>
