@@ -9,8 +9,10 @@ import pytest
 
 from agentsrv.errors import Unavailable
 from agentsrv.fleet import registry
+from agentsrv.fleet.connect import TIMEOUT_S
 from agentsrv.fleet.homes import session_key
 from agentsrv.fleet.registry import Load
+from agentsrv.fleet.scripts import Scripts
 from tests.fleet.members import Members
 from tests.redis_server import RedisServer
 
@@ -127,3 +129,22 @@ def beats(redis: RedisServer) -> int:
 
 def calls(redis: RedisServer, command: str) -> int:
     return int(redis.do("INFO", "commandstats")[f"cmdstat_{command}"]["calls"])
+
+
+async def test_call_that_fails_is_not_made_again() -> None:
+    """By nobody: neither the library nor we. What Redis may have done is not to be done twice."""
+    asked = 0
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        scripts = Scripts(f"redis://127.0.0.1:{port}/0")
+        with pytest.raises(Unavailable):
+            await scripts.find("s:x")
+        await scripts.close()
+
+    assert (1, 1.0) == (asked, TIMEOUT_S)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import uuid
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -272,7 +273,7 @@ async def test_ids_of_jobs_tell_their_server(members: Members) -> None:
     task_id = uuid.UUID(a.homes.new_turn_id())
 
     assert (8, uuid.RFC_4122) == (task_id.version, task_id.variant)
-    assert number_of("a") == number_in(str(task_id))
+    assert sha256(b"a").hexdigest()[:8] == number_of("a") == number_in(str(task_id))
     assert number_in(str(uuid.uuid4())) is None
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -203,6 +204,16 @@ def test_who_does_not_know_the_secret_is_no_server(home: Server, door: Server) -
 
     told = {"Authorization": "", "X_Agentsrv_Hop": secret, "X_Agentsrv_Caller": everything}
     assert (200, 404) == tuple(one.ask("GET", "/sessions/mine", **told).status for one in (home, door))
+
+
+def test_secret_is_made_of_the_first_key() -> None:
+    """By HKDF, as another program has it: nobody finds the way back to the key, nor to what else is made of it."""
+    words = ("digest:SHA256", f"key:{KEY}", "info:agentsrv fleet 1")
+    options = [part for word in words for part in ("-kdfopt", word)]
+    command = ("openssl", "kdf", "-keylen", "32", *options, "-binary", "HKDF")
+    made = subprocess.run(command, capture_output=True, check=True, timeout=TIMEOUT_S)
+
+    assert made.stdout.hex() == fleet_secret()
 
 
 @pytest.mark.parametrize(
