@@ -249,6 +249,20 @@ def test_no_id_is_given_twice_whoever_is_wrong_about_its_home(fleet: FleetOfServ
     assert ["a"] * 3 == [home_of(server, "unrouted") for server in fleet.servers.values()]
 
 
+def test_no_terminal_is_in_two_places_whoever_is_wrong_about_its_home(fleet: FleetOfServers) -> None:
+    """The same for terminals: the second server does not begin one of this name, and says where it is."""
+    answers = []
+    for name in ("a", "b"):
+        server, body = fleet.servers[name], {"deploymentId": "local-dev", "terminalId": "unrouted"}
+        token = server.ask("POST", "/terminal/token", body, **over_a_hop(name)).json["token"]
+        answers.append(server.ask("GET", f"/ws/terminal?token={token}", **UPGRADE))
+    told = answers[1].json
+
+    assert [101, 409] == [answer.status for answer in answers]
+    assert ("terminal_elsewhere", "a") == (told["code"], told["server"])
+    assert 200 == fleet.servers["c"].ask("DELETE", "/terminals/unrouted").status
+
+
 def test_shared_workspace_is_everybodys(fleet: FleetOfServers, tmp_path: Path) -> None:
     """`WORKSPACE_SHARED`: whoever is asked about files answers; nobody has to say whose."""
     server = fleet.start("shared", WORKSPACE_SHARED="true", ACCEPTS_SESSIONS="false")
