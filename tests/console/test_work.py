@@ -89,7 +89,9 @@ async def test_a_picture_can_be_dropped(
         await page.do("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     await page.until("document.querySelectorAll('form img').length", lambda count: count == 1)
-    await page.until("document.querySelector('form p[role=status]').innerText", lambda text: "notes.txt" in text)
+    await page.until(
+        "document.querySelector('form p[role=status]').innerText", lambda text: "notes.txt" in text
+    )
 
 
 async def test_prompts_that_wait_can_be_moved(server: Server, page: Page) -> None:
