@@ -30,19 +30,26 @@ def faces(directory: Path) -> Iterator[Row]:
 
 
 def floods(directory: Path) -> Iterator[Row]:
-    rates: dict[str, list[float]] = {"format=acp": [], "chat completions": [], "responses": [], "ACP": []}
+    names = ("format=acp", "chat completions", "responses", "ACP", "MCP")
+    rates: dict[str, list[float]] = {name: [] for name in names}
     with serving(directory, compile_agent()) as server:
         for number in range(ROUNDS):
             for name, found in rates.items():
-                if name == "ACP":
-                    found.append(FLOOD / seconds_of_editor(server))
-                else:
-                    session = f"{name.split('=')[0].split(' ')[0]}-{number}"
-                    found.append(FLOOD / seconds(flood(server, name, session)))
+                found.append(FLOOD / seconds_of(server, name, number))
     bare, *others = [(name, statistics.median(found)) for name, found in rates.items()]
     yield Row(f"(u) events/s of a flood, {bare[0]}", bare[1], "/s")
     for name, rate in others:
         yield Row(f"(u) events/s of a flood, {name}", rate, "/s", bare[1], SHARE * bare[1])
+
+
+def seconds_of(server: Server, name: str, number: int) -> float:
+    match name:
+        case "ACP":
+            return seconds_of_editor(server)
+        case "MCP":
+            return seconds_of_agent(server)
+        case _:
+            return seconds(flood(server, name, f"{name.split('=')[0].split(' ')[0]}-{number}"))
 
 
 def flood(server: Server, name: str, session: str) -> Stream:
@@ -81,6 +88,25 @@ def seconds_of_editor(server: Server) -> float:
     connection.close()
     assert heard.count(CHUNK) >= FLOOD, heard[-300:]
     return took_s
+
+
+def seconds_of_agent(server: Server) -> float:
+    """From another agent's `send_prompt` to the answer to its `wait`, which has followed each event."""
+    sent_at = time.perf_counter()
+    job = used(server, "send_prompt", prompt=script(f"lines {FLOOD} {SIZE}"))
+    ended = used(server, "wait", task_id=job["task_id"])
+    took_s = time.perf_counter() - sent_at
+    assert ended["status"] == "completed", ended
+    return took_s
+
+
+def used(server: Server, tool: str, **arguments: Any) -> dict[str, Any]:
+    """What a tool of /mcp has found."""
+    params = {"name": tool, "arguments": arguments}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    answer = server.ask("POST", "/mcp", call).json
+    found: dict[str, Any] = answer["result"]["structuredContent"]
+    return found
 
 
 def say(connection: RawSocket, number: int, method: str, **params: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +379,47 @@ def test_what_the_agent_does_not_have_is_refused_by_name(field: str, options: Tu
 
     (outcome,) = user.outcomes
     assert (outcome.error_code, str(outcome.error).partition(":")[0]) == ("unsupported_option", field)
+
+
+def test_efforts_are_those_of_the_model() -> None:
+    """Another model has others, or none: what it has is set, and what it does not have is refused by name."""
+    told = [
+        settings_of("plain", []),
+        settings_of("thinker", ["low", "high"]),
+        settings_of("thinker", ["low", "high"], "high"),
+        settings_of("plain", []),
+    ]
+    adapter = AcpAdapter(replace(GEMINI, modes={PermissionMode.BYPASS: None}), "/w", None, {})
+    adapter.begin_turn(turn_id(1), TurnOptions(model="thinker", effort="high"))
+    adapter.receive(answer("initialize", {}))
+    asked = [adapter.receive(answer("session-new", {"sessionId": "c", **told[0]}))]
+    asked += [
+        adapter.receive(answer(f"{kind}-{turn_id(1)}", told[n])) for n, kind in ((1, "model"), (2, "effort"))
+    ]
+    adapter.prompt(user_event("hello", turn_id(1), "s"))
+    adapter.receive(answer(f"prompt-{turn_id(1)}", {"stopReason": "end_turn"}))
+    adapter.begin_turn(turn_id(2), TurnOptions(effort="high"))
+    refused = adapter.receive(answer(f"model-{turn_id(2)}", told[3]))
+
+    sent = [json.loads(effect.reply)["params"] for effect in asked if effect and effect.reply]
+    assert [(each["configId"], each["value"]) for each in sent] == [("model", "thinker"), ("effort", "high")]
+    assert asked[-1] is not None
+    assert asked[-1].takes_prompt
+    assert refused is not None
+    assert refused.gave_up is not None
+    assert str(refused.gave_up.error).startswith("effort: ")
+
+
+def settings_of(model: str, efforts: list[str], effort: str = "low") -> dict[str, Any]:
+    """What an agent says that it can be set to."""
+    models = [{"value": name} for name in ("plain", "thinker")]
+    options = [{"id": "model", "category": "model", "currentValue": model, "options": models}]
+    if efforts:
+        values = [{"value": name} for name in efforts]
+        options.append(
+            {"id": "effort", "category": "thought_level", "currentValue": effort, "options": values}
+        )
+    return {"configOptions": options}
 
 
 def test_request_that_is_not_known_gets_an_answer() -> None:

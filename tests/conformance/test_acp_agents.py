@@ -14,6 +14,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,23 @@ def test_failing_model_fails_the_turn(hasty: Session, error: str, code: str) -> 
 
     assert job["status"] == "failed"
     assert job["code"] in (code if hasty.dialect.says_why else "agent_error", "agent_stalled")
+
+
+@pytest.mark.nightly
+def test_failing_model_fails_the_turn_within_90_s(session: Session) -> None:
+    """On a server with the patience that it has by itself: at once, after a command, or where no answer ever comes."""
+    failures = [("error 401",), ("error 429",), ("bash true", "error 500"), ("hang",)]
+    sessions = [replace(session, id=f"{session.id}-{number}") for number in range(len(failures))]
+    streams = [each.send(*steps) for each, steps in zip(sessions, failures, strict=True)]
+    jobs = [each.ended(stream) for each, stream in zip(sessions, streams, strict=True)]
+
+    assert [job["status"] for job in jobs] == ["failed"] * len(failures)
+    assert max(map(seconds_of, jobs)) < 90
+
+
+def seconds_of(job: dict[str, Any]) -> float:
+    began, ended = (datetime.fromisoformat(job[name]) for name in ("createdAt", "finishedAt"))
+    return (ended - began).total_seconds()
 
 
 def test_failure_that_passes_is_no_part_of_the_answer(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,33 @@ from agentsrv.turns import clock
 from agentsrv.turns.clock import Clock
 from agentsrv.turns.facts import Fact, GaveUp, TimedOut
 from agentsrv.turns.lifecycle import Running
-from agentsrv.turns.outcomes import SILENT
+from agentsrv.turns.outcomes import SILENT, STALLED
 
 SESSION = Session(SessionId("s"), None, "claude-code", "/w", None, None, 0, 0)
 DONE = Outcome(TurnStatus.COMPLETED, stop_reason="end_turn")
+
+
+class Skipping(selectors.DefaultSelector):
+    """Waits for nothing: the time until the next alarm has passed at once."""
+
+    skipped_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            self.skipped_s += timeout or 0
+        return ready
+
+
+class Hours(asyncio.SelectorEventLoop):
+    """A loop in which hours take no time."""
+
+    def __init__(self) -> None:
+        self._skipping = Skipping()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        return super().time() + self._skipping.skipped_s
 
 
 def running() -> Running:
@@ -26,9 +50,12 @@ def running() -> Running:
     return Running(session=SESSION, turn=turn, prompt=None, outcome=DONE)
 
 
+def settings(tmp_path: Path) -> dict[str, str]:
+    return {"API_KEY": "a-key-of-some-length", "HOME": str(tmp_path)}
+
+
 def config(tmp_path: Path, idle_s: float) -> Config:
-    settings = {"API_KEY": "a-key-of-some-length", "HOME": str(tmp_path)}
-    return replace(Config.from_env(settings), turn_idle_timeout_s=idle_s)
+    return replace(Config.from_env(settings(tmp_path)), turn_idle_timeout_s=idle_s)
 
 
 async def told_of(
@@ -71,3 +98,33 @@ async def test_turn_that_looks_over_has_not_fallen_silent(tmp_path: Path) -> Non
     told = await told_of(tmp_path, idle_s=0.05, runs_tool=False, looks_over=True, wait_s=0.2)
 
     assert told[0] == GaveUp(DONE)
+
+
+@pytest.mark.parametrize(("last_progress_s", "given_up_s"), [(0, 60), (50, 110)])
+def test_agent_that_comes_no_further_is_given_up_after_a_minute(
+    tmp_path: Path, last_progress_s: float, given_up_s: float
+) -> None:
+    """That is what the server does where nobody has said otherwise: 90 s have room for it. Its lines alone, which may
+    say that it tries again, are no progress."""
+    given_up: list[tuple[Fact, float]] = []
+
+    async def turn() -> None:
+        loop = asyncio.get_running_loop()
+        begun, over = loop.time(), asyncio.Event()
+
+        def tell(fact: Fact) -> None:
+            given_up.append((fact, loop.time() - begun))
+            over.set()
+
+        times = Clock(Config.from_env(settings(tmp_path)), tell, lambda: False, lambda: 1)
+        times.set(running())
+        for second in range(0, 200, 10):
+            loop.call_at(begun + second, times.heard, int(second >= last_progress_s))
+        await over.wait()
+        times.stop()
+
+    with asyncio.Runner(loop_factory=Hours) as runner:
+        runner.run(turn())
+
+    [(fact, after_s)] = given_up
+    assert (fact, round(after_s)) == (GaveUp(STALLED), given_up_s)

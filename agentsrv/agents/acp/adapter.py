@@ -29,7 +29,7 @@ from agentsrv.agents.acp.questions import (
     withdrawn_answer,
 )
 from agentsrv.agents.acp.requests import INITIALIZE, message, request
-from agentsrv.agents.acp.state import Process, Setting, TurnState, settings_of
+from agentsrv.agents.acp.state import Process, Setting, TurnState, settings_now, settings_of
 from agentsrv.agents.contract import BackgroundTask, Effect, Question
 from agentsrv.agents.memory import MAX_ID_CHARACTERS, as_id, bounded, restored, state_of
 from agentsrv.agents.questions import with_plain_id
@@ -260,7 +260,7 @@ class AcpAdapter:
         wanted = {
             "mode": self._known.modes.get(options.permission_mode),
             "model": options.model or settings.get("model", UNKNOWN).default,
-            "effort": options.effort or settings.get("effort", UNKNOWN).default,
+            "effort": options.effort or _default_effort(settings.get("effort", UNKNOWN)),
         }
         for kind, value in wanted.items():
             setting = settings.get(kind, UNKNOWN)
@@ -291,6 +291,8 @@ class AcpAdapter:
         if error is not None:
             return self._not_set(kind, failure(error)[0], line)
         wanted = self._wanted_setting()
+        if told := settings_of(result, self._known.mode_option):
+            process.settings = settings_now(process.settings, told)
         if wanted is not None and wanted.kind == kind and wanted.target is not None:
             process.settings.setdefault(kind, Setting()).current = wanted.target
         return self._go_on(line)
@@ -439,6 +441,11 @@ class AcpAdapter:
             return Effect(event=line, question=with_plain_id(question))
         result = None if is_asked else unasked_answer(method, params)
         return Effect(event=line, reply=message({"id": id_, "result": result or withdrawn_answer(method)}))
+
+
+def _default_effort(setting: Setting) -> str | None:
+    """Another model may not have it."""
+    return setting.default if setting.default in setting.values else None
 
 
 def _withdrawn(asked: str) -> bytes:

@@ -122,6 +122,19 @@ def settings_of(session: Mapping[str, Any], mode_option: str | None) -> dict[str
     return found
 
 
+def settings_now(before: Mapping[str, Setting], told: dict[str, Setting]) -> dict[str, Setting]:
+    """What a conversation can be set to from now on: with another model there may be other efforts, or none.
+
+    The defaults are those that it began with.
+    """
+    for kind, setting in before.items():
+        if kind in told:
+            told[kind].default = setting.default
+        else:
+            told[kind] = setting if setting.option is None else Setting(default=setting.default)
+    return told
+
+
 def _setting(current: Any, values: Any, key: str, option: str | None = None) -> Setting:
     known: dict[str, str] = {}
     listed = as_objects(values)
