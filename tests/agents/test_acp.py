@@ -307,6 +307,45 @@ def test_failure_is_told_from_a_message_that_begins_like_one() -> None:
     assert [outcome.status for outcome in user.outcomes] == ["completed", "failed", "completed"]
 
 
+FAILED_REQUEST = "Info: Request failed due to a transient API error. Retrying..."
+
+
+@pytest.mark.parametrize(
+    ("agent", "words", "message_id", "status"),
+    [
+        ("goose", ["Ran into this error: 500"], "msg_7ffa3a3d-2f60-47e3-afcc-c3ceafbcc619", "failed"),
+        ("goose", ["Ran into this error: 500"], "chatcmpl-8", "completed"),
+        ("copilot", [FAILED_REQUEST, "Error: 500"], "", "failed"),
+        ("copilot", ["One mo", FAILED_REQUEST, "Error: 500"], "", "failed"),
+        ("copilot", ["Error: 500"], "", "completed"),
+        ("copilot", [FAILED_REQUEST, "All is well."], "", "completed"),
+        ("pi", [], "", "failed"),
+        ("pi", ["Retrying (attempt 1/3, waiting 2s)...", "Retry finished, resuming."], "", "failed"),
+        (
+            "pi",
+            ["Retrying (attempt 1/3, waiting 2s)...", "Retry finished, resuming.", "Done."],
+            "",
+            "completed",
+        ),
+        ("gemini", [], "", "completed"),
+    ],
+)
+def test_failure_after_a_command_is_told_from_success(
+    agent: str, words: list[str], message_id: str, status: str
+) -> None:
+    """The agent says `end_turn` to both, and has used its model in both."""
+    user = User(AcpAdapter(AGENTS[agent], "/w", None, {}), TurnOptions())
+    user.begin()
+    user.hear(answer("initialize", {}))
+    user.hear(answer("session-new", {"sessionId": "c"}))
+    user.hear(update("tool_call", toolCallId="call", status="completed"))
+    for each in words:
+        user.hear(update("agent_message_chunk", content={"type": "text", "text": each}, messageId=message_id))
+    user.hear(answer(f"prompt-{turn_id(1)}", {"stopReason": "end_turn", "usage": {"totalTokens": 15}}))
+
+    assert [outcome.status for outcome in user.outcomes] == [status]
+
+
 @pytest.mark.parametrize(
     ("agent", "before", "after"),
     [

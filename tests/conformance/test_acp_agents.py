@@ -335,6 +335,15 @@ def test_failing_model_fails_the_turn(hasty: Session, error: str, code: str) -> 
     assert job["code"] in (code if hasty.dialect.says_why else "agent_error", "agent_stalled")
 
 
+def test_model_that_fails_after_a_command_fails_the_turn(hasty: Session) -> None:
+    """Something was done, and the rest was not: that is no success, whatever the agent makes of it."""
+    job = hasty.turn("bash touch done", "error 500")
+
+    assert job["status"] == "failed"
+    assert job["code"] in ("agent_api_error" if hasty.dialect.says_why else "agent_error", "agent_stalled")
+    assert (hasty.directory / "done").exists()
+
+
 @pytest.mark.nightly
 def test_failing_model_fails_the_turn_within_90_s(session: Session) -> None:
     """On a server with the patience that it has by itself: at once, after a command, or where no answer ever comes."""

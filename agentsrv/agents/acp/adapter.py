@@ -383,6 +383,7 @@ class AcpAdapter:
     def _said(self, update: Mapping[str, Any]) -> None:
         words = as_text(as_object(update.get("content")).get("text"))
         if self._known.notices is not None and self._known.notices.match(words):
+            self._turn.notices += 1
             return
         self._progress += 1
         self._turn.has_worked = self._turn.has_worked or bool(words)
@@ -406,11 +407,20 @@ class AcpAdapter:
                 return Effect(event=line, gave_up=outcome)
             return Effect(event=line, outcome=outcome, is_over=True)
         counted = usage_in(result)
-        # Where the model has answered there are other counts than before.
-        failures = () if counted and counted != self._process.counted else self._known.failures
+        failures = self._known.failures if self._may_speak_of_failure(counted) else ()
+        is_mute = Quirk.FAILS_MUTE in self._known.quirks
+        has_worked = bool(turn.said) if is_mute else turn.has_worked
         used = self._used(counted)
-        outcome = outcome_of(result, turn.said, used, has_worked=turn.has_worked, failures=failures)
+        outcome = outcome_of(result, turn.said, used, has_worked=has_worked, failures=failures)
         return Effect(event=line, outcome=bounded(outcome), is_over=True)
+
+    def _may_speak_of_failure(self, counted: dict[str, int]) -> bool:
+        """Can the last message be the agent's own, and not its model's, which may begin with the same words?"""
+        turn, own_ids = self._turn, self._known.own_ids
+        if own_ids is not None and turn.message_id:
+            return own_ids.match(turn.message_id) is not None
+        # Where the model has answered there are other counts than before.
+        return turn.said_after > 0 or not counted or counted == self._process.counted
 
     def _over_unread(self, line: bytes) -> Effect:
         self._turn.is_prompted = False

@@ -32,6 +32,8 @@ class Quirk(StrEnum):
     """To load a conversation in the minute in which its record was made destroys it."""
     COUNTS_SESSION = "counts_session"
     """Its usage is that of the whole conversation so far."""
+    FAILS_MUTE = "fails_mute"
+    """It says `end_turn` and nothing more when its model has failed: a turn without a last word has failed."""
 
 
 class Package(Struct, frozen=True):
@@ -73,6 +75,7 @@ class KnownAgent(Struct, frozen=True, kw_only=True):
     distrust: how it leaves a repository's settings out; None: it has no way to.
     mcp: the kinds of MCP servers that work with it.
     failures: how its last message begins when its model has failed, and the agent says `end_turn`.
+    own_ids: begins the ids of messages that have theirs from the agent; where it is known, no other tells of a failure.
     notices: begins pieces of messages that are the agent's own words and not its model's.
     login_command: what it logs in with on a terminal.
     records: where it keeps conversations, from HOME; `{id}` is the conversation's, `{short}` its first 8 characters.
@@ -93,6 +96,7 @@ class KnownAgent(Struct, frozen=True, kw_only=True):
     mcp: tuple[str, ...] = ()
     takes_images: bool = False
     failures: tuple[str, ...] = ()
+    own_ids: re.Pattern[str] | None = None
     notices: re.Pattern[str] | None = None
     records: str | None = None
     login_command: tuple[str, ...] = ()
@@ -196,6 +200,7 @@ GOOSE = KnownAgent(
     distrust=Distrust(),
     mcp=("stdio", "http"),
     failures=("Ran into this error: ",),
+    own_ids=re.compile(r"msg_[0-9a-f]{8}-"),
     login_command=("goose", "configure"),
     package=Package("npm", "1.52.0", program="@aaif/goose-binary-linux-x64/bin/goose", machine="x86_64"),
 )
@@ -245,6 +250,7 @@ PI = KnownAgent(
     modes={BYPASS: None},
     takes_images=True,
     notices=re.compile(r"pi v|Retrying \(attempt |Retry finished, "),
+    quirks=frozenset({Quirk.FAILS_MUTE}),
     package=Package("npm", "0.0.34"),
 )
 

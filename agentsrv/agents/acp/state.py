@@ -58,7 +58,8 @@ class TurnState(msgspec.Struct):
     """`said`: the message that is being written. `calls`: what is known of calls that have not ended, and `sizes` of
     its JSON; `open`: their kinds.
 
-    asked: requests of the agent that nobody has answered, as JSON of their ids.
+    asked: requests of the agent that nobody has answered, as JSON of their ids. `notices`: how often it has spoken for
+    itself since the last call; `said_after`: as many of them came before the message.
     """
 
     prompt_id: str | None = None
@@ -71,16 +72,18 @@ class TurnState(msgspec.Struct):
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
     open: dict[str, str] = msgspec.field(default_factory=dict)
     asked: list[str] = msgspec.field(default_factory=list)
+    notices: int = 0
+    said_after: int = 0
 
     def say(self, words: str, message_id: str) -> None:
-        if message_id != self.message_id:
-            self.said, self.message_id = "", message_id
+        if message_id != self.message_id or self.notices > self.said_after:
+            self.said, self.message_id, self.said_after = "", message_id, self.notices
         room = MAX_RESULT_CHARACTERS + 1 - len(self.said)
         self.said += words[: max(room, 0)]
 
     def note_call(self, update: Mapping[str, Any]) -> None:
         """Put together what is told of a call, piece by piece; of too many the latest are known."""
-        self.said = ""
+        self.said, self.notices, self.said_after = "", 0, 0
         if not (call_id := as_id(update.get("toolCallId"))):
             return
         told = {name: update[name] for name in TOLD_OF_CALLS if update.get(name)}
