@@ -22,6 +22,7 @@ class AcpDialect:
     """An agent, as the suite has to speak to it.
 
     models: its own default, and another one; None where none can be asked for.
+    efforts: a model of its that has some, and one that has none; None: none can be asked for, or all models have them.
     asks: it can be made to ask for leave. `counts`: it tells what its model has used. `says_why` a turn has failed.
     question: its tool to ask its user something. `patience_s` with a model that fails: those that give up are let.
     """
@@ -34,6 +35,7 @@ class AcpDialect:
     counts: bool = True
     says_why: bool = True
     question: str | None = None
+    efforts: tuple[str | None, str | None] = (None, None)
     patience_s: int = 15
 
     @property
@@ -73,7 +75,11 @@ def _opencode(home: Path, url: str) -> dict[str, str]:
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "options": {"baseURL": f"{url}/v1", "apiKey": "{env:OPENAI_API_KEY}"},
-        "models": {"fake-1": {"name": "Fake 1", **images}, "fake-2": {"name": "Fake 2"}},
+        "models": {
+            "fake-1": {"name": "Fake 1", **images},
+            "fake-2": {"name": "Fake 2"},
+            "fake-3": {"name": "Fake 3", "reasoning": True},
+        },
     }
     settings = {"model": "fake/fake-1", "provider": {"fake": provider}}
     (directory / "opencode.json").write_text(json.dumps(settings))
@@ -81,6 +87,13 @@ def _opencode(home: Path, url: str) -> dict[str, str]:
 
 
 def _qwen(home: Path, url: str) -> dict[str, str]:
+    (home / ".qwen").mkdir(exist_ok=True)
+    # A model that the environment alone names has no efforts, nor has one that begins like its own.
+    models = [
+        {"id": name, "name": name, "baseUrl": f"{url}/v1", "envKey": "OPENAI_API_KEY"}
+        for name in ("fake-1", "qwen-2")
+    ]
+    (home / ".qwen" / "settings.json").write_text(json.dumps({"modelProviders": {"openai": models}}))
     return {"OPENAI_API_KEY": "fake-model-key", "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_MODEL": "fake-1"}
 
 
@@ -96,10 +109,14 @@ def _copilot(home: Path, url: str) -> dict[str, str]:
 def _kimi(home: Path, url: str) -> dict[str, str]:
     (home / ".kimi-code").mkdir(exist_ok=True)
     provider = f'type = "openai"\nbase_url = "{url}/v1"\napi_key = "fake-model-key"\n'
+    efforts = 'support_efforts = ["low", "high"]\ndefault_effort = "low"\noff_effort = "none"'
     models = [
-        f'[models.{name}]\nprovider = "fake"\nmodel = "{name}"\n'
-        'max_context_size = 200000\ncapabilities = ["image_in"]\n'
-        for name in ("fake-1", "fake-2")
+        f'[models.{name}]\nprovider = "fake"\nmodel = "{name}"\nmax_context_size = 200000\n{thinks}\n'
+        for name, thinks in (
+            ("fake-1", 'capabilities = ["image_in"]'),
+            ("fake-2", 'capabilities = ["image_in"]'),
+            ("fake-3", f'capabilities = ["thinking"]\n{efforts}'),
+        )
     ]
     text = f'default_model = "fake-1"\n\n[providers.fake]\n{provider}\n' + "\n".join(models)
     (home / ".kimi-code" / "config.toml").write_text(text)
@@ -122,7 +139,8 @@ def _vibe(home: Path, url: str) -> dict[str, str]:
 
 def _pi(home: Path, url: str) -> dict[str, str]:
     (home / ".pi" / "agent").mkdir(parents=True, exist_ok=True)
-    models = [{"id": name, "input": ["text", "image"]} for name in ("fake-1", "fake-2")]
+    names = ("fake-1", "fake-2", "fake-3")
+    models = [{"id": name, "input": ["text", "image"], "reasoning": name == "fake-3"} for name in names]
     provider = {
         "baseUrl": f"{url}/v1",
         "api": "openai-completions",
@@ -135,11 +153,23 @@ def _pi(home: Path, url: str) -> dict[str, str]:
 
 GOOSE = AcpDialect("goose", ("fake-1", "fake-2"), ChatApi, _goose, patience_s=60)
 GEMINI = AcpDialect("gemini", ("auto", "gemini-2.5-pro"), GeminiApi, _gemini)
-OPENCODE = AcpDialect("opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode)
-QWEN = AcpDialect("qwen", ("fake-1", "fake-1"), ChatApi, _qwen, question="ask_user_question")
+OPENCODE = AcpDialect(
+    "opencode", ("fake/fake-1", "fake/fake-2"), ChatApi, _opencode, efforts=("fake/fake-3", "fake/fake-1")
+)
+QWEN = AcpDialect(
+    "qwen", ("fake-1", "qwen-2"), ChatApi, _qwen, question="ask_user_question", efforts=("fake-1", "qwen-2")
+)
 COPILOT = AcpDialect("copilot", ("fake-1", None), ChatApi, _copilot)
-KIMI = AcpDialect("kimi", ("fake-1", "fake-2"), ChatApi, _kimi, counts=False, question="AskUserQuestion")
-VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe)
+KIMI = AcpDialect(
+    "kimi",
+    ("fake-1", "fake-2"),
+    ChatApi,
+    _kimi,
+    counts=False,
+    question="AskUserQuestion",
+    efforts=("fake-3", "fake-1"),
+)
+VIBE = AcpDialect("vibe", ("fake-1", "fake-2"), ChatApi, _vibe, efforts=("fake-1", None))
 PI = AcpDialect(
     "pi",
     ("fake/fake-1", "fake/fake-2"),
@@ -148,6 +178,7 @@ PI = AcpDialect(
     asks=False,
     counts=False,
     says_why=False,
+    efforts=("fake/fake-3", "fake/fake-1"),
     patience_s=60,
 )
 

@@ -349,6 +349,8 @@ def test_failing_model_fails_the_turn_within_90_s(session: Session) -> None:
     """On a server with the patience that it has by itself: at once, after a command, or where no answer ever comes."""
     failures = [("error 401",), ("error 429",), ("bash true", "error 500"), ("hang",)]
     sessions = [replace(session, id=f"{session.id}-{number}") for number in range(len(failures))]
+    for each in sessions:
+        each.turn("text ok")
     streams = [each.send(*steps) for each, steps in zip(sessions, failures, strict=True)]
     jobs = [each.ended(stream) for each, stream in zip(sessions, streams, strict=True)]
 
@@ -386,6 +388,24 @@ def test_options(session: Session) -> None:
         "model:",
     )
     assert (refused["code"], "system_prompt" in json.dumps(refused)) == ("unsupported_option", True)
+
+
+def test_effort(session: Session) -> None:
+    """Its model gets that of each prompt, and its own where I name none; what it does not have is refused by name."""
+    thinker, plain = session.dialect.efforts
+    if thinker is None:
+        refused = session.send("text ok", effort="high").json
+        assert (refused["code"], "effort" in refused["error"]) == ("unsupported_option", True)
+        return
+    found = []
+    for effort in ({}, {"effort": "high"}, {"effort": "low"}, {}):
+        assert session.turn("text ok", model=thinker, **effort)["result"] == "ok"
+        found.append(session.call.effort)
+
+    assert (found[1:3], found[3]) == (["high", "low"], found[0])
+    if plain is not None:
+        refused = session.turn("text ok", model=plain, effort="high")
+        assert (refused.get("code"), str(refused.get("error"))[:7]) == ("unsupported_option", "effort:")
 
 
 def test_images(session: Session) -> None:

@@ -58,7 +58,9 @@ class ChatCall:
 
     @property
     def effort(self) -> str | None:
-        effort: str | None = self.body.get("reasoning_effort")
+        # qwen says it as the other one of OpenAI's APIs has it.
+        nested = self.body.get("reasoning") or {}
+        effort: str | None = self.body.get("reasoning_effort") or nested.get("effort")
         return effort
 
     @property

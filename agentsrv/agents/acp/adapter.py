@@ -467,4 +467,5 @@ def _target(kind: str, value: str, setting: Setting) -> str | None:
     """The agent's own name for what is wanted. Of modes that it does not list it is asked by ours for it."""
     if value in setting.values:
         return setting.values[value]
-    return value if value == setting.default or (kind == "mode" and not setting.values) else None
+    is_unlisted = value == setting.default and kind != "effort"
+    return value if is_unlisted or (kind == "mode" and not setting.values) else None

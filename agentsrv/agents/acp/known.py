@@ -73,6 +73,7 @@ class KnownAgent(Struct, frozen=True, kw_only=True):
     mode_option: the config option that stands for its modes; None: `session/set_mode`, or the option of that category.
     mode_environment: what its processes get besides in a mode.
     distrust: how it leaves a repository's settings out; None: it has no way to.
+    efforts: those that a prompt may ask for; which of them its model has, a conversation tells.
     mcp: the kinds of MCP servers that work with it.
     failures: how its last message begins when its model has failed, and the agent says `end_turn`.
     own_ids: begins the ids of messages that have theirs from the agent; where it is known, no other tells of a failure.
@@ -103,6 +104,9 @@ class KnownAgent(Struct, frozen=True, kw_only=True):
     quirks: frozenset[Quirk] = frozenset()
     package: Package | None = None
 
+
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+"""Of agents whose models say themselves which of them they have."""
 
 HTTP_MCP = ("stdio", "http", "sse")
 
@@ -149,6 +153,7 @@ OPENCODE = KnownAgent(
         PLAN: {"OPENCODE_PERMISSION": _OPENCODE_ASKS},
     },
     distrust=Distrust(environment={"OPENCODE_DISABLE_PROJECT_CONFIG": "1"}),
+    efforts=EFFORTS,
     mcp=HTTP_MCP,
     takes_images=True,
     login_command=("opencode", "auth", "login"),
@@ -183,6 +188,7 @@ KIMI = KnownAgent(
     files=(".kimi-code/config.toml",),
     modes={ASK: "default", PLAN: "plan", BYPASS: "yolo"},
     distrust=Distrust(),
+    efforts=EFFORTS,
     mcp=HTTP_MCP,
     takes_images=True,
     login_command=("kimi", "login"),
@@ -221,6 +227,7 @@ QWEN = KnownAgent(
         b'{"security": {"folderTrust": {"enabled": true}}}',
         mcp=False,
     ),
+    efforts=EFFORTS,
     mcp=HTTP_MCP,
     login_command=("qwen",),
     package=Package("npm", "0.24.4"),
@@ -248,6 +255,7 @@ PI = KnownAgent(
     files=(".pi/agent/auth.json", ".pi/agent/models.json"),
     # It asks for nothing, ever. What it calls modes are levels of thinking.
     modes={BYPASS: None},
+    efforts=EFFORTS,
     takes_images=True,
     notices=re.compile(r"pi v|Retrying \(attempt |Retry finished, "),
     quirks=frozenset({Quirk.FAILS_MUTE}),
