@@ -91,7 +91,10 @@ def wrapped(program: Path, run: str, directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def failing(dialect: Dialect, new_session: Callable[..., Session]) -> dict[str, tuple[Session, str]]:
-    """Jobs that are going to fail, by the code of their error. They begin before all else: agents try for long."""
+    """Jobs that are going to fail, by the code of their error. They begin at once: agents try for long.
+
+    Whoever runs other tests of this module in another process does not pay for them.
+    """
     steps = {
         "agent_not_authenticated": "error 401",
         "agent_rate_limited": "error 429",
@@ -108,7 +111,7 @@ def failing(dialect: Dialect, new_session: Callable[..., Session]) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def server(failing: object, new_session: Callable[..., Session]) -> Server:
+def server(new_session: Callable[..., Session]) -> Server:
     """One for all tests, in which each has a session of its own. It outlives its own death."""
     return new_session().server
 
