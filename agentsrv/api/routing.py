@@ -25,6 +25,7 @@ from agentsrv.api.operations import Group
 from agentsrv.api.peek import (
     SESSION_HEADER,
     Peek,
+    ToolCall,
     conversation_of,
     peek_at,
     server_of_token,
@@ -261,10 +262,12 @@ class Router:
 
     async def _to_tool(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A call of MCP: where its job or its session is at home; a prompt that begins one, where there is room."""
-        if SESSION_HEADER in request.headers:
-            return await self._to_place(request, handler)
-        body = await peek_body(request)
-        call = tool_call_in(body)
+        body = None
+        if (session_id := session_in_header(request)) is not None:
+            call = ToolCall(session_id, begins=True)
+        else:
+            body = await peek_body(request)
+            call = tool_call_in(body)
         if call.task_id is not None:
             return await self._to_task(request, handler, call.task_id, body)
         key = session_key(call.session_id) if call.session_id else ""

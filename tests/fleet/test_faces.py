@@ -66,6 +66,8 @@ def test_refused_call_of_mcp_leaves_its_id_free(fleet: FleetOfServers, servers: 
         assert "agent" in str(
             call(server, "send_prompt", prompt="no", session_id="free-of-mcp", agent="none")
         )
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        assert 200 == server.ask("POST", "/mcp", ping, X_Session_Id="free-of-mcp").status
     assert 0 == fleet.redis.do("HEXISTS", "{agentsrv}:homes", "s:free-of-mcp")
 
 

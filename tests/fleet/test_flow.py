@@ -198,14 +198,15 @@ def test_body_is_read_by_the_home_alone(
     home: Server, door: Server, standing: FleetOfServers, route: str
 ) -> None:
     """With `X-Session-Id`: what is too large for the home it says so before I have sent the rest, which never comes."""
-    head = "X-Session-Id: unread\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked"
+    session = f"unread{route.replace('/', '-').replace(' ', '')}"
+    head = f"X-Session-Id: {session}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked"
     first = b'{"prompt":"'.ljust(MAX_BODY_BYTES + 1, b"x")
     with begun(door, route, head) as connection:
         connection.sendall(b"%x\r\n%b\r\n" % (len(first), first))
         answer = connection.recv(20)
 
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert 0 == standing.redis.do("HEXISTS", "{agentsrv}:homes", "s:unread")
+    assert 0 == standing.redis.do("HEXISTS", "{agentsrv}:homes", f"s:{session}")
 
 
 def begun(server: Server, route: str, headers: str) -> socket.socket:
