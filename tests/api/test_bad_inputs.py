@@ -34,7 +34,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory, serving: Serve) -> As
         directory,
         allowed_origins=frozenset({"https://app.example"}),
         max_body_bytes=BODY_LIMIT,
-        body_timeout_s=1.0,
+        body_timeout_s=5.0,
     )
     (config.workspace_base / "out").symlink_to("/")
     (config.workspace_base / "loop").symlink_to("loop")
