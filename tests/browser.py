@@ -19,10 +19,17 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 from tests.kit import wait_until
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+UNUSED = (
+    "PreloadTopChromeWebUI", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup", "WebUIOmniboxPopup",
+    "SpareRendererForSitePerProcess",
+)  # fmt: skip
+"""Pages of the browser's own that each new window would load, for an address bar in which nobody types, and a process
+in advance for another page: more work than most pages that are tested.
+"""
 OPTIONS = (
     "--headless=new", "--remote-debugging-port=0", "--no-first-run", "--no-sandbox", "--disable-gpu",
     "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=800,600",
+    "--window-size=800,600", f"--disable-features={','.join(UNUSED)}",
 )  # fmt: skip
 TIMEOUT_S = 60.0
 LOOK_AGAIN_S = 0.02
