@@ -33,7 +33,7 @@ from tests.kit import Server, script
 
 pytestmark = pytest.mark.tools
 
-LIVE = "document.querySelector('main p[role=status]').innerText"
+LIVE = "document.querySelector('main p.hidden[role=status]').innerText"
 CLIPBOARD = "navigator.clipboard.readText()"
 
 
@@ -213,7 +213,7 @@ async def test_what_ears_hear(server: Server, page: Page) -> None:
     await page.until(CAN_ANSWER, bool)
 
     assert (await page.value(LIVE)).startswith("s asks: ")
-    assert await page.value("document.querySelector('main p[role=status]').ariaLive ?? 'polite'") == "polite"
+    assert await page.value("document.querySelector('main p.hidden[role=status]').ariaLive ?? 'polite'") == "polite"
     assert await page.value("document.activeElement.id") == "composer"
     await press(page, "y")
     assert await page.value(DRAFT) == "half ay"
