@@ -165,9 +165,13 @@ _encoder = msgspec.json.Encoder()
 def _frames(numbered: Numbered) -> bytearray:
     """One buffer for all: an event may hold megabytes, and copies of those cost more than to encode them."""
     frames = bytearray()
+    begun, head = None, b""
     for number, event in enumerate(numbered.events, numbered.first):
         if isinstance(event, Delta):
-            frames += b"event: %b\ndata: %b" % (event.type.encode(), event.begun)
+            if event.begun is not begun:
+                begun = event.begun
+                head = b"event: %b\ndata: %b" % (begun.type.encode(), begun.json)
+            frames += head
             _encoder.encode_into(event.piece, frames, -1)
             frames += b',"sequence_number":%d}\n\n' % number
         else:

@@ -35,14 +35,18 @@ ENDS = {"completed": "completed", "failed": "failed", "incomplete": "incomplete"
 """The last event of a stream by the response's status. OpenAI has none for one that was cancelled."""
 
 
-class Delta(msgspec.Struct, frozen=True, gc=False):
-    """An event with a piece of a text, of which there are very many: what is the same in all of them is JSON already.
-
-    begun: the event's object up to the piece, which is the last but its number.
-    """
+class Begun(msgspec.Struct, frozen=True):
+    """What is the same in all events with a piece of one text: `json` is the object up to the piece, the last but its
+    number."""
 
     type: str
-    begun: bytes
+    json: bytes
+
+
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """An event with a piece of a text, of which there are very many."""
+
+    begun: Begun
     piece: str
 
 
@@ -209,7 +213,7 @@ class _Text:
         }
         self._logprobs: dict[str, Any] = {"logprobs": []} if is_message else {}
         delta = self._event(f"{self._text_event}.delta", **self._logprobs, delta="")
-        self._delta = (str(delta["type"]), msgspec.json.encode(delta).removesuffix(b'""}'))
+        self._begun = Begun(delta["type"], msgspec.json.encode(delta).removesuffix(b'""}'))
 
     def value(self, status: str) -> dict[str, Any]:
         item = {"id": self._id, "type": self.kind, "status": status}
@@ -229,7 +233,7 @@ class _Text:
         if kept := piece[: MAX_KEPT - ITEM_CHARACTERS - self.size]:
             self._pieces.append(kept)
             self.size += len(kept)
-        return Delta(*self._delta, piece)
+        return Delta(self._begun, piece)
 
     def end(self) -> list[Event]:
         part = self._part()

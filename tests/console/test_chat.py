@@ -213,7 +213,10 @@ async def test_what_ears_hear(server: Server, page: Page) -> None:
     await page.until(CAN_ANSWER, bool)
 
     assert (await page.value(LIVE)).startswith("s asks: ")
-    assert await page.value("document.querySelector('main p.hidden[role=status]').ariaLive ?? 'polite'") == "polite"
+    assert (
+        await page.value("document.querySelector('main p.hidden[role=status]').ariaLive ?? 'polite'")
+        == "polite"
+    )
     assert await page.value("document.activeElement.id") == "composer"
     await press(page, "y")
     assert await page.value(DRAFT) == "half ay"

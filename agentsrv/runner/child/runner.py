@@ -100,8 +100,6 @@ class Runner:
         self._write_meta()
         self._link.watch()
         self._stderr.watch()
-        if opening := self._spec.pop("opening"):  # It may hold a secret, which nobody else needs.
-            self._stdin.write(memoryview(opening.encode()))
         self._obey(frames)
         while not self._is_finished:
             self._turn()
@@ -133,6 +131,8 @@ class Runner:
             # gone, this runner comes so late that its agent was given up: nobody would ever look after it.
             os.chdir(self._spec["directory"])
             stdio = self._open_stdio()
+            if opening := self._spec.pop("opening"):  # It may hold a secret, which nobody else needs.
+                self._stdin.write(memoryview(opening.encode()))  # The agent finds it when it first looks.
             failed = self._fork(stdio)
             self._release()  # Not earlier: the two forks would compete for the processor.
             self._link.listen("sock")
