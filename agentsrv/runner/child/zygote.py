@@ -21,8 +21,6 @@ from agentsrv.runner.child.start import reset_signals
 
 RESPAWN_PAUSE_S = 0.1
 """Between two spares when the first one died without having done anything."""
-REST_S = 0.02
-"""Between two spares when the first one is at work."""
 
 
 def receive(control: socket.socket) -> socket.socket | None:
@@ -99,9 +97,6 @@ def be_zygote(control: socket.socket, umask: int) -> None:
             return
         if not is_taken:
             time.sleep(RESPAWN_PAUSE_S)
-        else:
-            # The agent that begins has the processor first, unless somebody waits for the next one already.
-            is_readable(control, REST_S)
 
 
 def main() -> None:
