@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentsrv.agents.acp.adapter import OF_A_TURN, AcpAdapter
 from agentsrv.agents.acp.known import GEMINI, KNOWN, KnownAgent
@@ -447,6 +448,25 @@ def test_efforts_are_those_of_the_model() -> None:
     assert refused is not None
     assert refused.gave_up is not None
     assert str(refused.gave_up.error).startswith("effort: ")
+
+
+def test_agent_that_takes_a_model_it_does_not_have_is_not_believed() -> None:
+    """As goose does, which lists it from then on: the turn is refused, and the next one has the model of before again."""
+    adapter = AcpAdapter(replace(GEMINI, modes={PermissionMode.BYPASS: None}), "/w", None, {})
+    adapter.begin_turn(turn_id(1), TurnOptions())
+    adapter.receive(answer("initialize", {}))
+    adapter.receive(answer("session-new", {"sessionId": "c", **settings_of("plain", [])}))
+    adapter.prompt(user_event("hello", turn_id(1), "s"))
+    adapter.receive(answer(f"prompt-{turn_id(1)}", {"stopReason": "end_turn"}))
+    adapter.begin_turn(turn_id(2), TurnOptions(model="nothing"))
+    refused = adapter.receive(answer(f"model-{turn_id(2)}", settings_of("nothing", [])))
+    again = adapter.begin_turn(turn_id(3), TurnOptions())
+
+    assert refused is not None
+    assert refused.gave_up is not None
+    assert str(refused.gave_up.error).startswith("model: ")
+    assert again is not None
+    assert json.loads(again)["params"]["value"] == "plain"
 
 
 def settings_of(model: str, efforts: list[str], effort: str = "low") -> dict[str, Any]:

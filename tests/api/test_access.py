@@ -124,7 +124,6 @@ def test_a_wrong_command_is_one_line(
 ) -> None:
     """It says what is wrong, and nothing has happened."""
     config = make_config(tmp_path)
-    config.state_dir.mkdir()
     with pytest.raises(StartupError) as caught:
         command(config, action, name, **options)
 

@@ -291,9 +291,13 @@ class AcpAdapter:
         if error is not None:
             return self._not_set(kind, failure(error)[0], line)
         wanted = self._wanted_setting()
+        if wanted is not None and wanted.kind == kind and wanted.target is None:
+            # Some take what they do not have, and say that they have it from then on.
+            process.settings.setdefault(kind, Setting()).current = None
+            return self._lacking(wanted, line)
         if told := settings_of(result, self._known.mode_option):
             process.settings = settings_now(process.settings, told)
-        if wanted is not None and wanted.kind == kind and wanted.target is not None:
+        if wanted is not None and wanted.kind == kind:
             process.settings.setdefault(kind, Setting()).current = wanted.target
         return self._go_on(line)
 
@@ -333,13 +337,16 @@ class AcpAdapter:
         error = f"{option}: the agent does not have what was asked for: {why}"
         return Effect(event=line, gave_up=Outcome(TurnStatus.FAILED, error, "unsupported_option"))
 
+    def _lacking(self, wanted: Wanted, line: bytes) -> Effect:
+        values = self._process.settings.get(wanted.kind, UNKNOWN).values.values()
+        known = ", ".join(dict.fromkeys(values))[:1000]
+        return self._not_set(wanted.kind, f"it has {known or 'none'}", line)
+
     def _go_on(self, line: bytes, conversation: str | None = None) -> Effect:
         """What follows from an answer: the next request, or that a prompt can be taken."""
         wanted = self._wanted_setting() if self._process.conversation is not None else None
         if wanted is not None and wanted.target is None and self._has_options:
-            values = self._process.settings.get(wanted.kind, UNKNOWN).values.values()
-            known = ", ".join(dict.fromkeys(values))[:1000]
-            return self._not_set(wanted.kind, f"it has {known or 'none'}", line)
+            return self._lacking(wanted, line)
         return Effect(
             event=line,
             reply=self._next_request(),
