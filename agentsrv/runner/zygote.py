@@ -23,6 +23,7 @@ PROGRAM = Path(__file__).resolve().parent / "child" / "__main__.py"
 STARTS_AT_ONCE = 4
 """One is forked, one has been, and the next ones are on their way: more would only wait elsewhere."""
 START_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 10.0
 PASSED_VARIABLES = ("LD_LIBRARY_PATH",)
 """What a Python linked to a libpython in an unusual place needs. Nothing else: runners keep no secrets."""
 
@@ -41,6 +42,8 @@ class Zygote:
         self._descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._turns = asyncio.Semaphore(STARTS_AT_ONCE)
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed: list[subprocess.Popen[bytes]] = []
+        """Those that are not known to be dead."""
         self._control: socket.socket | None = None
 
     async def start(self) -> None:
@@ -54,7 +57,7 @@ class Zygote:
         except TimeoutError:
             sign_of_life = b""
         if not sign_of_life:
-            self._end()
+            await self.close()
             raise StartupError(f"the process that starts agents does not run: {sys.executable}")
 
     async def spawn(self, spec: RunnerSpec) -> RunnerHandle:
@@ -69,6 +72,9 @@ class Zygote:
     async def close(self) -> None:
         """End the zygote. Runners go on. Closing twice is fine."""
         self._end()
+        while self._killed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await self._processes.run_anyway(self._killed.pop().wait, END_TIMEOUT_S)
 
     async def _spawn_again(self, spec: RunnerSpec) -> RunnerHandle:
         control = self._running()
@@ -145,6 +151,5 @@ class Zygote:
             self._control = None
         if self._process is not None:
             self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=1)
+            self._killed = [each for each in (*self._killed, self._process) if each.poll() is None]
             self._process = None

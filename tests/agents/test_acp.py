@@ -451,7 +451,7 @@ def test_efforts_are_those_of_the_model() -> None:
 
 
 def test_agent_that_takes_a_model_it_does_not_have_is_not_believed() -> None:
-    """As goose does, which lists it from then on: the turn is refused, and the next one has the model of before again."""
+    """As goose does, which lists it from then on: the turn is refused, and the next one has the model of before."""
     adapter = AcpAdapter(replace(GEMINI, modes={PermissionMode.BYPASS: None}), "/w", None, {})
     adapter.begin_turn(turn_id(1), TurnOptions())
     adapter.receive(answer("initialize", {}))
