@@ -36,8 +36,10 @@ ENDS = {"completed": "completed", "failed": "failed", "incomplete": "incomplete"
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """What is the same in all events with a piece of one text: `json` is the object up to the piece, the last but its
-    number."""
+    """What is the same in all events with a piece of one text.
+
+    json: the object up to the piece, which is the last but its number.
+    """
 
     type: str
     json: bytes
