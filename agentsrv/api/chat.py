@@ -24,6 +24,7 @@ from agentsrv.api.openai import (
     told_of,
 )
 from agentsrv.api.operations import Operation
+from agentsrv.api.refusals import attended
 from agentsrv.api.schemas.chat import Completion, CompletionRefused, CreateCompletion, Model, ModelList
 from agentsrv.api.sse import frame_of, stream_frames
 from agentsrv.errors import NotFound, unsupported
@@ -79,7 +80,8 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     on_lost = partial(cancel, request.app[TURNS], turn) if body.on_disconnect == "cancel" else None
     if not body.stream:
         del body, wanted
-        return await _whole(request, turn, model, headers)
+        async with attended(request, on_lost):
+            return await _whole(request, turn, model, headers)
     del body, wanted  # The stream may last for hours.
     frames = _frames(request, turn, model, wants_usage=wants_usage)
     return await stream_frames(request, frames, bytes, headers=headers, on_lost=on_lost)
@@ -92,7 +94,12 @@ async def _whole(request: web.Request, turn: Turn, model: str, headers: dict[str
             parts[field].append(text)
     ended = await request.app[TURNS].get(turn.id)
     if (failed := _failure(ended)) is not None:
-        return json_response(failed, status=502, headers=headers)
+        # OpenAI's clients would give the agent the same once more, by themselves.
+        return json_response(
+            failed,
+            status=502 if ended.status.is_final else 503,
+            headers=headers | {"X-Should-Retry": "false"},
+        )
     message = {name: "".join(found) for name, found in parts.items() if found or name == "content"}
     return json_response(completion_of(ended, model, message), headers=headers)
 
@@ -118,6 +125,8 @@ def _frame(value: dict[str, Any]) -> bytes:
 
 
 def _failure(turn: Turn) -> dict[str, Any] | None:
+    if not turn.status.is_final:
+        return error_of("the server stops; the job goes on", "draining")
     if turn.status not in (TurnStatus.FAILED, TurnStatus.INTERRUPTED) or finish_reason(turn) is not None:
         return None
     outcome = turn.outcome or Outcome(turn.status)

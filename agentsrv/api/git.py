@@ -12,7 +12,7 @@ from agentsrv.api.encode import json_response, timestamp, worktree_view
 from agentsrv.api.fields import given
 from agentsrv.api.keys import CONFIG, GIT, SESSIONS, TURNS, WORKTREES
 from agentsrv.api.operations import Operation
-from agentsrv.api.refusals import is_gone
+from agentsrv.api.refusals import attended
 from agentsrv.api.schemas.git import (
     CleanedWorktree,
     CleanUpWorktrees,
@@ -32,8 +32,6 @@ from agentsrv.workspace.git.protocol import DiffRequest, FindRepositories, Reque
 
 SLICE_BYTES = 256 * 1024
 DAY_MS = 24 * 3600 * 1000
-WATCH_STEP_S = 0.5
-"""How soon it is noticed that the client has left, so that a worker does not go on for nobody."""
 
 
 async def list_repositories(request: web.Request) -> web.StreamResponse:
@@ -164,26 +162,8 @@ async def _answer(request: web.Request, question: Request) -> web.StreamResponse
 
 async def _ask(request: web.Request, question: Request) -> bytes:
     """Raises ConnectionResetError when the client leaves; the worker is stopped then."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as scope:
-            timer: asyncio.TimerHandle | None = None
-
-            def watch() -> None:
-                nonlocal timer
-                if is_gone(request):
-                    scope.reschedule(loop.time())
-                else:
-                    timer = loop.call_later(WATCH_STEP_S, watch)
-
-            watch()
-            try:
-                return await request.app[GIT].ask(question)
-            finally:
-                if timer is not None:
-                    timer.cancel()
-    except TimeoutError as exc:
-        raise ConnectionResetError("the client has left") from exc
+    async with attended(request):
+        return await request.app[GIT].ask(question)
 
 
 # fmt: off

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from secrets import token_hex
 
 from aiohttp import hdrs, web
@@ -41,6 +44,9 @@ HTTP_ERRORS = {
 
 DEFAULT_RETRY_S = 5
 
+WATCH_STEP_S = 0.5
+"""How soon it is noticed that a client has left, so that nobody works on for it."""
+
 SERVER = "agentsrv"
 """What answers call us; the versions of what we are made of are nobody's business."""
 
@@ -72,6 +78,41 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
 def is_gone(request: web.Request) -> bool:
     """Has the client closed the connection?"""
     return request.transport is None or request.transport.is_closing()
+
+
+@asynccontextmanager
+async def attended(
+    request: web.Request, on_lost: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[None]:
+    """What is waited for here is given up when the client leaves: aiohttp does not tell a handler that waits.
+
+    `on_lost` is called then. Raises ConnectionResetError.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+    scope = asyncio.timeout(None)
+
+    def watch() -> None:
+        nonlocal timer
+        if is_gone(request):
+            scope.reschedule(loop.time())
+        else:
+            timer = loop.call_later(WATCH_STEP_S, watch)
+
+    try:
+        async with scope:
+            watch()
+            try:
+                yield
+            finally:
+                if timer is not None:
+                    timer.cancel()
+    except TimeoutError as exc:
+        if not scope.expired():
+            raise
+        if on_lost is not None:
+            await on_lost()
+        raise ConnectionResetError("the client has left") from exc
 
 
 def error_response(error: AgentsrvError) -> web.Response:

@@ -22,6 +22,7 @@ from agentsrv.api.openai import (
     told_of,
 )
 from agentsrv.api.operations import Operation
+from agentsrv.api.refusals import attended
 from agentsrv.api.schemas.chat import CompletionRefused
 from agentsrv.api.schemas.responses import (
     ConversationView,
@@ -73,12 +74,14 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     is_background, is_streamed = bool(body.background), bool(body.stream)
     on_disconnect = body.on_disconnect or ("continue" if is_background else "cancel")
     del body, wanted  # The stream may last for hours.
+    on_lost = partial(cancel, request.app[TURNS], turn) if on_disconnect == "cancel" else None
     if is_streamed:
-        on_lost = partial(cancel, request.app[TURNS], turn) if on_disconnect == "cancel" else None
         events = request.app[RESPONSES].events(turn)
         return await stream_frames(request, events, _frames, headers=headers, on_lost=on_lost)
-    view = request.app[RESPONSES].view if is_background else request.app[RESPONSES].ended
-    return json_response(await view(turn), headers=headers)
+    if is_background:
+        return json_response(await request.app[RESPONSES].view(turn), headers=headers)
+    async with attended(request, on_lost):
+        return json_response(await request.app[RESPONSES].ended(turn), headers=headers)
 
 
 @refusing

@@ -42,6 +42,9 @@ TOKENS_OUT = ("output_tokens", "outputTokens")
 TOKENS_CACHED = ("cache_read_input_tokens", "cachedInputTokens")
 """What agents call them in the usage of a turn. Codex's `inputTokens` are all, cached ones included."""
 
+RULING = ("system", "developer")
+"""Whose messages are rules."""
+
 Field = Literal["content", "reasoning_content"]
 
 
@@ -107,10 +110,10 @@ class Chat:
         self._agents.get(agent)
         session_id = wanted.session_id or SessionId(f"chat-{uuid.uuid4()}")
         is_new = not await self._sessions.has(session_id)
-        said = [message for message in wanted.messages if message.role not in ("system", "developer")]
+        said = [message for message in wanted.messages if message.role not in RULING]
         if not said or said[-1].role != "user" or not said[-1].text.strip():
             raise invalid_field(wanted.field, "the last one must be of the user, and say something")
-        rules = "\n\n".join(message.text for message in wanted.messages if message not in said)
+        rules = "\n\n".join(message.text for message in wanted.messages if message.role in RULING)
         options = TurnOptions(
             model=model or None,
             effort=wanted.effort,

@@ -13,7 +13,7 @@ import yaml
 
 from tests.conftest import ServerMaker
 from tests.faces.conftest import ClientMaker
-from tests.kit import ROOT, Server, script, wait_until
+from tests.kit import ROOT, Answer, Server, script, wait_until
 from tests.pictures import PNG
 
 PAGE = (ROOT / "docs/clients.md").read_text()
@@ -288,6 +288,57 @@ def test_client_that_leaves_ends_its_turn_unless_it_says_otherwise(
 
     expected = {"cancel": "cancelled", "continue": "completed"}[choice]
     wait_until(lambda: server.job(job["taskId"])["status"] == expected)
+
+
+def test_failed_turn_is_not_repeated_by_openais_client(server: Server, client_of: ClientMaker) -> None:
+    """Which sends again what fails, unless it is told not to: an agent would work three times."""
+    with pytest.raises(openai.InternalServerError):
+        client_of(server).with_options(max_retries=2).chat.completions.create(
+            model="claude-code", messages=[said(script("exit 3"))], extra_body={"session_id": "s"}
+        )
+
+    assert len(server.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"]) == 1
+
+
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/openai/v1/chat/completions", {"messages": [said(script("say before", "hang"))]}),
+    "responses": ("/openai/v1/responses", {"input": script("say before", "hang")}),
+}
+
+
+@pytest.mark.parametrize("api", WHOLE)
+def test_client_that_gives_up_a_whole_answer_ends_its_turn(server: Server, api: str) -> None:
+    path, asked = WHOLE[api]
+    connection = server.send("POST", path, {"model": "claude-code", "session_id": "s", **asked})
+    job = running_job(server)
+    connection.close()
+
+    assert server.ended_job(job)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_answer_that_a_stopping_server_cuts_does_not_look_whole(server: Server, is_streamed: bool) -> None:
+    path, asked = WHOLE["chat"]
+    body = {"model": "claude-code", "session_id": "s", "stream": is_streamed, **asked}
+    connection = server.send("POST", path, body)
+    job = running_job(server)
+    server.terminate()
+    answer = Answer(connection)
+    told = answer.body()
+    server.start()
+
+    assert (answer.status, b'"code":"draining"' in told) == (200 if is_streamed else 503, True)
+    assert b'"finish_reason":"' not in told
+    assert server.job(job)["status"] == "running"
+
+
+def running_job(server: Server) -> str:
+    """That of session `s`, once its agent has said something."""
+    wait_until(lambda: server.ask("GET", "/sessions/s").status == 200)
+    with server.ask("GET", "/sessions/s/events") as events:
+        events.until(lambda event: event.type == "assistant")
+    (job,) = server.ask("GET", "/generate/v2/jobs?session_id=s").json["jobs"]
+    return str(job["taskId"])
 
 
 def test_same_key_again_starts_nothing_twice(server: Server, client_of: ClientMaker) -> None:
