@@ -9,11 +9,13 @@ seen last (`_meta.agentsrv.lastEventId`; each update tells its own): the same pr
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 from agentsrv.access import Caller
 from agentsrv.errors import AgentsrvError, Forbidden, NotFound
@@ -52,6 +54,7 @@ from agentsrv.model import (
     PermissionMode,
     Scope,
     Session,
+    SessionId,
     TurnId,
     TurnOptions,
 )
@@ -80,6 +83,7 @@ class AcpFace:
         self._busy = 0
         self._is_initialized = False
         self._telling = Telling(means, send, self._tasks)
+        self._orders: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
         self._requests: dict[str, tuple[Scope | None, Callable[[Params], Awaitable[dict[str, Any]]]]] = {
             "initialize": (None, self._initialize),
             "authenticate": (None, self._nothing),
@@ -91,6 +95,7 @@ class AcpFace:
             "session/close": (Scope.READ, self._close_session),
             "session/delete": (Scope.PROMPT, self._delete),
             "session/prompt": (Scope.PROMPT, self._prompt),
+            "session/cancel": (Scope.PROMPT, self._cancel),
             "session/set_mode": (Scope.PROMPT, self._set_mode),
             "session/set_config_option": (Scope.PROMPT, self._set_option),
         }
@@ -145,13 +150,17 @@ class AcpFace:
         self._require(scope)
         if scope is Scope.PROMPT:
             self._note(method, str(params.get("sessionId", ""))[:MAX_ID_CHARACTERS])
-        if "sessionId" in params:
-            await self._means.sessions.require_not_elsewhere(session_id_of(params))
         return await does(params)
 
     def _require(self, scope: Scope | None) -> None:
         if scope is not None and not self._caller.may(scope):
             raise Forbidden(f"this key lacks the scope `{scope}`", code="scope_missing")
+
+    async def _here(self, params: Params) -> SessionId:
+        """The session that is meant, which is at home on no other server."""
+        session_id = session_id_of(params)
+        await self._means.sessions.require_not_elsewhere(session_id)
+        return session_id
 
     # The connection
 
@@ -198,7 +207,7 @@ class AcpFace:
 
     async def _fork(self, params: Params) -> dict[str, Any]:
         servers = mcp_servers_of(params)
-        session = await self._means.sessions.fork(session_id_of(params), session_id=None)
+        session = await self._means.sessions.fork(await self._here(params), session_id=None)
         self._telling.opened[session.id] = Opened(servers)
         return {"sessionId": session.id, **await self._settings(session)}
 
@@ -223,11 +232,11 @@ class AcpFace:
         return {"sessions": sessions, **more, **silent}
 
     async def _close_session(self, params: Params) -> dict[str, Any]:
-        self._telling.opened.pop(session_id_of(params), None)
+        self._telling.opened.pop(await self._here(params), None)
         return {}
 
     async def _delete(self, params: Params) -> dict[str, Any]:
-        session_id = session_id_of(params)
+        session_id = await self._here(params)
         self._telling.opened.pop(session_id, None)
         with suppress(NotFound):
             await self._means.sessions.delete(session_id, force=True)
@@ -247,7 +256,7 @@ class AcpFace:
 
     async def _change(self, params: Params, field: str, value: object) -> Session:
         """Of a session, for the prompts that come; its mode also for the turn that runs."""
-        session_id = session_id_of(params)
+        session_id = await self._here(params)
         wanted: str | None
         if field == "permission_mode":
             if value not in list(PermissionMode):
@@ -263,7 +272,7 @@ class AcpFace:
         return session
 
     async def _opened(self, params: Params) -> Session:
-        session = await self._means.sessions.get(session_id_of(params))
+        session = await self._means.sessions.get(await self._here(params))
         opened = self._telling.opened.setdefault(session.id, Opened())
         opened.mcp_servers = mcp_servers_of(params) or opened.mcp_servers
         return session
@@ -276,20 +285,34 @@ class AcpFace:
 
     async def _prompt(self, params: Params) -> dict[str, Any]:
         session_id, ours = session_id_of(params), ours_in(params)
-        opened = self._telling.opened.setdefault(session_id, Opened())
         text, images = content_of(params.get("prompt"))
-        # One that does not exist is not made: a client has got its id from somewhere.
-        session = await self._means.sessions.get(session_id)
-        seen = seen_in(ours, await self._means.sessions.last_seq(session_id))
-        prompt = Prompt(
-            session_id=session_id,
-            text=text,
-            images=images,
-            options=TurnOptions(mcp_servers=opened.mcp_servers, partial_messages=True),
-            message_id=text_of(ours, "messageId", MESSAGE_ID) or str(uuid.uuid4()),
-        )
-        turn = (await self._means.prompts.send(prompt)).turn
+        async with self._in_order(session_id):
+            # One that does not exist is not made: a client has got its id from somewhere.
+            session = await self._means.sessions.get(await self._here(params))
+            opened = self._telling.opened.setdefault(session_id, Opened())
+            seen = seen_in(ours, await self._means.sessions.last_seq(session_id))
+            prompt = Prompt(
+                session_id=session_id,
+                text=text,
+                images=images,
+                options=TurnOptions(mcp_servers=opened.mcp_servers, partial_messages=True),
+                message_id=text_of(ours, "messageId", MESSAGE_ID) or str(uuid.uuid4()),
+            )
+            turn = (await self._means.prompts.send(prompt)).turn
         return await self._telling.follow(session, turn, seen or max(turn.first_seq - 1, 0))
+
+    async def _cancel(self, params: Params) -> dict[str, Any]:
+        session_id = session_id_of(params)
+        async with self._in_order(session_id):
+            await self._means.turns.stop(await self._here(params))
+        return {}
+
+    def _in_order(self, session_id: SessionId) -> asyncio.Lock:
+        """A turn that a client begins has begun before what it says next ends it, and the other way round.
+
+        To be taken before anything is waited for.
+        """
+        return self._orders.setdefault(session_id, asyncio.Lock())
 
     # Answers and notifications of the client
 
@@ -306,10 +329,9 @@ class AcpFace:
             await self._means.turns.answer(turn_id, question_id, answer)
 
     def _notified(self, method: str, params: Params) -> None:
-        if method == "session/cancel" and self._is_initialized and self._caller.may(Scope.PROMPT):
-            self._note(method, str(params.get("sessionId", ""))[:MAX_ID_CHARACTERS])
-            self._tasks.spawn(self._cancel(params), name="cancel")
+        if method == "session/cancel":
+            self._tasks.spawn(self._heed(method, params), name="cancel")
 
-    async def _cancel(self, params: Params) -> None:
-        with suppress(AgentsrvError, RpcError):
-            await self._means.turns.stop(session_id_of(params))
+    async def _heed(self, method: str, params: Params) -> None:
+        with suppress(AgentsrvError, RpcError):  # Nothing runs any more; nobody waits to be told.
+            await self._result(method, params)

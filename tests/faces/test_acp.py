@@ -85,6 +85,10 @@ async def editor_of(
         yield agent
 
 
+def blocks_of(step: str) -> list[Any]:
+    return [{"type": "text", "text": script(step)}]
+
+
 def blocks(*steps: str) -> list[Any]:
     return [acp.text_block(script(*steps))]
 
@@ -220,6 +224,20 @@ async def test_cancel_is_no_error(server: Server) -> None:
         answer = await asyncio.wait_for(prompting, TIMEOUT_S)
 
     assert answer.stop_reason == "cancelled"
+
+
+async def test_cancel_right_behind_a_prompt_ends_it_and_the_next_prompt_runs(server: Server) -> None:
+    """A quick hand: nothing waits for an answer, and each message counts in its place."""
+    async with raw(server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        session = (await connection.ask("session/new", cwd=str(server.workspace), mcpServers=[]))["sessionId"]
+        prompts = [{"sessionId": session, "prompt": blocks_of(step)} for step in ("hang", "say done")]
+        await connection.send({"id": 1, "method": "session/prompt", "params": prompts[0]})
+        await connection.send({"method": "session/cancel", "params": {"sessionId": session}})
+        await connection.send({"id": 2, "method": "session/prompt", "params": prompts[1]})
+        ends = [await connection.until(lambda message, id_=id_: message.get("id") == id_) for id_ in (1, 2)]
+
+    assert [end["result"]["stopReason"] for end in ends] == ["cancelled", "end_turn"]
 
 
 async def test_editor_does_not_notice_that_the_server_dies(server: Server) -> None:
