@@ -210,6 +210,7 @@ def build(config: Config, vitals: Vitals) -> Services:
         timers=Timers(means, turns, timer_notes),
         acp=AcpMeans(
             version=config.app_version,
+            max_message_bytes=config.max_body_bytes,
             prompts=prompts,
             turns=turns,
             sessions=sessions,

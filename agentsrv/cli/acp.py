@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from argparse import Namespace
 from collections import deque
@@ -21,6 +22,7 @@ from agentsrv.cli import exits
 from agentsrv.cli.start import Cli
 from agentsrv.client.connection import Connection, Options
 from agentsrv.client.errors import APIConnectionError, APIStatusError
+from agentsrv.jsontext import as_object
 from agentsrv.tasks import Tasks
 
 LINE_LIMIT = 64 * 1024 * 1024
@@ -28,6 +30,8 @@ PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 """Between attempts to come back; the last one again and again."""
 OURS = "agentsrv-"
 """How the ids of requests begin that the bridge makes by itself."""
+
+INVALID_REQUEST = -32600
 
 Message = dict[str, Any]
 
@@ -69,7 +73,10 @@ class Bridge:
         self._sessions: dict[str, Message] = {}
         self._seen: dict[str, int] = {}
         self._asked: set[Any] = set()
-        self._out: deque[Message] = deque()
+        self._out: deque[Message | None] = deque()
+        self._max_bytes = math.inf
+        """Of a message: one that is larger would end every connection on which it is sent."""
+        self._is_greeted = asyncio.Event()
         self._has_said = asyncio.Event()
 
     # From the editor
@@ -79,17 +86,19 @@ class Bridge:
         while line := await reader.readline():
             try:
                 message = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 message = None
             if isinstance(message, dict):
                 self._out.append(self._noted(message))
             elif line.strip():
-                self._out.append({})  # The server says what is wrong.
+                self._out.append(None)  # The server says what is wrong.
             self._has_said.set()
 
     def _noted(self, message: Message) -> Message:
         method, id_ = message.get("method"), message.get("id")
-        params = message["params"] if isinstance(message.get("params"), dict) else {}
+        params = as_object(message.get("params"))
+        if not isinstance(id_, str | int | None):
+            return message  # The server says what is wrong.
         if method is None:
             self._asked.discard(id_)
         elif method == "initialize":
@@ -98,6 +107,8 @@ class Bridge:
             message = {**message, "params": self._placed(params)}
         elif method in ("session/load", "session/resume"):
             self._sessions[str(params.get("sessionId"))] = params
+        elif method in ("session/close", "session/delete"):
+            self._sessions.pop(str(params.get("sessionId")), None)
         elif method == "session/prompt":
             message = {**message, "params": _with_ours(params, messageId=str(uuid4()))}
         if method is not None and id_ is not None:
@@ -132,38 +143,52 @@ class Bridge:
                 await ws.close()
 
     async def _talk(self, ws: ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
-        sending = self._tasks.start(self._send(ws), name="messages")
+        sending = self._tasks.start(self._send(ws, writer), name="messages")
         try:
             async for frame in ws:
                 if (
                     frame.type is WSMsgType.TEXT
                     and (message := self._heard(json.loads(frame.data))) is not None
                 ):
-                    writer.write(json.dumps(message).encode() + b"\n")
-                    await writer.drain()
+                    await _tell(writer, message)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _send(self, ws: ClientWebSocketResponse) -> None:
+    async def _send(self, ws: ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
         """First what brings an earlier connection back, then what the editor says."""
         try:
             for message in self._again():
-                await ws.send_json(message)
+                await self._pass(ws, writer, message)
             while True:
                 while self._out:
-                    await ws.send_json(self._out[0])
+                    await self._pass(ws, writer, self._out[0])
                     self._out.popleft()
                 self._has_said.clear()
                 await self._has_said.wait()
         except ConnectionError:
             return  # What was not answered is said again.
 
+    async def _pass(
+        self, ws: ClientWebSocketResponse, writer: asyncio.StreamWriter, message: Message | None
+    ) -> None:
+        text, known = json.dumps(message), message or {}
+        id_ = known.get("id")
+        if len(text) < self._max_bytes:
+            self._is_greeted.clear()
+            await ws.send_str(text)
+            if known.get("method") == "initialize" and id_ is not None:
+                await self._is_greeted.wait()
+        elif isinstance(id_, str | int) and self._waiting.pop(id_, None) is not None:
+            error = f"the message has {len(text)} bytes; the server takes less than {self._max_bytes} (MAX_BODY_BYTES)"
+            refusal = {"code": INVALID_REQUEST, "message": error, "data": {"code": "too_large"}}
+            await _tell(writer, {"jsonrpc": "2.0", "id": id_, "error": refusal})
+
     def _again(self) -> list[Message]:
         """What a new connection has to hear. What still waits in the queue comes by itself."""
         queued = {id(message) for message in self._out}
         sent = [message for message in self._waiting.values() if id(message) not in queued]
-        if self._hello is None or (not sent and not self._sessions):
+        if self._hello is None:
             return []
         prompted = {
             message["params"].get("sessionId") for message in sent if message["method"] == "session/prompt"
@@ -177,7 +202,7 @@ class Bridge:
         return messages + [self._from_seen(message) for message in sent]
 
     def _from_seen(self, message: Message) -> Message:
-        params = message.get("params") or {}
+        params = as_object(message.get("params"))
         seen = self._seen.get(str(params.get("sessionId")))
         if message["method"] != "session/prompt" or not seen:
             return message
@@ -186,6 +211,10 @@ class Bridge:
     def _heard(self, message: Message) -> Message | None:
         """What the editor is told; None: what the bridge has asked by itself, or the editor knows already."""
         id_, params = message.get("id"), message.get("params") or {}
+        if "method" not in message:
+            ours = as_object(as_object(as_object(message.get("result")).get("_meta")).get("agentsrv"))
+            self._max_bytes = ours.get("maxMessageBytes", self._max_bytes)
+            self._is_greeted.set()
         if message.get("method") == "session/update":
             event = ((params.get("_meta") or {}).get("agentsrv") or {}).get("eventId", 0)
             self._seen[params["sessionId"]] = max(event, self._seen.get(params["sessionId"], 0))
@@ -202,10 +231,15 @@ class Bridge:
         return message
 
 
+async def _tell(writer: asyncio.StreamWriter, message: Message) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
+    await writer.drain()
+
+
 def _request(id_: str, method: str, params: Message) -> Message:
     return {"jsonrpc": "2.0", "id": id_, "method": method, "params": params}
 
 
 def _with_ours(params: Message, **fields: Any) -> Message:
-    meta = params.get("_meta") or {}
-    return {**params, "_meta": {**meta, "agentsrv": {**(meta.get("agentsrv") or {}), **fields}}}
+    meta = as_object(params.get("_meta"))
+    return {**params, "_meta": {**meta, "agentsrv": {**as_object(meta.get("agentsrv")), **fields}}}

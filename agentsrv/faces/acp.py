@@ -171,7 +171,7 @@ class AcpFace:
         self._is_initialized = True
         elicitation = as_object(params.get("clientCapabilities")).get("elicitation")
         self._telling.can_be_asked = isinstance(elicitation, dict) and "form" in elicitation
-        return greeting(self._means.version)
+        return greeting(self._means.version, self._means.max_message_bytes)
 
     # Sessions
 

@@ -35,6 +35,7 @@ class Means(Struct, frozen=True):
     """The services that all connections share."""
 
     version: str
+    max_message_bytes: int
     prompts: Prompts
     turns: TurnService
     sessions: SessionService

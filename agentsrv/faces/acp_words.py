@@ -54,7 +54,7 @@ class RpcError(Exception):
         self.error = {"code": code, "message": message} | ({"data": data} if data else {})
 
 
-def greeting(version: str) -> dict[str, Any]:
+def greeting(version: str, max_message_bytes: int) -> dict[str, Any]:
     """What the server can do."""
     sessions: dict[str, Any] = {name: {} for name in ("list", "resume", "close", "delete", "fork")}
     return {
@@ -67,6 +67,7 @@ def greeting(version: str) -> dict[str, Any]:
             "mcpCapabilities": {"http": True, "sse": True},
             "sessionCapabilities": sessions,
         },
+        "_meta": {"agentsrv": {"maxMessageBytes": max_message_bytes}},
     }
 
 

@@ -257,6 +257,51 @@ async def test_editor_does_not_notice_that_the_server_dies(server: Server) -> No
     assert editor.said == "".join(f"<{number}>" for number in range(60))
 
 
+async def test_server_that_starts_anew_before_the_first_session_is_not_noticed(server: Server) -> None:
+    async with editor_of(server, Editor()) as agent:
+        server.kill9()
+        await asyncio.get_running_loop().run_in_executor(None, server.start)
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+
+    assert session.session_id
+
+
+async def test_prompt_that_is_too_large_is_refused_and_the_next_one_is_not(make_server: ServerMaker) -> None:
+    """It ends every connection on which it is sent; an editor would wait for ever."""
+    server, editor = make_server(MAX_BODY_BYTES="100000"), Editor()
+    async with editor_of(server, editor) as agent:
+        session = await agent.new_session(cwd=str(server.workspace), mcp_servers=[])
+        with pytest.raises(acp.RequestError, match="100000"):
+            await agent.prompt(session_id=session.session_id, prompt=blocks("say " + "x" * 100_000))
+        await agent.prompt(session_id=session.session_id, prompt=blocks("say Hello"))
+
+    assert editor.said == "Hello"
+
+
+def test_nonsense_of_an_editor_is_refused_by_the_server(server: Server) -> None:
+    """Line by line; the command goes on."""
+    lines = [
+        "[" * 100_000,
+        "[]",
+        '{"jsonrpc":"2.0","id":[1],"method":"session/list"}',
+        '{"jsonrpc":"2.0","id":{},"method":"session/prompt","params":{"_meta":7}}',
+        '{"jsonrpc":"2.0","id":1,"method":"session/prompt","params":{"_meta":7}}',
+    ]
+    command = (sys.executable, "-m", "agentsrv", "acp", "--url", f"http://127.0.0.1:{server.port}")
+    environment = {"AGENTSRV_API_KEY": KEY, "PYTHONPATH": str(ROOT), "HOME": str(server.home)}
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as bridge:
+        assert bridge.stdin is not None
+        assert bridge.stdout is not None
+        bridge.stdin.write("".join(f"{line}\n" for line in lines))
+        bridge.stdin.flush()
+        answers = [json.loads(bridge.stdout.readline()) for _ in lines]
+        bridge.stdin.close()
+
+    assert {answer["error"]["code"] for answer in answers} == {-32600}
+
+
 async def test_question_is_asked_again_of_who_comes_back(server: Server) -> None:
     """An editor is closed while its agent waits: the next one that loads the session is asked, and answers."""
     async with raw(server) as first:
