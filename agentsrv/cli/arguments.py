@@ -235,7 +235,7 @@ def add_changes(commands: Commands) -> None:
 def add_servers(commands: Commands) -> None:
     command = commands.add("login", "keep the key of a server", home="cli.servers", function="login")
     command.add_argument(
-        "address", nargs="?", metavar="URL", help="the server (default: the one on this machine)"
+        "address", nargs="?", metavar="URL", help="the server (default: the one that is meant here)"
     )
     command = commands.add("logout", "forget the key of a server", home="cli.servers", function="logout")
     command.add_argument("address", nargs="?", metavar="URL", help="the server (default: the current one)")

@@ -16,25 +16,38 @@ from agentsrv.cli import exits
 from agentsrv.cli.exits import Refused, UsageError, explain
 from agentsrv.client import AgentsrvError, AsyncAgentsrv, NotFoundError, PermissionDeniedError
 from agentsrv.client.models import DeviceToken
-from agentsrv.client.servers import DEFAULT_URL, Server, Stored, checked_url, load_servers, save_servers
+from agentsrv.client.servers import (
+    DEFAULT_URL,
+    Server,
+    Stored,
+    checked_url,
+    find_server,
+    load_servers,
+    save_servers,
+)
 
 
 def login(arguments: Namespace) -> int:
     """Ask for a key, try it, keep it; from then on this server is meant."""
 
     def work() -> int:
-        url = checked_url(arguments.address or load_servers().current or DEFAULT_URL)
-        key = ask_key(url)
-        made = asyncio.run(own_key(Server(url, key, "what was typed")))
-        stored = load_servers()
-        token_ids = {each: stored.token_ids[each] for each in stored.token_ids if each != url}
-        if made is not None:
-            key, token_ids[url] = made.token, made.id
-        path = save_servers(Stored(url, {**stored.keys, url: key}, token_ids))
-        say(f"{url} is kept in {path}, and is the server that is meant from now on")
-        return exits.OK
+        url = checked_url(arguments.address or find_server(env_file=arguments.env_file).url)
+        server = replace(find_server(url, ask_key(url)), key_source="what was typed")
+        return told(lambda: keep(server), server)
 
     return told(work)
+
+
+def keep(server: Server) -> int:
+    """Try its key, and keep it or the one that the server makes for it."""
+    made = asyncio.run(own_key(server))
+    url, key, stored = server.url, server.key, load_servers()
+    token_ids = {each: stored.token_ids[each] for each in stored.token_ids if each != url}
+    if made is not None:
+        key, token_ids[url] = made.token, made.id
+    path = save_servers(Stored(url, {**stored.keys, url: key}, token_ids))
+    say(f"{url} is kept in {path}, and is the server that is meant from now on")
+    return exits.OK
 
 
 def logout(arguments: Namespace) -> int:
@@ -79,8 +92,13 @@ def servers(arguments: Namespace) -> int:
 
 def ask_key(url: str) -> str:
     """What is typed, without an echo, or the first line of what is piped in."""
-    is_typed = sys.stdin.isatty()
-    key = getpass.getpass(f"Key for {url}: ") if is_typed else sys.stdin.readline()
+    try:
+        is_typed = sys.stdin.isatty()
+        key = getpass.getpass(f"Key for {url}: ") if is_typed else sys.stdin.readline()
+    except EOFError:
+        key = ""
+    except UnicodeDecodeError:
+        raise UsageError("the key is no text") from None
     if not key.strip():
         raise UsageError("there is no key")
     return key.strip()
@@ -105,12 +123,12 @@ async def end_key(server: Server, token_id: str | None) -> None:
                 await client.with_options(max_retries=0, timeout=5).keys.revoke(token_id)
 
 
-def told(work: Callable[[], int]) -> int:
-    """Do it, and say what is wrong with it."""
+def told(work: Callable[[], int], server: Server | None = None) -> int:
+    """Do it, and say what is wrong with it, and with which server."""
     try:
         return work()
     except Exception as error:
-        code, message, _ = explain(error, None)
+        code, message, _ = explain(error, server)
         say(f"agentsrv: {message}")
         return code
 

@@ -44,6 +44,46 @@ def test_a_key_that_is_typed_is_not_seen(
     assert {path.stat().st_mode & 0o077 for path in (directory, *directory.iterdir())} == {0}
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "told"),
+    [
+        ("wrong-key", 77, "does not take the key; it came from what was typed"),
+        ("wrong key", 77, "does not take the key; it came from what was typed"),
+        ("schlüssel", 78, "a key has characters that no key has"),
+    ],
+)
+def test_a_wrong_key_is_told_and_not_kept(
+    server: Server, nothing: dict[str, Any], tmp_path: Path, key: str, code: int, told: str
+) -> None:
+    """And not said to be missing."""
+    done = command(server, "login", url_of(server), stdin=f"{key}\n", **nothing)
+
+    assert done.returncode == code
+    assert told in done.stderr
+    assert key not in done.stderr
+    assert not (tmp_path / ".config").exists()
+
+
+def test_who_types_no_key_is_told(server: Server, open_window: Open, nothing: dict[str, Any]) -> None:
+    """Ctrl-D is no key, too."""
+    window = open_window("login", url_of(server), cols=250, **nothing)
+    window.shows("Key for")
+    window.type("\x04")
+
+    assert window.ended() == 2
+    assert "there is no key" in window.text
+
+
+def test_login_is_to_the_server_that_is_meant(
+    server: Server, nothing: dict[str, Any], tmp_path: Path
+) -> None:
+    """As for all commands: here, that of `.env`."""
+    (tmp_path / ".env").write_text(f"PORT={server.port}\n")
+    done = command(server, "login", stdin=f"{KEY}\n", cwd=tmp_path, **nothing)
+
+    assert done.stderr.startswith(f"{url_of(server)} is kept in ")
+
+
 def test_one_of_several_servers_is_meant(
     server: Server, make_server: ServerMaker, nothing: dict[str, Any]
 ) -> None:
