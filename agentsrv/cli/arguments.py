@@ -90,7 +90,9 @@ def add_run(commands: Commands) -> None:
     command = commands.of_user("run", "start a job and show it")
     command.add_argument("prompt", nargs="?", help="what to do; what is piped in is appended")
     where = command.add_mutually_exclusive_group()
-    where.add_argument("-s", "--session", metavar="ID", help="the conversation (default: a new one)")
+    where.add_argument(
+        "-s", "--session", type=identifier, metavar="ID", help="the conversation (default: a new one)"
+    )
     where.add_argument(
         "-c", "--continue", dest="resume", action="store_true", help="go on with the last session"
     )
@@ -139,14 +141,18 @@ def add_looking(commands: Commands) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help="only their ids")
 
     command = commands.of_user("logs", "show the transcript of a session or job")
-    command.add_argument("id", metavar="ID", help="a session, a job, or how one of them begins")
+    command.add_argument(
+        "id", type=identifier, metavar="ID", help="a session, a job, or how one of them begins"
+    )
     command.add_argument("-f", "--follow", action="store_true", help="stay for what comes")
     command.add_argument("--since", type=event_id, metavar="N", help="only what came after event N")
     command.add_argument("--full", action="store_true", help="also thoughts, and whole prompts and edits")
     command.add_argument("--raw", action="store_true", help="the agent's own lines")
 
     command = commands.of_user("answer", "answer the questions that wait")
-    command.add_argument("id", nargs="?", metavar="ID", help="of a question, a job or a session")
+    command.add_argument(
+        "id", nargs="?", type=identifier, metavar="ID", help="of a question, a job or a session"
+    )
     command.add_argument("decision", nargs="?", choices=["allow", "deny"])
     command.add_argument("--always", action="store_true", help="do not ask for this again in its session")
     command.add_argument("-m", "--message", metavar="WHY", help="for the agent, with a denial")
@@ -154,7 +160,7 @@ def add_looking(commands: Commands) -> None:
     command.add_argument("--list", action="store_true", help="only show them")
 
     command = commands.of_user("wait", "wait for jobs to end")
-    command.add_argument("ids", nargs="+", metavar="ID")
+    command.add_argument("ids", nargs="+", type=identifier, metavar="ID")
     command.add_argument("--timeout", type=seconds, metavar="S", help="not longer than so many seconds")
 
 
@@ -170,7 +176,9 @@ def add_attach(commands: Commands) -> None:
         "attach", "a session in this terminal; with --terminal a shell", has_json=False
     )
     command.set_defaults(json=False, jsonl=False)
-    command.add_argument("id", nargs="?", metavar="ID", help="the session (default: a shell)")
+    command.add_argument(
+        "id", nargs="?", type=identifier, metavar="ID", help="the session (default: a shell)"
+    )
     command.add_argument("--key", help="the API key; `ps` shows it to everybody, so rather use --key-file")
     command.add_argument("--terminal", metavar="ID", help="which shell (default: a new one)")
     command.add_argument("--cwd", metavar="DIR", help="where a new shell begins, in the server's workspace")
@@ -186,25 +194,25 @@ def add_attach(commands: Commands) -> None:
 
 def add_ending(commands: Commands) -> None:
     command = commands.of_user("stop", "end what runs, and wait until it is gone")
-    command.add_argument("ids", nargs="*", metavar="ID")
+    command.add_argument("ids", nargs="*", type=identifier, metavar="ID")
     command.add_argument("--all", action="store_true", help="everything that runs")
 
     command = commands.of_user("rm", "delete sessions with their history")
-    command.add_argument("ids", nargs="+", metavar="ID")
+    command.add_argument("ids", nargs="+", type=identifier, metavar="ID")
     command.add_argument("--worktree", action="store_true", help="their worktrees, too")
     command.add_argument(
         "--force", action="store_true", help="also what runs, and what is only in a worktree"
     )
 
     command = commands.of_user("fork", "a new session that goes on from another one")
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", type=identifier, metavar="ID")
     command.add_argument("--name", help="what the new one is called")
     command.add_argument("--as", dest="new_id", metavar="ID", help="the id of the new one")
 
 
 def add_changes(commands: Commands) -> None:
     command = commands.of_user("diff", "what a session has changed, as a patch")
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", type=identifier, metavar="ID")
     command.add_argument("--stat", action="store_true", help="how many lines, by file")
     command.add_argument("--name-only", action="store_true", help="only the paths")
     command.add_argument(
@@ -213,7 +221,7 @@ def add_changes(commands: Commands) -> None:
     command.add_argument("--exit-code", action="store_true", help="1 when there is a difference")
 
     command = commands.of_user("merge", "take what a session has committed in its worktree into a branch")
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", type=identifier, metavar="ID")
     command.add_argument(
         "--into", metavar="BRANCH", help="which (default: the one that the repository is on)"
     )
@@ -227,7 +235,7 @@ def add_changes(commands: Commands) -> None:
 
     command = commands.of_user("open", "show the server's console in a browser", has_json=False)
     command.set_defaults(json=False, jsonl=False)
-    command.add_argument("id", nargs="?", metavar="ID")
+    command.add_argument("id", nargs="?", type=identifier, metavar="ID")
     command.add_argument("--print", action="store_true", help="only print the address")
     command.add_argument("--qr", action="store_true", help="print it for the camera of a phone, too")
 
@@ -297,6 +305,13 @@ def event_id(text: str) -> int:
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError("must be the number of an event")
     return value
+
+
+def identifier(text: str) -> str:
+    """A variable that is not set would be the beginning of every id."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def dollars(text: str) -> float:

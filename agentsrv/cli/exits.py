@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentsrv.cli.safe import one_line
 from agentsrv.client.errors import (
     AgentsrvError,
     APIConnectionError,
@@ -67,6 +68,9 @@ def explain(error: BaseException, server: Server | None) -> tuple[int, str, dict
                 str(error),
                 {"code": error.code, "status": error.status},
             )
+        case UnicodeEncodeError():
+            told = one_line(str(error.object))
+            return USAGE, f"{told} is not UTF-8, and so cannot be told to the server", {"code": "usage"}
         case TimeoutError():
             return TIMEOUT, "the time is over", {"code": "timeout"}
         case AgentsrvError() | OSError():

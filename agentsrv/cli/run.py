@@ -54,8 +54,9 @@ def manners(cli: Cli) -> Manners:
 
 
 def read_prompt(arguments: Namespace) -> str:
-    """The prompt, and behind it what is piped in."""
-    given = arguments.prompt if arguments.prompt != "-" else None
+    """The prompt, and behind it what is piped in. What is no UTF-8 is shown as such in both."""
+    given = arguments.prompt if arguments.prompt not in (None, "-") else ""
+    given = given.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     piped = piped_text()
     prompt = "\n\n".join(each for each in (given, piped.rstrip("\n")) if each and each.strip())
     if not prompt:
@@ -100,9 +101,14 @@ async def working_directory(cli: Cli, session: str | None) -> str | None:
     given: str | None = cli.arguments.cwd
     if not cli.server.is_local:
         return given
-    if given is not None:
-        return str(Path(given).absolute())
-    return os.getcwd() if session is None or not await exists(cli, session) else None
+    if given is None and session is not None and await exists(cli, session):
+        return None
+    try:
+        return str(Path(given or "").absolute())
+    except FileNotFoundError:
+        raise Refused(
+            "the directory that we are in is gone: go to another one, or give --cwd whole"
+        ) from None
 
 
 async def trusting(cli: Cli, session: str | None, cwd: str | None) -> str:

@@ -24,7 +24,10 @@ Told = Callable[[str | None], None]
 
 
 def in_path(*names: str) -> str:
-    """Each name as one segment of a path."""
+    """Each name as one segment of a path. Raises NotFoundError for what would lead elsewhere: nothing is called so."""
+    for name in names:
+        if name in ("", ".", ".."):
+            raise NotFoundError(404, "not_found", f"nothing is called {name!r}")
     return "/".join(quote(name, safe="") for name in names)
 
 

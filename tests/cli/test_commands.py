@@ -88,6 +88,35 @@ def test_a_beginning_that_fits_several_names_them(server: Server, session: str) 
     assert server.ask("GET", f"/sessions/{session}-1").status == 200
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["answer", "", "allow"],
+        ["rm", ""],
+        ["stop", ""],
+        ["logs", ""],
+        ["attach", ""],
+        ["run", "-s", "", "hi"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_empty_id_is_none(server: Server, words: list[str]) -> None:
+    """A variable of a script that is not set is not the beginning of the only one that there is."""
+    done = command(server, *words)
+
+    assert done.returncode == 2
+    assert "is empty" in done.stderr
+
+
+@pytest.mark.parametrize("word", [".", ".."])
+def test_what_leads_elsewhere_in_a_url_is_no_id(server: Server, word: str) -> None:
+    """`agentsrv diff .` names no session."""
+    done = command(server, "diff", word)
+
+    assert done.returncode == 5
+    assert f"there is no session and no job {word}" in done.stderr
+
+
 def test_logs_from_an_event_on(server: Server, session: str) -> None:
     """`--since`; an id ahead of the log is told."""
     server.generate(script("say one", "say two"), session).rest()

@@ -37,6 +37,24 @@ def test_it_works_where_we_are(server: Server, session: str) -> None:
     assert server.ask("GET", f"/sessions/{session}").json["cwd"] == str(here)
 
 
+def test_a_directory_that_is_gone_is_told(server: Server) -> None:
+    """Somebody may have removed it under the shell that we are in."""
+    gone = server.workspace / "gone"
+    gone.mkdir()
+    words = 'cd "$1" && rmdir "$1" && exec "$2" -m agentsrv run hello'
+    done = subprocess.run(
+        ["sh", "-c", words, "sh", str(gone), sys.executable],
+        env=environment(server, server.directory),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 5
+    assert "the directory that we are in is gone" in done.stderr
+
+
 def test_a_directory_that_is_not_allowed_names_the_setting(server: Server) -> None:
     """Whoever runs the server can change it."""
     done = command(server, "run", "hello", "--cwd", "/")
@@ -225,6 +243,22 @@ def test_text_that_is_no_text_is_no_failure(server: Server, session: str) -> Non
     assert (0, 0) == (done.returncode, frames.returncode), done.stderr + frames.stderr
     assert done.stdout.startswith("a")
     assert frames.stdout.isascii()
+
+
+def test_what_is_no_utf_8_is_told(server: Server, session: str) -> None:
+    """In a prompt it is shown as such, as in what is piped in; a name or a directory has to be right."""
+    odd = server.workspace / "odd\udcff"
+    odd.mkdir()
+    prompt = command(server, "run", "a\udcffb")
+    named = command(server, "run", "hello", "-s", "a\udcff", "--json")
+    there = command(server, "run", "hello", cwd=odd)
+    logs = command(server, "logs", "a\udcff")
+
+    assert (0, "a\ufffdb\n") == (prompt.returncode, prompt.stdout)
+    assert (2, 2, 2) == (named.returncode, there.returncode, logs.returncode)
+    assert "a<U+DCFF> is not UTF-8" in object_of(named.stderr)["error"]
+    assert "odd<U+DCFF> is not UTF-8" in there.stderr
+    assert "a<U+DCFF> is not UTF-8" in logs.stderr
 
 
 def test_no_server_no_key_and_a_wrong_key_are_told(server: Server, tmp_path: Path) -> None:
