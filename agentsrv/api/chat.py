@@ -17,7 +17,6 @@ from agentsrv.api.openai import (
     error_of,
     message_of,
     note_prompt,
-    refusing,
     require_own_tools,
     schema_of,
     session_of,
@@ -57,7 +56,6 @@ async def list_models(request: web.Request) -> web.Response:
     return json_response({"object": "list", "data": models})
 
 
-@refusing
 async def get_model(request: web.Request) -> web.Response:
     """One of them. 404 `model_not_found`."""
     name = request.match_info["model"]
@@ -68,7 +66,6 @@ async def get_model(request: web.Request) -> web.Response:
     return json_response(model_view(name))
 
 
-@refusing
 async def create_completion(request: web.Request) -> web.StreamResponse:
     """Give an agent the last message of a conversation, and stream what it says (OpenAI's chat completions)."""
     async with held_body(request, CreateCompletion) as body:
@@ -158,7 +155,7 @@ def _wanted(request: web.Request, body: CreateCompletion) -> Wanted:
 
 # fmt: off
 ROUTES = (
-    Operation("GET", "/openai/v1/models", list_models, {200: ModelList}),
+    Operation("GET", "/openai/v1/models", list_models, {200: ModelList}, refusal=CompletionRefused),
     Operation("GET", "/openai/v1/models/{model:.+}", get_model, {200: Model}, (404,), refusal=CompletionRefused),
     Operation("POST", "/openai/v1/chat/completions", create_completion, {200: Completion},
               (404, 409, 422, 429, 502, 503, 507), body=CreateCompletion, headers=("Idempotency-Key",),

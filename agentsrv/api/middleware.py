@@ -1,4 +1,5 @@
-"""What every request passes, outermost first: id and access log, errors, host and origin, key, body limit, compression.
+"""What every request passes, outermost first: id and access log, errors (two shapes), host and origin, key, body limit,
+compression.
 
 All of it also works where a host application has mounted ours with `add_subapp`: nothing relies on settings
 of the server or of the outermost application.
@@ -18,6 +19,7 @@ from agentsrv.api.bodies import require_size
 from agentsrv.api.compression import compress
 from agentsrv.api.credentials import authenticate
 from agentsrv.api.keys import ABOUT_SESSION, RELAYED, STREAMED
+from agentsrv.api.openai import refuse_in_shape
 from agentsrv.api.refusals import SERVER, map_errors
 from agentsrv.api.sources import check_source
 from agentsrv.config import Config
@@ -30,7 +32,15 @@ EXPOSED_HEADERS = (
 
 def middlewares(config: Config) -> list[Middleware]:
     """Outermost first."""
-    return [log_access, map_errors, check_source(config), authenticate(config), limit_body, compress]
+    return [
+        log_access,
+        map_errors,
+        refuse_in_shape,
+        check_source(config),
+        authenticate(config),
+        limit_body,
+        compress,
+    ]
 
 
 @web.middleware

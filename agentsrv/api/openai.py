@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from agentsrv.api.audit import note
-from agentsrv.api.refusals import error_response
+from agentsrv.api.refusals import error_of_http, error_response, http_error_response
 from agentsrv.errors import AgentsrvError, InvalidInput, Problem, invalid_field, unsupported
 from agentsrv.faces.chat import Message
 from agentsrv.jsontext import as_object
@@ -29,26 +29,27 @@ CHAT_HEADERS = (OPEN_WEBUI, "X-Conversation-Id")
 
 SESSION_HEADERS = ("X-Session-Id", *CHAT_HEADERS)
 
-Handling = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OURS = "/openai/v1/"
 
 
-def refusing(handler: Handling) -> Handling:
-    """A handler whose refusals have the status that they have everywhere, and OpenAI's body."""
-
-    @wraps(handler)
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except AgentsrvError as exc:
-            return _refusal(exc)
-
-    return handle
+@web.middleware
+async def refuse_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What is refused below OURS has the status that it has everywhere, and OpenAI's body, which its clients show."""
+    try:
+        return await handler(request)
+    except (AgentsrvError, web.HTTPException) as exc:
+        if OURS not in request.path:
+            raise
+        return _refusal(exc)
 
 
-def _refusal(exc: AgentsrvError) -> web.Response:
-    response = error_response(exc)
-    param = exc.problems[0].path if exc.problems else None
-    response.body = msgspec.json.encode(error_of(exc.message, exc.code, param))
+def _refusal(exc: AgentsrvError | web.HTTPException) -> web.Response:
+    if isinstance(exc, web.HTTPException):
+        response, error = http_error_response(exc.with_traceback(None)), error_of_http(exc)
+    else:
+        response, error = error_response(exc), exc
+    param = error.problems[0].path if error.problems else None
+    response.body = msgspec.json.encode(error_of(error.message, error.code, param))
     return response
 
 

@@ -127,10 +127,14 @@ def error_response(error: AgentsrvError) -> web.Response:
     return response
 
 
+def error_of_http(exc: web.HTTPException) -> AgentsrvError:
+    code, message = HTTP_ERRORS.get(exc.status, ("http_error", exc.reason))
+    return AgentsrvError(message, code=code)
+
+
 def http_error_response(exc: web.HTTPException) -> web.Response:
     """aiohttp's own refusals (no such route or method, body too large) in our shape."""
-    code, message = HTTP_ERRORS.get(exc.status, ("http_error", exc.reason))
-    response = error_response(AgentsrvError(message, code=code))
+    response = error_response(error_of_http(exc))
     response.set_status(exc.status)
     if allowed := exc.headers.get(hdrs.ALLOW):
         response.headers[hdrs.ALLOW] = allowed

@@ -15,7 +15,6 @@ from agentsrv.api.keys import RESPONSES, TURNS
 from agentsrv.api.openai import (
     message_of,
     note_prompt,
-    refusing,
     require_own_tools,
     schema_of,
     session_of,
@@ -60,7 +59,6 @@ FIELDS = {
 """What our fields are made of."""
 
 
-@refusing
 async def create_response(request: web.Request) -> web.StreamResponse:
     """Give an agent something to do, and stream what it says and does (OpenAI's Responses).
 
@@ -84,7 +82,6 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         return json_response(await request.app[RESPONSES].ended(turn), headers=headers)
 
 
-@refusing
 async def get_response(request: web.Request) -> web.StreamResponse:
     """A response as it is now; with `stream` its events, those after `starting_after` or all, to the last one."""
     query = read_query(request, FollowResponse)
@@ -95,13 +92,11 @@ async def get_response(request: web.Request) -> web.StreamResponse:
     return await stream_frames(request, request.app[RESPONSES].events(turn, after), _frames)
 
 
-@refusing
 async def cancel_response(request: web.Request) -> web.StreamResponse:
     """End a response, whether its agent works or it waits; one that has ended stays as it is."""
     return json_response(await request.app[RESPONSES].cancel(_response_id(request)))
 
 
-@refusing
 async def delete_response(request: web.Request) -> web.StreamResponse:
     """Delete a response that is a conversation of its own; one that is part of a longer one goes with that (409)."""
     id_ = _response_id(request)
@@ -109,7 +104,6 @@ async def delete_response(request: web.Request) -> web.StreamResponse:
     return json_response(Deleted(id=id_, object="response", deleted=True))
 
 
-@refusing
 async def create_conversation(request: web.Request) -> web.StreamResponse:
     """A new session, for responses that are given its id as `conversation`."""
     body = await read_optional_body(request, CreateConversation)
@@ -119,13 +113,11 @@ async def create_conversation(request: web.Request) -> web.StreamResponse:
     return json_response(conversation_view(session))
 
 
-@refusing
 async def get_conversation(request: web.Request) -> web.StreamResponse:
     """A conversation: any session, by its id behind `conv_`."""
     return json_response(conversation_view(await request.app[RESPONSES].conversation(_conversation(request))))
 
 
-@refusing
 async def update_conversation(request: web.Request) -> web.StreamResponse:
     """Set the metadata of a conversation."""
     body = await read_body(request, UpdateConversation)
@@ -133,7 +125,6 @@ async def update_conversation(request: web.Request) -> web.StreamResponse:
     return json_response(conversation_view(session))
 
 
-@refusing
 async def delete_conversation(request: web.Request) -> web.StreamResponse:
     """Delete a conversation with all that was said in it; what runs in it is stopped."""
     id_ = _conversation(request)
@@ -141,7 +132,6 @@ async def delete_conversation(request: web.Request) -> web.StreamResponse:
     return json_response(Deleted(id=id_, object="conversation.deleted", deleted=True))
 
 
-@refusing
 async def list_items(request: web.Request) -> web.StreamResponse:
     """What was said and done in a conversation, the newest first unless `order` says otherwise."""
     query = read_query(request, ListItems)

@@ -20,7 +20,6 @@ from agentsrv.api.acp import CONNECTION_HEADER
 from agentsrv.api.bodies import peek_body, require_valid
 from agentsrv.api.forward import Forwarder, NotThere, owner_unreachable, require_understood
 from agentsrv.api.keys import ABOUT_SESSION, BODIES, CONFIG, TERMINALS, TURNS
-from agentsrv.api.openai import refusing
 from agentsrv.api.operations import Group
 from agentsrv.api.peek import (
     SESSION_HEADER,
@@ -93,7 +92,6 @@ BY_PARAMETER = {
 }
 BY_TAG = {"files": Rule.WORKSPACE, "git": Rule.WORKSPACE, "faces": Rule.CONNECTION}
 
-OF_OPENAI = frozenset({Rule.CONTINUED, Rule.RESPONSE, Rule.CONVERSATION, Rule.OPENED})
 ABOUT_ONE = frozenset({Rule.SESSION, Rule.TASK, Rule.RESPONSE, Rule.CONVERSATION, Rule.TOOL})
 NOT_THERE = frozenset({404, 409})
 BEGINS = frozenset({Rule.PLACED, Rule.CONTINUED, Rule.OPENED})
@@ -137,8 +135,7 @@ class Router:
         rule = self._rules.get(request.match_info.handler)
         if rule is None:
             return await handler(request)
-        route = partial(self.route, handler=handler, rule=rule)
-        return await (refusing(route) if rule in OF_OPENAI else route)(request)
+        return await self.route(request, handler, rule)
 
     def require_me(self, request: web.Request) -> None:
         """Raises Unavailable (`owner_unreachable`) when it is not meant for us, but for who had our address before."""

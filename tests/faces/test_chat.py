@@ -190,6 +190,23 @@ def test_what_the_server_refuses_is_an_error_of_the_protocol(server: Server, cli
     assert (headers.value.param, picture.value.param) == ("X-Session-Id", "messages.0.content.0")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "/openai/v1/models", {"Authorization": "Bearer wrong"}, 401, "unauthorized"),
+        ("POST", "/openai/v1/embeddings", {}, 404, "not_found"),
+        ("GET", "/openai/v1/chat/completions", {}, 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_refused_before_a_route_is_told_by_openais_client_too(
+    shared_server: Server, method: str, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    """A wrong key most of all: the client shows only what has OpenAI's shape."""
+    answer = shared_server.ask(method, path, **headers)
+
+    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+
+
 def test_key_of_a_request_has_a_length(shared_server: Server) -> None:
     body = {"model": "claude-code", "messages": [said("x")]}
     answer = shared_server.ask("POST", "/openai/v1/chat/completions", body, Idempotency_Key="x" * 201)
