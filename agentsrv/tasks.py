@@ -11,6 +11,11 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+CANCEL_AGAIN_S = 3.0
+"""A task may miss that it is cancelled, in `asyncio.wait_for` of Python 3.11, which libraries use. Longer than anybody
+needs to clear up.
+"""
+
 
 class Vitals:
     """Knows whether all that the server cannot do without still runs; `on_failure` is called when it does not."""
@@ -80,7 +85,8 @@ class Tasks:
     async def close(self) -> None:
         """Cancel what still runs and wait for it. Closing twice is fine."""
         self._is_closing = True
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -30,6 +31,24 @@ async def test_close_ends_what_still_runs() -> None:
     tasks = Tasks("owner")
     task = tasks.start(asyncio.Event().wait(), name="forever")
     await tasks.close()
+    await tasks.close()
+
+    assert task.cancelled()
+
+
+async def test_close_ends_what_missed_that_it_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`asyncio.wait_for` of Python 3.11 forgets it when what it waits for ends at the same moment."""
+
+    monkeypatch.setattr("agentsrv.tasks.CANCEL_AGAIN_S", 0.01)
+
+    async def go_on() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    tasks = Tasks("owner")
+    task = tasks.start(go_on(), name="deaf")
+    await asyncio.sleep(0)
     await tasks.close()
 
     assert task.cancelled()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -15,6 +17,15 @@ TIMEOUT_S = 1.0
 SENTINEL_PORT = 26379
 MAX_CONNECTIONS = 8
 """Redis does one thing at a time, and opening a connection costs more than asking."""
+
+LIMITS: Mapping[str, Any] = MappingProxyType({"socket_connect_timeout": TIMEOUT_S, "socket_timeout": None})
+"""Who asks says how long that may take. The library's own limit goes by `asyncio.wait_for`, in which a task of Python
+3.11 can miss that it is cancelled.
+"""
+LIMITS_OF_A_SENTINEL: Mapping[str, Any] = MappingProxyType(
+    {"socket_connect_timeout": 0.3, "socket_timeout": 0.3}
+)
+"""So that there is time for the next one, when it hangs."""
 
 # Redis is imported only by those who have one: it costs memory and start-up time.
 
@@ -30,8 +41,7 @@ def connect(url: str) -> Redis:
         return _master(found.groupdict(""))
     client: Redis = Redis.from_url(
         url,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
+        **LIMITS,
         retry=Retry(NoBackoff(), 0),
         max_connections=MAX_CONNECTIONS,
     )
@@ -44,10 +54,9 @@ def _master(parts: dict[str, str]) -> Redis:
     from redis.asyncio.sentinel import Sentinel
     from redis.backoff import NoBackoff
 
-    timeouts: dict[str, Any] = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     sentinels = Sentinel(  # type: ignore[no-untyped-call]  # of the library
         [_address(host) for host in parts["hosts"].split(",")],
-        sentinel_kwargs={**timeouts, "retry": Retry(NoBackoff(), 0)},
+        sentinel_kwargs={**LIMITS_OF_A_SENTINEL, "retry": Retry(NoBackoff(), 0)},
     )
     client: Redis = sentinels.master_for(
         unquote(parts["service"]),
@@ -55,7 +64,7 @@ def _master(parts: dict[str, str]) -> Redis:
         username=unquote(parts["user"]) or None,
         password=unquote(parts["password"]) or None,
         retry=Retry(NoBackoff(), 0),
-        **timeouts,
+        **LIMITS,
     )
     return client
 

@@ -13,6 +13,7 @@ from agentsrv.fleet.connect import TIMEOUT_S
 from agentsrv.fleet.homes import session_key
 from agentsrv.fleet.registry import Load
 from agentsrv.fleet.scripts import Scripts
+from agentsrv.tasks import Tasks
 from tests.fleet.members import Members
 from tests.redis_server import RedisServer
 
@@ -129,6 +130,19 @@ def beats(redis: RedisServer) -> int:
 
 def calls(redis: RedisServer, command: str) -> int:
     return int(redis.do("INFO", "commandstats")[f"cmdstat_{command}"]["calls"])
+
+
+async def test_call_is_cancelled_at_any_moment(members: Members) -> None:
+    """Else the beat of a server that stops could go on for ever, and the server with it."""
+    a, tasks = await members.start("a"), Tasks("test")
+    for steps in range(20):
+        asking = tasks.start(a.scripts.book(), name="asking")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if not asking.done():
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
 
 
 async def test_call_that_fails_is_not_made_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from agentsrv.fleet.connect import connect
+from agentsrv.fleet.scripts import Scripts
 from tests.fleet.kit import FleetOfServers, home_of, wait_for_peers
 from tests.fleet.sentinels import Sentinels
 from tests.kit import Server, script, wait_until
@@ -35,6 +37,17 @@ def test_failover_loses_nobody(sentinels: Sentinels, tmp_path: Path, fake_agent:
         run_failover(sentinels, *servers)
     finally:
         fleet.close()
+
+
+async def test_sentinel_that_hangs_is_passed_over(sentinels: Sentinels) -> None:
+    """Within the second that Redis has for each answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        scripts = Scripts(sentinels.url.replace("//", f"//127.0.0.1:{port},"))
+        book = await scripts.book()
+        await scripts.close()
+
+    assert {} == book["servers"]
 
 
 def test_url_of_sentinels_names_them_and_the_master() -> None:
