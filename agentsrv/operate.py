@@ -6,6 +6,9 @@ import argparse
 import logging
 import os
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -160,12 +163,13 @@ def first_steps(url: str, key: str | None, env_file: Path, without_login: Sequen
     named = f"The API key is {kept}." if key is None else f"A new API key was made and is {kept}:\n\n  {key}"
     shown = key or f"$(sed -n 's/^API_KEY=//p' {env_file})"
     missing = "".join(f"\n{agent.name} has no credentials: {agent.login}." for agent in without_login)
+    needed = "".join(f"  {line}\n" for line in to_be_told(url, shown, env_file))
     return f"""
 {named}
 {missing}
 Try it from another terminal, in this directory:
 
-  agentsrv run "Which files are here?"
+{needed}  agentsrv run "Which files are here?"
 
 or with nothing but curl:
 
@@ -174,3 +178,18 @@ or with nothing but curl:
 
 In a browser: {url}/console/ shows everything, {url}/docs the HTTP API.
 """
+
+
+def to_be_told(url: str, key: str, env_file: Path) -> list[str]:
+    """What another shell has to know first, as far as it does not: where the command is, and this server."""
+    from agentsrv.client.servers import ConfigurationError, find_server
+
+    lines = []
+    program = Path(sys.argv[0]).absolute()
+    if program.name == "agentsrv" and shutil.which("agentsrv") is None:
+        lines.append(f"export PATH={shlex.quote(str(program.parent))}:$PATH")
+    others = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
+    with suppress(ConfigurationError):
+        if find_server(env_file=env_file, environment=others).url != url:
+            lines.append(f'export AGENTSRV_URL={shlex.quote(url)} AGENTSRV_API_KEY="{key}"')
+    return lines

@@ -25,6 +25,7 @@ from agentsrv import hardening
 from agentsrv.agents.contract import AgentInfo
 from agentsrv.doctor import State, login, settings
 from agentsrv.logs import JsonLine, TextLine
+from tests.fleet.kit import free_port
 
 ROOT = Path(__file__).parents[1]
 KEY = "a-key-that-is-long-enough"
@@ -54,10 +55,12 @@ def command(home: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 
 
 @contextlib.contextmanager
-def serving(home: Path, *words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    home: Path, *words: str, program: tuple[str, ...] = (sys.executable, "-m", "agentsrv"), **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A real server, ready, and its URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "agentsrv", "serve", *words],
+        [*program, "serve", *words],
         cwd=home,
         env=environment(home, variables),
         stdout=subprocess.PIPE,
@@ -201,6 +204,35 @@ def test_serve_init_makes_a_key_that_works(home: Path) -> None:
     assert f'curl -N {url}/generate/v2 -H "Authorization: Bearer {key}"' in shown.partition("agentsrv run")[2]
     assert (home / ".env").read_text() == f"API_KEY={key}\n"
     assert (home / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["", KEY], ids=["new", "kept"])
+def test_what_serve_init_says_to_try_works_in_another_shell(home: Path, key: str) -> None:
+    """Also where the command is not on PATH, and the port is of the environment of the server alone."""
+    if key:
+        (home / ".env").write_text(f"API_KEY={key}\n")
+    program = str(Path(sys.executable).with_name("agentsrv"))
+    with serving(home, "--init", program=(program,)) as (process, _):
+        shown = read_to(process.stdout, "/docs")
+        lines = shown.partition("in this directory:\n")[2].partition("or with nothing but curl")[0]
+        tried = subprocess.run(
+            ["sh", "-c", lines.replace('run "Which files are here?"', "ps")],
+            cwd=home,
+            env={"PATH": os.defpath, "HOME": str(home), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    assert (0, "there are no sessions\n") == (tried.returncode, tried.stderr)
+
+
+def test_serve_init_says_no_more_than_is_needed(home: Path) -> None:
+    """Where the command and the server are found, nothing has to be told before."""
+    (home / ".env").write_text(f"PORT={free_port()}\n")
+    with serving(home, "--init", PORT="") as (process, _):
+        assert "export" not in read_to(process.stdout, "/docs")
 
 
 def test_serve_init_tells_which_agent_has_no_credentials(home: Path, fake_agent: Path) -> None:
