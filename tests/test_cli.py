@@ -55,10 +55,16 @@ def command(home: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 
 
 @contextlib.contextmanager
-def serving(
-    home: Path, *words: str, program: tuple[str, ...] = (sys.executable, "-m", "agentsrv"), **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(home: Path, *words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A real server, ready, and its URL."""
+    with serving_by([sys.executable, "-m", "agentsrv"], home, *words, **variables) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_by(
+    program: list[str], home: Path, /, *words: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
         [*program, "serve", *words],
         cwd=home,
@@ -212,7 +218,7 @@ def test_what_serve_init_says_to_try_works_in_another_shell(home: Path, key: str
     if key:
         (home / ".env").write_text(f"API_KEY={key}\n")
     program = str(Path(sys.executable).with_name("agentsrv"))
-    with serving(home, "--init", program=(program,)) as (process, _):
+    with serving_by([program], home, "--init") as (process, _):
         shown = read_to(process.stdout, "/docs")
         lines = shown.partition("in this directory:\n")[2].partition("or with nothing but curl")[0]
         tried = subprocess.run(

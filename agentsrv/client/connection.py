@@ -15,6 +15,7 @@ from aiohttp import (
     ClientPayloadError,
     ClientResponse,
     ClientSession,
+    ClientSSLError,
     ClientTimeout,
     ClientWebSocketResponse,
     FormData,
@@ -251,7 +252,8 @@ class Connection:
             return APITimeoutError(self.server.url, "no answer in time")
         if isinstance(exc, ClientPayloadError):
             return APIConnectionError(self.server.url, "it broke off in the middle of an answer")
-        number = getattr(exc, "errno", None) or 0
+        # The numbers of TLS are not those of the system.
+        number = 0 if isinstance(exc, ClientSSLError) else getattr(exc, "errno", None) or 0
         reason = os.strerror(number) if number > 0 else str(exc) or type(exc).__name__
         return APIConnectionError(self.server.url, reason)
 

@@ -27,9 +27,11 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 PLACEHOLDER = "your-api-key-here"
 MAX_DOTENV = 1 << 20
 DOTENV = re.compile(
-    r"""^[ \t]*(?:export[ \t]+)?(HOST|PORT|API_KEY)[ \t]*=[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([^\s#]*))""",
+    r"""^[ \t]*(?:export[ \t]+)?(HOST|PORT|API_KEY)[ \t]*=[ \t]*"""
+    r"""(?:"([^"\n]*)"|'([^'\n]*)'|((?!#)\S+(?:[ \t]+(?!#)\S+)*|))""",
     re.MULTILINE,
 )
+"""As the server reads it: a comment begins behind a blank, and a `#` within a word is a part of it."""
 
 
 class ConfigurationError(AgentsrvError):
@@ -157,13 +159,12 @@ def load_servers(environment: Mapping[str, str] | None = None) -> Stored:
         servers = content.get("servers", {})
         keys = {str(url): str(each["key"]) for url, each in servers.items()}
         token_ids = {str(url): str(each["tokenId"]) for url, each in servers.items() if each.get("tokenId")}
-        return Stored(content.get("current"), keys, token_ids)
+        current = content.get("current")
+        return Stored(current and checked_url(current), keys, token_ids)
     except FileNotFoundError:
         return Stored()
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as exc:
-        raise ConfigurationError(
-            f"{path} cannot be read: {type(exc).__name__}; mend it or remove it"
-        ) from None
+        raise ConfigurationError(f"{path} cannot be read: {_why(exc)}; mend it or remove it") from None
 
 
 def save_servers(stored: Stored, environment: Mapping[str, str] | None = None) -> Path:
@@ -225,7 +226,12 @@ def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"the key file {path} cannot be read: {type(exc).__name__}") from None
+        raise ConfigurationError(f"the key file {path} cannot be read: {_why(exc)}") from None
+
+
+def _why(exc: Exception) -> str:
+    """Without what is in the file, which may be a key."""
+    return exc.strerror or "" if isinstance(exc, OSError) else "it holds something else"
 
 
 def _first_key(value: str) -> str:

@@ -68,6 +68,19 @@ def refusing(count: int, status: int, **headers: str) -> Callable[[web.Request],
     return handler
 
 
+async def test_a_server_without_tls_is_told_as_one() -> None:
+    """And not by the system's error of the same number."""
+
+    async def nothing(_: web.Request) -> web.Response:
+        return web.Response()
+
+    async with answering(nothing) as (plain, _):
+        url = plain.base_url.replace("http:", "https:")
+        async with AsyncAgentsrv(url, KEY, max_retries=0) as client:
+            with pytest.raises(APIConnectionError, match="SSL"):
+                await client.health.get()
+
+
 def test_pauses_grow_and_are_never_the_same_for_all() -> None:
     """From 0.1 s to 5 s, half of that at least; a dead stream is one of 45 s of silence."""
     pauses = {attempt: [pause_s(attempt) for _ in range(50)] for attempt in (0, 3, 50)}

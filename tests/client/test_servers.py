@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from agentsrv.client import ConfigurationError
-from agentsrv.client.servers import DEFAULT_URL, Server, Stored, checked_url, find_server, save_servers
+from agentsrv.client.servers import (
+    DEFAULT_URL,
+    Server,
+    Stored,
+    checked_url,
+    find_server,
+    save_servers,
+    servers_file,
+)
 
 GIVEN, OUTSIDE, KEPT, HERE = (f"http://{name}:1" for name in ("given", "environment", "kept", "127.0.0.2"))
 VARIABLES = {"AGENTSRV_URL": OUTSIDE, "AGENTSRV_API_KEY": "own", "API_KEY": "shared"}
@@ -83,6 +91,10 @@ def test_a_key_goes_to_its_own_server_alone(home: Home) -> None:
         ("HOST=unix:/run//agentsrv.sock\nAPI_KEY=local", "unix:/run/agentsrv.sock", "local"),
         ("API_KEY=your-api-key-here\n", DEFAULT_URL, ""),
         ("#HOST=other\n  PORT = 81\nPORTS=5", "http://127.0.0.1:81", ""),
+        ("API_KEY=a#b # c", DEFAULT_URL, "a#b"),
+        ("API_KEY=#b\nPORT=81\t#\r\n", "http://127.0.0.1:81", ""),
+        ("API_KEY=it's\"here", DEFAULT_URL, "it's\"here"),
+        ("API_KEY=one , two", DEFAULT_URL, "one"),
     ],
 )
 def test_what_a_server_reads_from_env_is_understood(home: Home, content: str, url: str, key: str) -> None:
@@ -90,6 +102,15 @@ def test_what_a_server_reads_from_env_is_understood(home: Home, content: str, ur
     home.env_file.write_text(content)
 
     assert found(home.find()) == (url, key)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"servers": []}', '{"current": 5}', "{", '{"servers": {"a": 1}}'])
+def test_what_is_kept_and_is_none_of_ours_is_said(home: Home, content: str) -> None:
+    """With the file that has to be mended."""
+    home.keep(KEPT)
+    servers_file(home.variables).write_text(content)
+    with pytest.raises(ConfigurationError, match=r"servers\.json cannot be read"):
+        home.find()
 
 
 def test_host_and_port_of_the_environment_win_over_the_files(home: Home) -> None:
