@@ -8,7 +8,6 @@ itself. docs/configuration.md and env.example say what each setting means; a tes
 from __future__ import annotations
 
 import hmac
-import math
 import os
 import re
 import shlex
@@ -29,6 +28,8 @@ GIB = 1024 * MIB
 
 PLACEHOLDER_KEY = "your-api-key-here"
 SAFE_KEY_LENGTH = 16
+MAX_SECONDS = 10**9
+"""Thirty years, which every clock of the system can count."""
 SAFE_SECRET_BYTES = 32
 
 SENTINEL_URL = re.compile(
@@ -98,12 +99,12 @@ def integer(minimum: int, maximum: int = 2**53) -> Callable[[str], int]:
 
 def seconds(minimum: float = 0.0) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        message = f"must be a number of seconds, at least {minimum:g}"
+        message = f"must be a number of seconds, at least {minimum:g} and at most {MAX_SECONDS}"
         try:
             number = float(value)
         except ValueError:
             raise ValueError(message) from None
-        if not math.isfinite(number) or number < minimum:
+        if not minimum <= number <= MAX_SECONDS:  # nor is NaN
             raise ValueError(message)
         return number
 

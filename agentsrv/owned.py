@@ -58,14 +58,15 @@ def opened(path: Path, user: User | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def prepare(path: Path, mode: int = PRIVATE, user: User | None = None) -> None:
+def prepare(path: Path, mode: int = PRIVATE, user: User | None = None, *, moves_aside: bool = True) -> None:
     """Make a directory of ours when it is not there, and close it to others. Blocking.
 
-    What is no directory (a file, a pipe) is moved aside. Raises StartupError when it is a link or not ours, OSError.
+    What is no directory (a file, a pipe) is moved aside, or refused. Raises StartupError when it is a link or not ours,
+    OSError.
     """
     try:
         kind = os.lstat(path).st_mode
-        if not (stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
+        if moves_aside and not (stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
             aside = path.with_name(f"{path.name}.{time.time_ns()}")
             os.rename(path, aside)
             log.warning("%s was not a directory; it is %s now", path, aside)
@@ -156,7 +157,8 @@ async def only_server(state_dir: Path, patience_s: float, mode: int = PRIVATE) -
 
     One that is about to leave is waited for: after a quick restart, or while a host reloads. Raises StartupError.
     """
-    prepare(state_dir, mode)
+    # Whoever has named it may have meant another place: what is there is somebody's.
+    prepare(state_dir, mode, moves_aside=False)
     require_file(state_dir / "server.lock")
     lock = os.open(state_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -186,6 +186,15 @@ def test_a_pipe_in_place_of_an_own_directory_does_not_stop_the_start(home: Path)
         assert (home / "state" / "uploads").is_dir()
 
 
+def test_a_file_that_is_named_as_state_directory_stays(home: Path) -> None:
+    """It is somebody's: whoever has named it meant another place."""
+    (home / "notes").write_text("precious")
+    finished = command(home, "serve", API_KEY=KEY, STATE_DIR=str(home / "notes"))
+
+    assert (78, "precious") == (finished.returncode, (home / "notes").read_text())
+    assert f"{home / 'notes'} is not a directory" in finished.stderr.splitlines()[-1]
+
+
 def test_an_unusable_directory_is_one_line(home: Path) -> None:
     """A file where a directory should be is told without a traceback."""
     (home / "file").touch()

@@ -107,6 +107,7 @@ def test_the_default_place_of_the_state_is_no_news_at_each_start() -> None:
         ("TURN_TIMEOUT", "nan"),
         ("TURN_TIMEOUT", "-1"),
         ("SHUTDOWN_GRACE", "soon"),
+        ("SHUTDOWN_GRACE", "1e18"),
         ("MAX_CONCURRENT_TURNS", "0"),
         ("ALLOWED_ORIGINS", "*"),
         ("ALLOWED_ORIGINS", "app.example.com"),
