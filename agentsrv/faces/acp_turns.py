@@ -46,10 +46,10 @@ class Means(Struct, frozen=True):
 
 
 class Opened(Struct):
-    """A session that a connection has opened. `following`: the turns whose news it gets."""
+    """A session that a connection has opened. `following`: the turns whose news it gets, and who tells them."""
 
     mcp_servers: dict[str, Any] | None = None
-    following: set[TurnId] = field(default_factory=set)
+    following: dict[TurnId, object] = field(default_factory=dict)
 
 
 class Telling:
@@ -75,19 +75,24 @@ class Telling:
                     return
 
     async def follow(self, session: Session, turn: Turn, after: Seq) -> dict[str, Any]:
-        """Tell what the turn does after an event; how it ended. Raises RpcError for a turn that has failed."""
-        following = self.opened.setdefault(session.id, Opened()).following
-        following.add(turn.id)
+        """Tell what the turn does after an event; how it ended. Raises RpcError for a turn that has failed.
+
+        Who comes last tells it: one that was told before only waits for its end from then on.
+        """
+        following, me = self.opened.setdefault(session.id, Opened()).following, object()
+        following[turn.id] = me
         await self._ask_again(session, turn, after)
         error: Mapping[str, Any] = {}
         async with aclosing(self._updates(session, turn, after)) as updates:
             async for _, told in updates:
-                await self._tell([self._news(session.id, turn, seq, value) for seq, value in told])
+                if following.get(turn.id) is me:
+                    await self._tell([self._news(session.id, turn, seq, value) for seq, value in told])
                 for _, value in told:
                     if value.get("type") == "error":
                         error = value
                     if value.get("done"):
-                        following.discard(turn.id)
+                        if following.get(turn.id) is me:
+                            del following[turn.id]
                         return end_of(value, error)
         raise RpcError(INTERNAL, "the server stops; the turn goes on", {"code": "draining"})
 
@@ -95,7 +100,7 @@ class Telling:
         """What runs in the session is followed, and what it asks is asked here as well."""
         opened = self.opened[session.id]
         if (turn_id := session.active_turn_id) is not None and turn_id not in opened.following:
-            opened.following.add(turn_id)
+            opened.following[turn_id] = None
             self._tasks.spawn(self._follow_found(session, turn_id, after), name=f"follow:{turn_id}")
 
     async def notify(self, session_id: SessionId, update: dict[str, Any]) -> None:

@@ -450,6 +450,36 @@ async def test_two_editors_of_one_session(server: Server) -> None:
     assert decided.json["decision"] == "deny"
 
 
+async def test_prompt_that_is_repeated_behind_a_load_is_told_once(server: Server) -> None:
+    """Who comes back after a cut loads the session, and gives its prompt again by its name for the answer."""
+    async with raw(server) as first, raw(server) as second:
+        for connection in (first, second):
+            await connection.ask("initialize", protocolVersion=1)
+        session = (await first.ask("session/new", cwd=str(server.workspace), mcpServers=[]))["sessionId"]
+        prompt = {
+            "sessionId": session,
+            "prompt": [{"type": "text", "text": script("say before", "await-steer", "say after")}],
+            "_meta": {"agentsrv": {"messageId": "one"}},
+        }
+        await first.send({"id": 9, "method": "session/prompt", "params": prompt})
+        await first.until(lambda message: "before" in json.dumps(message))
+        await second.ask("session/load", sessionId=session)
+        await second.send({"id": 9, "method": "session/prompt", "params": prompt})
+        await second.until(
+            lambda message: "before" in json.dumps(message.get("params", {}).get("update", {}))
+        )
+        server.ask("POST", "/generate/v2", steering(session)).body()
+        told: list[dict[str, Any]] = [{}]
+        while told[-1].get("id") != 9:
+            told.append(await second.until(lambda _: True))
+
+    assert sum('"after"' in json.dumps(message) for message in told) == 1
+
+
+def steering(session: str) -> dict[str, Any]:
+    return {"session_id": session, "prompt": "go on", "if_busy": "steer", "background": True}
+
+
 async def test_deleting_what_is_not_there_is_fine(server: Server) -> None:
     async with raw(server) as connection:
         await connection.ask("initialize", protocolVersion=1)
