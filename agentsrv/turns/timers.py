@@ -55,7 +55,9 @@ class Timers:
 
     async def start(self) -> None:
         """Go on with what earlier agents have planned."""
-        await self._db.write(lambda db: timers.forget_old(db, now_ms()))
+        # Nobody waits for that: on a full disk the server starts all the same.
+        forgetting = self._db.write(lambda db: timers.forget_old(db, now_ms()), must_happen=True)
+        self._tasks.spawn(forgetting, name="forget")
         await self._arm()
 
     async def close(self) -> None:

@@ -104,3 +104,24 @@ def test_answer_is_refused_while_a_full_disk_holds_up_the_end(small_server: Serv
         assert server.ended_job(task_id)["status"] == "cancelled"
 
     assert (refused.status, refused.json["code"]) == (507, "storage_full")
+
+
+def test_server_starts_while_the_disk_is_full(small_server: Server) -> None:
+    """Killed on a full disk, the next one starts, shows all that there is, and ends the job once there is space."""
+    server = small_server
+    done = server.generate(script("lines 20 300")).rest()
+    task_id = server.start_job(script("rate 200 never 300"))
+    server.follow(task_id).take(60)
+    with closing(sqlite3.connect(server.database)) as db, db:  # Too old to be kept: something to write.
+        columns = "session_id, id, at, prompt, runner_id, state, created_at"
+        db.execute(f"INSERT INTO timers ({columns}) VALUES ('s', 't', 1, 'p', '', 'cancelled', 1)")
+    filler = fill(server.directory / "state")
+    wait_until(lambda: server.generate("hi", "other").status == 507)
+    server.kill9()
+    server.start()
+
+    assert server.follow(done[-1].json["taskId"]).rest() == done
+    assert server.generate("hi", "other").status == 507
+    filler.unlink()
+    assert server.ended_job(task_id)["status"] in {"failed", "interrupted"}
+    assert server.generate("hi").rest()[-1].json["status"] == "completed"
