@@ -36,6 +36,7 @@ class Clock:
         self._progress = progress
         self._come_to: int | None = None
         self._looks_over = False
+        self._is_stopped = False
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._worked_at = self._loop.time()
         self._state: State | None = None
@@ -62,9 +63,13 @@ class Clock:
         self._set_alarm()
 
     def stop(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        """Time brings nothing from now on, until `start`."""
+        self._is_stopped = True
+        self._set_alarm()
+
+    def start(self) -> None:
+        self._is_stopped = False
+        self._set_alarm()
 
     def _set_alarm(self) -> None:
         """One that rings too early is left: it is set anew then. Most limits only move on."""
@@ -72,7 +77,9 @@ class Clock:
         at = None if left_s is None else self._loop.time() + max(left_s, 0)
         if self._alarm is not None and at is not None and self._alarm.when() <= at:
             return
-        self.stop()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if at is not None:
             self._alarm = self._loop.call_at(at, self._ring)
 
@@ -87,6 +94,8 @@ class Clock:
         """What comes true, and in how many seconds. Of several that end the turn, the first alone is told."""
         state, config = self._state, self._config
         now = now_ms()
+        if self._is_stopped:
+            return
         if isinstance(state, Waiting):
             for pending in state.questions.values():
                 if pending.expires_at is not None and not pending.is_settling:

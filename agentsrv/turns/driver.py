@@ -277,8 +277,10 @@ class TurnDriver:
     # After a restart
 
     def resume(self, session_log: SessionLog, process: AgentProcess | None) -> None:
-        """Be a turn that an earlier server has opened. Once its past is known, `go_on`."""
+        """Be a turn that an earlier server has opened. Once its past is known, `go_on`; then `count_time`."""
         self._log = session_log
+        # No limit ends a turn of which not all is known: its agent may have ended it in time.
+        self._clock.stop()
         self.opened.set_result(None)
         self.feed(facts.Opened(self.session, replace(self.turn, status=TurnStatus.RUNNING)))
         if process is not None:
@@ -298,6 +300,10 @@ class TurnDriver:
             process.resume()
         self._show_status()
         self._means.signals.turn_opened.send(TurnOpened(self.session, self.turn, is_resumed=True))
+
+    def count_time(self) -> None:
+        """All that its agent had written meanwhile is in the log: its time limits count."""
+        self._clock.start()
 
     # What its agent says
 

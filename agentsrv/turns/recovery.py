@@ -143,6 +143,8 @@ class Recovery:
                 process = await self._found(session_id, left)
             if process is not None:
                 await self._caught_up(process)
+            if (driver := self._open_turns.of(session_id)) is not None:
+                driver.count_time()
         finally:
             del self._unsettled[session_id]
 

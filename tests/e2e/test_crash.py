@@ -78,6 +78,20 @@ def test_job_that_ends_while_there_is_no_server(server: Server) -> None:
     assert events[-1].json["status"] == "completed"
 
 
+def test_turn_that_ended_in_time_while_there_was_no_server(server: Server) -> None:
+    """When the next server comes its time would be over, but its agent was done before: it has completed."""
+    with server.generate(script("sleep 0.3", "lines 50 300")) as stream:
+        task_id = stream.headers["X-Task-Id"]
+        stream.until(lambda event: event.json.get("subtype") == "init")
+        server.kill9()
+    spool = next((server.directory / "state" / "runners").glob("*/out"))
+    wait_until(lambda: b'"idle"' in spool.read_bytes())
+    server.settings["TURN_TIMEOUT"] = "0.1"
+    server.start()
+
+    assert server.ended_job(task_id)["status"] == "completed"
+
+
 def test_killed_agent_is_reported(server: Server) -> None:
     """The agent is killed: its job fails with the reason, its children are gone, the session goes on."""
     with server.generate(script("say first", "child setsid", "hang")) as stream:
