@@ -54,14 +54,14 @@ class Answering:
         self._turn.feed(Asked(Pending(id, event, seq, allowance, at, expires_at)))
         self._signals.question_asked.send(QuestionAsked(self._turn.turn, id, event))
 
-    def replay(self, line: bytes, seq: Seq, at: Millis, process: AgentProcess) -> None:
+    def replay(self, line: bytes, seq: Seq, at: Millis, process: AgentProcess | None) -> None:
         """A question or an answer, as the log has it. What may not have reached the agent is told it again."""
         fields = json.loads(line)
         if fields["type"] == "permission_request":
             self.ask(fields["requestId"], line, seq, fields["allowance"], at)
         elif (pending := self._pending(fields["requestId"])) is not None:
             answer = answer_in(fields)
-            data = _words(process, question_in(pending.event), answer)
+            data = None if process is None else _words(process, question_in(pending.event), answer)
             self._turn.feed(Answered(pending.id, digest(answer), data, mode=answer.permission_mode))
 
     async def settle(self, question_id: str, answer: Answer) -> None:

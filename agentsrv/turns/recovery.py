@@ -32,7 +32,7 @@ from agentsrv.turns.open_turns import OpenTurns
 from agentsrv.turns.outcomes import CANCELLED
 from agentsrv.turns.pool import AgentPool
 from agentsrv.turns.process import AgentProcess, AnyRunner
-from agentsrv.turns.replay import Replay, replay_added
+from agentsrv.turns.replay import Replay
 
 T = TypeVar("T")
 
@@ -233,20 +233,18 @@ class Recovery:
         driver = self._open_turns.resume(session, turn, prompt, is_sent=fold is not None)
         driver.resume(session_log, process)
         last = session_log.last_seq
+        replay = Replay(driver, process)
+        after = turn.first_seq - 1
+        if process is not None and fold is not None:
+            after = await replay.unfold(self._db, process, fold)
+        async for chunk in self._log.follow(session.id, after, lambda: last):
+            replay.read(chunk)
         if process is None:
-            for chunk in await events.written_by(self._db, Source.USER, session.id, turn.first_seq, last):
-                replay_added(driver, chunk)
             if may_start and not left.is_stopped:
                 driver.start_agent()
             else:
                 driver.lack_process(CANCELLED if left.is_stopped else _how_lost(left.newest))
             return
-        replay = Replay(driver, process)
-        after = turn.first_seq - 1
-        if fold is not None:
-            after = await replay.unfold(self._db, fold)
-        async for chunk in self._log.follow(session.id, after, lambda: last):
-            replay.read(chunk)
         if left.is_stopped:
             driver.stop()
         driver.go_on(process)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.kit import Event, Server, environ_of, is_alive, parent_of, script, wait_until
@@ -136,6 +136,25 @@ def test_runner_killed_between_two_servers(server: Server) -> None:
     assert events[-1].json["status"] == "interrupted"
     assert not is_alive(agent)
     assert server.generate("again").rest()[-1].json["status"] == "completed"
+
+
+def test_question_whose_agent_has_left_nothing_is_cancelled(server: Server) -> None:
+    """What its runner had is gone with it: the job is interrupted, and the log says that nobody waits for an answer."""
+    task_id = server.start_job(script('ask 2 Bash {"command": "ls"}'), permission_mode="ask")
+    server.follow(task_id).until(lambda event: event.type == "permission_request")
+    wait_until(lambda: server.ask("GET", "/permissions").json["count"] == 2)
+    runners = server.processes()
+    server.kill9()
+    for pid in runners:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    next((server.directory / "state/runners").glob("*/out")).unlink()
+    server.start()
+    events = server.follow(task_id).rest()
+
+    assert events[-1].json["status"] == "interrupted"
+    told = [event.json["decision"] for event in events if event.type == "permission_resolved"]
+    assert told == ["cancelled"] * sum(event.type == "permission_request" for event in events)
 
 
 def test_runner_that_comes_to_life_when_its_server_is_gone(server: Server) -> None:
