@@ -11,8 +11,11 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
-from agentsrv.cli.arguments import command_line
-from agentsrv.errors import StartupError
+try:
+    from agentsrv.cli.arguments import command_line
+    from agentsrv.errors import StartupError
+except KeyboardInterrupt:  # Ctrl-C comes while we still begin.
+    sys.exit(130)
 
 EX_CONFIG = 78
 

@@ -36,11 +36,19 @@ async def open_sockets(host: str, port: int, environment: Mapping[str, str]) -> 
         if is_loopback(host):
             return loopback_sockets(port, first=host)
         return await address_sockets(host, port)
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
+    except (OSError, UnicodeError) as exc:  # the latter: no name of a machine can be so
+        number, reason = getattr(exc, "errno", None), getattr(exc, "strerror", None) or str(exc)
         raise StartupError(
-            f"cannot listen on HOST={host} PORT={port}: {reason}; stop what does, or set PORT"
+            f"cannot listen on HOST={host} PORT={port}: {reason}; {advice(host, number)}"
         ) from exc
+
+
+def advice(host: str, number: int | None) -> str:
+    """What to do about an error of this number."""
+    if host.startswith(UNIX):
+        return "set HOST to the path of a socket that can be made"
+    by_number = {errno.EADDRINUSE: "stop what does, or set PORT", errno.EACCES: "set PORT to 1024 or more"}
+    return by_number.get(number or 0, "set HOST to an address of this machine")
 
 
 def sockets_of_systemd(environment: Mapping[str, str]) -> list[socket.socket]:

@@ -131,6 +131,14 @@ def test_a_wrong_setting_is_one_line(home: Path) -> None:
     )
 
 
+def test_an_interrupt_while_it_begins_is_no_traceback(home: Path) -> None:
+    """Ctrl-C may come before the command line is read, too."""
+    (home / "argparse.py").write_text("raise KeyboardInterrupt\n")
+    finished = command(home, "ps", PYTHONPATH=f"{home}:{ROOT}")
+
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
 def test_a_port_in_use_is_one_line(home: Path) -> None:
     """The second server on a port says so and exits 78."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

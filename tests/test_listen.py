@@ -73,6 +73,21 @@ async def test_a_file_in_a_sockets_place_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "data"
 
 
+@pytest.mark.parametrize(
+    ("host", "what_to_do"),
+    [
+        ("192.0.2.1", "set HOST to an address of this machine"),
+        ("127.0.0.1:3000", "set HOST to an address of this machine"),
+        (f"{'long' * 20}.example", "set HOST to an address of this machine"),
+        ("unix:/nowhere/agentsrv.sock", "set HOST to the path of a socket that can be made"),
+    ],
+)
+async def test_advice_about_a_wrong_host_is_about_the_host(host: str, what_to_do: str) -> None:
+    """Another port would not help."""
+    with pytest.raises(StartupError, match=f"cannot listen on HOST={host} .*; {what_to_do}$"):
+        await open_sockets(host, 0, {})
+
+
 ACTIVATED = """
 import asyncio, os, sys
 from agentsrv.listen import open_sockets

@@ -87,7 +87,7 @@ def servers(arguments: Namespace) -> int:
                 say("no key is kept: agentsrv login URL keeps one")
         return exits.OK
 
-    return told(work)
+    return told(work, is_json=arguments.json)
 
 
 def ask_key(url: str) -> str:
@@ -123,13 +123,13 @@ async def end_key(server: Server, token_id: str | None) -> None:
                 await client.with_options(max_retries=0, timeout=5).keys.revoke(token_id)
 
 
-def told(work: Callable[[], int], server: Server | None = None) -> int:
+def told(work: Callable[[], int], server: Server | None = None, *, is_json: bool = False) -> int:
     """Do it, and say what is wrong with it, and with which server."""
     try:
         return work()
     except Exception as error:
-        code, message, _ = explain(error, server)
-        say(f"agentsrv: {message}")
+        code, message, fields = explain(error, server)
+        say(json.dumps({"error": message, **fields}) if is_json else f"agentsrv: {message}")
         return code
 
 

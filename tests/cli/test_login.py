@@ -105,6 +105,19 @@ def test_one_of_several_servers_is_meant(
     assert command(server, "servers", first, **nothing).returncode == 5
 
 
+@pytest.mark.parametrize(
+    ("url", "exit_code", "code"), [("http://other", 5, "refused"), ("ftp://other", 78, "configuration")]
+)
+def test_an_error_of_servers_is_an_object_for_programs(
+    server: Server, nothing: dict[str, Any], url: str, exit_code: int, code: str
+) -> None:
+    """As of all commands with `--json`."""
+    done = command(server, "servers", url, "--json", **nothing)
+
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert object_of(done.stderr)["code"] == code
+
+
 async def test_a_server_that_makes_no_keys_is_given_the_one_that_was_typed(
     server: Server, nothing: dict[str, Any], tmp_path: Path
 ) -> None:
