@@ -26,7 +26,7 @@ MAX_CONNECTIONS = 256
 """Of all clients. The one that has been idle for longest makes room."""
 
 MAX_STREAMS = 100
-"""Of one connection."""
+"""Of one connection. Those that are over make room."""
 
 MAX_WAITING_BYTES = 1024 * 1024
 """Of one stream, before what fills it has to wait."""
@@ -36,6 +36,9 @@ MAX_UNREAD_BYTES = 64 * 1024
 
 IDLE_S = 60.0
 """So long a connection lives without a stream."""
+
+LEAVING = frozenset({"session/close", "session/delete"})
+"""After these a client has no use for the session's stream, and may well hold it open."""
 
 CONNECTION = ""
 """The stream that is no session's."""
@@ -49,11 +52,20 @@ class _Stream:
 
     def __init__(self) -> None:
         self.has_reader = False
+        self.is_left = False
+        """Does its client need it no more, as far as is known? Its reader has gone, or its session is closed."""
+        self.asked = 0
+        """How many requests are to be answered here."""
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._reader = 0
         self._changed = asyncio.Event()
         self._is_closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is lost with it."""
+        return self.is_left and self.asked == 0 and not self._waiting
 
     async def put(self, data: bytes) -> None:
         """Waits for room."""
@@ -66,7 +78,7 @@ class _Stream:
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         self._reader += 1
-        me, self.has_reader = self._reader, True
+        me, self.has_reader, self.is_left = self._reader, True, False
         self._changed.set()
         try:
             while me == self._reader and not self._is_closed:
@@ -80,7 +92,7 @@ class _Stream:
                     await self._changed.wait()
         finally:
             if me == self._reader:
-                self.has_reader = False
+                self.has_reader, self.is_left = False, True
 
     @property
     def _room(self) -> int:
@@ -99,7 +111,7 @@ class HttpConnection:
         self.caller = caller
         # Each message is a request of its own, which the audit log has.
         self.face = AcpFace(means, caller, self._send, lambda *_: None)
-        self._streams: dict[str, _Stream] = {}
+        self._streams = {CONNECTION: _Stream()}
         self._answered_on: dict[Any, str] = {}
         self._loop = asyncio.get_running_loop()
         self._used_at = self._loop.time()
@@ -115,14 +127,19 @@ class HttpConnection:
     async def take(self, message: dict[str, Any]) -> None:
         """A message in which nothing is wrong. Its answer comes on a stream. Raises LimitReached."""
         self._used_at = self._loop.time()
-        session_id = as_object(message.get("params")).get("sessionId")
+        if "method" in message and "id" in message:
+            self._expect(message)
+        await self.face.receive(message)
+
+    def _expect(self, request: dict[str, Any]) -> None:
+        session_id, method = as_object(request.get("params")).get("sessionId"), request["method"]
         on = (
             session_id if isinstance(session_id, str) and len(session_id) <= MAX_ID_CHARACTERS else CONNECTION
         )
-        self._stream(on)
-        if "method" in message and "id" in message:
-            self._answered_on[message["id"]] = CONNECTION if message["method"] in OF_CONNECTION else on
-        await self.face.receive(message)
+        self._stream(on).is_left = on != CONNECTION and method in LEAVING
+        answered_on = CONNECTION if method in OF_CONNECTION else on
+        self._answered_on[request["id"]] = answered_on
+        self._streams[answered_on].asked += 1
 
     def read(self, session_id: str) -> AsyncGenerator[bytes, None]:
         """What there is to say in a session, or (CONNECTION) besides. Raises LimitReached."""
@@ -135,10 +152,18 @@ class HttpConnection:
 
     def _stream(self, session_id: str) -> _Stream:
         if session_id not in self._streams and len(self._streams) > MAX_STREAMS:
-            raise LimitReached(
-                f"a connection has at most {MAX_STREAMS} sessions; open another one", code="too_many_streams"
-            )
+            self._make_room()
         return self._streams.setdefault(session_id, _Stream())
+
+    def _make_room(self) -> None:
+        over = [id_ for id_, stream in self._streams.items() if id_ != CONNECTION and stream.is_over]
+        for id_ in over:
+            self._streams.pop(id_).close()
+        if not over:
+            raise LimitReached(
+                f"a connection has at most {MAX_STREAMS} sessions; close one, or open another connection",
+                code="too_many_streams",
+            )
 
     async def _send(self, messages: Messages) -> None:
         for message in messages:
@@ -146,7 +171,8 @@ class HttpConnection:
                 on = str(as_object(message.get("params")).get("sessionId", CONNECTION))
             else:
                 on = self._answered_on.pop(message["id"], CONNECTION)
-            await self._stream(on).put(msgspec.json.encode(message))
+                self._streams[on].asked -= 1
+            await self._streams.setdefault(on, _Stream()).put(msgspec.json.encode(message))
 
 
 class HttpConnections:

@@ -232,12 +232,12 @@ class AcpFace:
         return {"sessions": sessions, **more, **silent}
 
     async def _close_session(self, params: Params) -> dict[str, Any]:
-        self._telling.opened.pop(await self._here(params), None)
+        self._telling.leave(await self._here(params))
         return {}
 
     async def _delete(self, params: Params) -> dict[str, Any]:
         session_id = await self._here(params)
-        self._telling.opened.pop(session_id, None)
+        self._telling.leave(session_id)
         with suppress(NotFound):
             await self._means.sessions.delete(session_id, force=True)
         return {}

@@ -103,6 +103,11 @@ class Telling:
             opened.following[turn_id] = None
             self._tasks.spawn(self._follow_found(session, turn_id, after), name=f"follow:{turn_id}")
 
+    def leave(self, session_id: SessionId) -> None:
+        """Tell no more of the session; a prompt that waits for its turn's end is still answered."""
+        if (opened := self.opened.pop(session_id, None)) is not None:
+            opened.following.clear()
+
     async def notify(self, session_id: SessionId, update: dict[str, Any]) -> None:
         await self._send([_notification({"sessionId": session_id, "update": update})])
 

@@ -476,6 +476,22 @@ async def test_prompt_that_is_repeated_behind_a_load_is_told_once(server: Server
     assert sum('"after"' in json.dumps(message) for message in told) == 1
 
 
+async def test_closed_session_is_not_told_of(server: Server) -> None:
+    """Its turn goes on, and who waits for that one's end is told the end alone."""
+    async with raw(server) as connection:
+        await connection.ask("initialize", protocolVersion=1)
+        session = (await connection.ask("session/new", cwd=str(server.workspace), mcpServers=[]))["sessionId"]
+        prompt = [{"type": "text", "text": script("say before", "await-steer", "say after")}]
+        params = {"sessionId": session, "prompt": prompt}
+        await connection.send({"id": 9, "method": "session/prompt", "params": params})
+        await connection.until(lambda message: "before" in json.dumps(message))
+        await connection.ask("session/close", sessionId=session)
+        server.ask("POST", "/generate/v2", steering(session)).body()
+        told = await connection.until(lambda _: True)
+
+    assert (told["id"], told["result"]["stopReason"]) == (9, "end_turn")
+
+
 def steering(session: str) -> dict[str, Any]:
     return {"session_id": session, "prompt": "go on", "if_busy": "steer", "background": True}
 

@@ -168,6 +168,26 @@ async def test_connections_and_their_streams_are_bounded(app: AppServer) -> None
     assert (full[0], full[-1]) == (202, 429)
 
 
+async def test_closed_sessions_make_room_for_others(app: AppServer) -> None:
+    """A client may work for months, and hold on to the streams of all sessions that it has closed, or to none."""
+    connection = await opened(app)
+    readings = []
+    for number in range(MAX_STREAMS + 2):
+        headers = auth({**connection, "Acp-Session-Id": f"s{number}", "Accept": "text/event-stream"})
+        reading = await app.client.get(url_of(app), headers=headers)
+        closing = {"jsonrpc": "2.0", "id": number, "method": "session/close"}
+        posted = await post(app, {**closing, "params": {"sessionId": f"s{number}"}}, connection)
+        assert (posted.status, (await first_message(reading))["id"]) == (202, number)
+        readings.append(reading)
+        if number % 2:
+            reading.close()
+    rest = await asyncio.wait_for(readings[0].read(), 30)
+    for reading in readings:
+        reading.close()
+
+    assert rest.strip() == b""
+
+
 def noted(connection: HttpConnection, kept: WeakSet[HttpConnection]) -> HttpConnection:
     kept.add(connection)
     return connection
