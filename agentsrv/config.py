@@ -154,7 +154,11 @@ def public_url(value: str) -> str:
 
 
 def hosts(value: str) -> frozenset[str]:
-    return frozenset(item.lower() for item in listed(value))
+    """`agents.example.com`: what no request can have in `Host` would shut out everybody."""
+    found = frozenset(item.lower() for item in listed(value))
+    if not all(re.fullmatch(r"[^.*/?#@\s][^*/?#@\s]*", item) for item in found):
+        raise ValueError("must list host names such as agents.example.com, separated by commas")
+    return found
 
 
 def networks(value: str) -> tuple[Network, ...]:
