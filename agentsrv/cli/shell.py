@@ -64,10 +64,15 @@ class Left:
 
 
 async def show_shell(client: AsyncAgentsrv, target: Target, *, detach_key: int) -> Left:
-    """Show `target` until its shell ends, or the key with this code is typed. Needs a terminal on stdin."""
+    """Show `target` until its shell ends, or the key with this code is typed. Needs a terminal on stdin.
+
+    Raises what the server says against it, in a terminal as it was.
+    """
     with raw_mode():
         left = await Attachment(client, target, detach_key).run()
         write_all(LEAVE + b"\r\n")
+    if isinstance(left, AgentsrvError):
+        raise left
     return left
 
 
@@ -93,7 +98,7 @@ class Attachment:
         self._has_resized = asyncio.Event()
         self._tasks = Tasks("attach")
 
-    async def run(self) -> Left:
+    async def run(self) -> Left | AgentsrvError:
         loop = asyncio.get_running_loop()
         leave = asyncio.Event()
         loop.add_signal_handler(signal.SIGWINCH, self._has_resized.set)
@@ -147,7 +152,7 @@ class Attachment:
 
     # ---- screen
 
-    async def _show(self) -> Left:
+    async def _show(self) -> Left | AgentsrvError:
         """Connect, again when the connection is lost, until there is a reason not to."""
         attempt, has_been_there = 0, False
         while True:
@@ -159,22 +164,20 @@ class Attachment:
                 if (left := await self._receive(found)) is not None:
                     return left
                 write_all(b"\r\n[the connection is lost; trying to come back]\r\n")
-            elif not has_been_there or found.code in FINAL:
-                return Left(1, found.message)
+            elif not has_been_there or (isinstance(found, APIStatusError) and found.status in FINAL):
+                return found
             await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
             attempt += 1
 
-    async def _connect(self) -> ClientWebSocketResponse | Left:
-        """A socket; else the status (0: no answer) and what the server says."""
+    async def _connect(self) -> ClientWebSocketResponse | AgentsrvError:
+        """A socket, or why there is none."""
         target = self._target
         try:
             return await self._client.terminals.connect(
                 target.terminal_id, cwd=target.cwd, read_only=target.is_read_only
             )
-        except APIStatusError as exc:
-            return Left(exc.status, str(exc))
-        except AgentsrvError as exc:
-            return Left(0, str(exc))
+        except AgentsrvError as error:
+            return error
 
     async def _receive(self, ws: ClientWebSocketResponse) -> Left | None:
         """Show what comes until the shell ends; None when the connection does."""

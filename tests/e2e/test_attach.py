@@ -210,21 +210,23 @@ def test_it_watches(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "reason"),
+    ("arguments", "key", "code", "reason"),
     [
-        ((), "a-wrong-key-0123456789", "Authorization"),
-        (("--terminal", "a b"), KEY, "terminalId"),
-        (("--cwd", "/etc"), KEY, "outside the workspace"),
-        (("--url", "http://127.0.0.1:1"), KEY, "does not answer"),
-        (("--terminal", "nowhere", "--read-only"), KEY, "no such terminal"),
+        ((), "a-wrong-key-0123456789", 77, "does not take the key"),
+        (("--terminal", "a b"), KEY, 5, "terminalId"),
+        (("--cwd", "/etc"), KEY, 5, "outside the workspace"),
+        (("--url", "http://127.0.0.1:1"), KEY, 69, "does not answer"),
+        (("--terminal", "nowhere", "--read-only"), KEY, 5, "no such terminal"),
     ],
     ids=["wrong key", "wrong name", "outside", "no server", "nothing to watch"],
 )
-def test_what_cannot_work_says_why(start: Start, arguments: tuple[str, ...], key: str, reason: str) -> None:
-    """One line, exit code 1, and this terminal is as before."""
+def test_what_cannot_work_says_why(
+    start: Start, arguments: tuple[str, ...], key: str, code: int, reason: str
+) -> None:
+    """The words and the exit code of all commands, and this terminal is as before."""
     window = start(*arguments, key=key)
 
-    assert 1 == window.ended()
+    assert code == window.ended()
     window.shows(reason)
 
 
