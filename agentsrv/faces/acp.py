@@ -51,6 +51,7 @@ from agentsrv.model import (
     MODEL,
     SESSION_ID,
     Answer,
+    Decision,
     PermissionMode,
     Scope,
     Session,
@@ -83,6 +84,8 @@ class AcpFace:
         self._busy = 0
         self._is_initialized = False
         self._telling = Telling(means, send, self._tasks)
+        self._prompted: dict[TurnId, SessionId] = {}
+        """The turns whose ends are waited for."""
         self._orders: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
         self._requests: dict[str, tuple[Scope | None, Callable[[Params], Awaitable[dict[str, Any]]]]] = {
             "initialize": (None, self._initialize),
@@ -299,7 +302,11 @@ class AcpFace:
                 message_id=text_of(ours, "messageId", MESSAGE_ID) or str(uuid.uuid4()),
             )
             turn = (await self._means.prompts.send(prompt)).turn
-        return await self._telling.follow(session, turn, seen or max(turn.first_seq - 1, 0))
+        self._prompted[turn.id] = session_id
+        try:
+            return await self._telling.follow(session, turn, seen or max(turn.first_seq - 1, 0))
+        finally:
+            self._prompted.pop(turn.id, None)
 
     async def _cancel(self, params: Params) -> dict[str, Any]:
         session_id = session_id_of(params)
@@ -317,12 +324,24 @@ class AcpFace:
     # Answers and notifications of the client
 
     def _answered(self, id_: Any, message: Mapping[str, Any]) -> None:
-        answer = answer_in(as_object(message.get("result")))
-        if answer is None or not self._caller.may(Scope.ANSWER) or not str(id_).startswith(ASK):
+        """An error says that the client cannot ask: the question stays, for others."""
+        if "result" not in message or not self._caller.may(Scope.ANSWER) or not str(id_).startswith(ASK):
             return
         turn_id, _, question_id = str(id_).removeprefix(ASK).partition("/")
+        answer = answer_in(as_object(message["result"]))
+        if answer is not None:
+            giving = self._give(TurnId(turn_id), question_id, answer)
+        elif (session_id := self._prompted.get(TurnId(turn_id))) is not None:
+            giving = self._dismiss(session_id, TurnId(turn_id), question_id)
+        else:
+            return
         self._note("answer", turn_id)
-        self._tasks.spawn(self._give(TurnId(turn_id), question_id, answer), name=f"answer:{turn_id}")
+        self._tasks.spawn(giving, name=f"answer:{turn_id}")
+
+    async def _dismiss(self, session_id: SessionId, turn_id: TurnId, question_id: str) -> None:
+        """Who has begun the turn will not say yes. When that is because it has stopped it, this comes after."""
+        async with self._in_order(session_id):
+            await self._give(turn_id, question_id, Answer(Decision.DENY))
 
     async def _give(self, turn_id: TurnId, question_id: str, answer: Answer) -> None:
         with suppress(AgentsrvError):  # Answered by somebody else, or the turn has ended.

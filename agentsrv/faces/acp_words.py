@@ -113,7 +113,7 @@ def error_of(exc: AgentsrvError) -> dict[str, Any]:
 
 
 def answer_in(result: Mapping[str, Any]) -> Answer | None:
-    """What a client has chosen; None: it has cancelled, and says so to the turn by itself."""
+    """What a client has chosen; None: nothing of what it was offered."""
     outcome = as_object(result.get("outcome"))
     match outcome.get("optionId") if outcome.get("outcome") == "selected" else result.get("action"):
         case "allow":

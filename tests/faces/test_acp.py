@@ -424,6 +424,71 @@ def chosen(option: str) -> dict[str, Any]:
     return {"outcome": {"outcome": "selected", "optionId": option}}
 
 
+DISMISSALS = [{"outcome": {"outcome": "cancelled"}}, chosen("made-up"), {"action": "cancel"}, {}, None]
+
+
+@pytest.mark.parametrize("result", DISMISSALS)
+async def test_question_that_the_prompting_editor_dismisses_is_denied(server: Server, result: Any) -> None:
+    """Its user waits for the turn, and nobody else may ever look at what it asks."""
+    async with raw(server) as connection:
+        session = await asking(connection, server)
+        asked = await connection.until(lambda message: message.get("method") == REQUEST)
+        await connection.send({"id": asked["id"], "result": result})
+        ended = await connection.until(lambda message: message.get("id") == 9)
+
+    assert (ended["result"]["stopReason"], decisions(server, session)) == ("end_turn", ["deny"])
+
+
+async def test_question_that_others_dismiss_or_cannot_ask_stays(server: Server) -> None:
+    """An editor that only looks on, or one that answers with an error, leaves it to somebody else."""
+    async with raw(server) as first, raw(server) as second:
+        session = await asking(first, server)
+        asked = await first.until(lambda message: message.get("method") == REQUEST)
+        await first.send({"id": asked["id"], "error": {"code": -32601, "message": "cannot"}})
+        await second.ask("initialize", protocolVersion=1)
+        await second.ask("session/resume", sessionId=session)
+        await second.send({"id": asked["id"], "result": DISMISSALS[0]})
+        for connection in (first, second):
+            await connection.ask("session/list")
+        (waiting,) = server.ask("GET", "/permissions").json["permissions"]
+        await second.send({"id": asked["id"], "result": chosen("allow")})
+        await first.until(lambda message: message.get("id") == 9)
+
+    assert (asked["id"].endswith(waiting["requestId"]), decisions(server, session)) == (True, ["allow"])
+
+
+async def test_question_of_a_turn_that_is_stopped_is_cancelled(server: Server) -> None:
+    """As ACP has it: `session/cancel`, and `cancelled` to all that is asked."""
+    async with raw(server) as connection:
+        session = await asking(connection, server)
+        asked = await connection.until(lambda message: message.get("method") == REQUEST)
+        await connection.send({"method": "session/cancel", "params": {"sessionId": session}})
+        await connection.send({"id": asked["id"], "result": DISMISSALS[0]})
+        ended = await connection.until(lambda message: message.get("id") == 9)
+
+    assert (ended["result"]["stopReason"], decisions(server, session)) == ("cancelled", ["cancelled"])
+
+
+REQUEST = "session/request_permission"
+
+
+async def asking(connection: Raw, server: Server) -> str:
+    """A new session in which a turn, begun by request 9, asks."""
+    await connection.ask("initialize", protocolVersion=1)
+    made = await connection.ask("session/new", cwd=str(server.workspace), mcpServers=[])
+    session: str = made["sessionId"]
+    await connection.ask("session/set_mode", sessionId=session, modeId="ask")
+    prompt = [{"type": "text", "text": script(ASK)}]
+    params = {"sessionId": session, "prompt": prompt}
+    await connection.send({"id": 9, "method": "session/prompt", "params": params})
+    return session
+
+
+def decisions(server: Server, session: str) -> list[str]:
+    events = server.history(session)
+    return [event.json["decision"] for event in events if event.type == "permission_resolved"]
+
+
 async def test_two_editors_of_one_session(server: Server) -> None:
     """Both are asked and told; one answers, the other's answer comes too late, and a second prompt is refused."""
     asks = "session/request_permission"
