@@ -24,6 +24,8 @@ from agentsrv.threads import Threads
 from agentsrv.users import User, acting_as, missing_rights, require_rights
 
 GIT_TIMEOUT_S = 5.0
+ROOM_BYTES = 2**20
+"""With less than this a new database cannot be made."""
 
 
 class State(StrEnum):
@@ -111,11 +113,20 @@ def workspace(config: Config) -> Iterator[Finding]:
 def writable_directory(subject: str, path: Path, variable: str) -> Finding:
     """`path`, or the nearest directory above it that exists: the rest is made at the start."""
     existing = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
-    if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
-        missing = "" if existing == path else " (will be made)"
-        return Finding(subject, State.OK, f"{path}{missing}")
-    advice = f"make it one, or set {variable} to another"
-    return Finding(subject, State.WRONG, f"{existing} is not a writable directory", advice)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
+        advice = f"make it one, or set {variable} to another"
+        return Finding(subject, State.WRONG, f"{existing} is not a writable directory", advice)
+    if is_full(existing):
+        advice = f"free some space, or set {variable} to another"
+        return Finding(subject, State.WRONG, f"the disk that holds {existing} is full", advice)
+    missing = "" if existing == path else " (will be made)"
+    return Finding(subject, State.OK, f"{path}{missing}")
+
+
+def is_full(path: Path) -> bool:
+    """Some file systems do not tell how large they are."""
+    found = os.statvfs(path)
+    return found.f_blocks > 0 and found.f_bavail * found.f_frsize < ROOM_BYTES
 
 
 def database(config: Config) -> Iterator[Finding]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from agentsrv.config import Config
+from agentsrv.doctor import workspace
 from tests.kit import Server, is_alive, script, wait_until, write_fake_agent
 
 SIZE_MB = 24
@@ -104,6 +106,18 @@ def test_answer_is_refused_while_a_full_disk_holds_up_the_end(small_server: Serv
         assert server.ended_job(task_id)["status"] == "cancelled"
 
     assert (refused.status, refused.json["code"]) == (507, "storage_full")
+
+
+def test_doctor_tells_of_a_full_disk(small_server: Server) -> None:
+    """It is wrong, and which directory is meant; with space again all is well."""
+    config = Config.from_env(small_server.environment())
+    filler = fill(config.state_dir)
+    while_full = {finding.subject: finding for finding in workspace(config) if finding.is_wrong}
+    filler.unlink()
+
+    assert while_full.keys() == {"state"}
+    assert while_full["state"].detail == f"the disk that holds {config.state_dir} is full"
+    assert not any(finding.is_wrong for finding in workspace(config))
 
 
 def test_server_starts_while_the_disk_is_full(small_server: Server) -> None:
