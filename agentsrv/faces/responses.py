@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agentsrv.errors import Conflict, NotFound, invalid_field
+from agentsrv.errors import Conflict, invalid_field
 from agentsrv.faces.chat import Chat, Wanted
 from agentsrv.faces.responses_words import (
     ENDS,
     Event,
     Output,
     conversation_id,
+    no_item,
     response_of,
     session_of,
     status_of,
@@ -198,14 +199,13 @@ class Responses:
             turns.reverse()
         if after:
             if (start := turn_of_item(after)) not in turns:
-                raise NotFound(f"there is no item {after[:100]}", code="job_not_found")
+                raise no_item(after)
             turns = turns[turns.index(start) :]
         found: list[dict[str, Any]] = []
         for turn_id in turns:
             said, done = await self._items_of(session, await self._turns.get(turn_id))
             items = said + done if not is_newest_first else (said + done)[::-1]
-            ids = [item["id"] for item in items]
-            found += items[ids.index(after) + 1 :] if after in ids else items
+            found += _behind(items, after) if after and turn_id == turns[0] else items
             if len(found) > limit:
                 break
         return found[:limit], len(found) > limit
@@ -241,6 +241,13 @@ class Responses:
         if turn.status.is_final:
             output.end(turn.outcome or Outcome(turn.status))
         return said, output.items
+
+
+def _behind(items: list[dict[str, Any]], after: str) -> list[dict[str, Any]]:
+    ids = [item["id"] for item in items]
+    if after not in ids:
+        raise no_item(after)
+    return items[ids.index(after) + 1 :]
 
 
 def conversation_view(session: Session) -> dict[str, Any]:

@@ -357,8 +357,12 @@ def turn_of_item(item_id: str) -> TurnId:
     kind, _, rest = item_id.partition("_")
     turn_id, _, number = rest.rpartition("_")
     if not (kind and turn_id and number.isdecimal()):
-        raise NotFound(f"there is no item {item_id[:100]}", code="job_not_found")
+        raise no_item(item_id)
     return TurnId(turn_id)
+
+
+def no_item(item_id: str) -> NotFound:
+    return NotFound(f"there is no item {item_id[:100]}", code="job_not_found")
 
 
 def _incomplete(turn: Turn) -> dict[str, str]:

@@ -233,6 +233,23 @@ def test_what_cannot_be_is_refused_by_name(
     assert shared_server.ask("GET", "/generate/v2/jobs").json["jobs"] == []
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_items_behind_one_that_is_not_there_are_not_found(
+    claude_server: Server, client_of: ClientMaker, order: Any
+) -> None:
+    """A page that began the turn again would have a client read it for ever."""
+    client = client_of(claude_server)
+    response = client.responses.create(model=MODEL, input=script("text hello"))
+    assert response.conversation is not None
+    items = client.conversations.items
+    known = [str(item.id) for item in items.list(response.conversation.id, order=order, limit=1)]
+    made_up = f"{known[0].rpartition('_')[0]}_99"
+
+    assert len(known) == len(set(known)) == 2
+    with pytest.raises(openai.NotFoundError, match=made_up):
+        items.list(response.conversation.id, order=order, after=made_up)
+
+
 @pytest.mark.parametrize(
     "path",
     [
