@@ -109,14 +109,14 @@ def _named_after(kind: str, text: str) -> SessionId:
 
 
 def message_of(role: str, parts: str | list[dict[str, Any]] | None, field: str) -> Message:
-    """One of a conversation: text, or parts that are texts and pictures."""
+    """One of a conversation: text, or parts that are texts, pictures, and what a model has refused with."""
     if parts is None or isinstance(parts, str):
         return Message(role, parts or "")
     texts, images = [], []
     for place, part in enumerate(parts):
         image = part.get("image_url")
         url = image.get("url") if isinstance(image, dict) else image
-        if isinstance(text := part.get("text"), str):
+        if isinstance(text := part.get("refusal" if part.get("type") == "refusal" else "text"), str):
             texts.append(text)
         elif isinstance(url, str) and url.startswith("data:"):
             images.append(url)

@@ -182,6 +182,7 @@ def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server, clie
         {"role": "user", "content": "My name is Ada."},
         {"type": "reasoning", "id": "rs_1", "summary": []},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not sing."}]},
         {
             "role": "user",
             "content": [
@@ -198,7 +199,8 @@ def test_pictures_shapes_and_servers_reach_the_agent(claude_server: Server, clie
 
     assert json.loads(response.output_text) == {"a": 1}
     assert {block["type"] for block in prompt} == {"text", "image"}
-    assert "user: My name is Ada.\n\nassistant: Hello Ada." in json.dumps(prompt).replace("\\n", "\n")
+    told = "user: My name is Ada.\n\nassistant: Hello Ada.\n\nassistant: I will not sing."
+    assert told in json.dumps(prompt).replace("\\n", "\n")
 
 
 @pytest.mark.parametrize(
