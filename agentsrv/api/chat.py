@@ -14,6 +14,8 @@ from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import CHAT, TURNS
 from agentsrv.api.openai import (
+    NOT_AGAIN,
+    draining,
     error_of,
     message_of,
     note_prompt,
@@ -91,12 +93,8 @@ async def _whole(request: web.Request, turn: Turn, model: str, headers: dict[str
             parts[field].append(text)
     ended = await request.app[TURNS].get(turn.id)
     if (failed := _failure(ended)) is not None:
-        # OpenAI's clients would give the agent the same once more, by themselves.
-        return json_response(
-            failed,
-            status=502 if ended.status.is_final else 503,
-            headers=headers | {"X-Should-Retry": "false"},
-        )
+        status = 502 if ended.status.is_final else 503
+        return json_response(failed, status=status, headers=headers | NOT_AGAIN)
     message = {name: "".join(found) for name, found in parts.items() if found or name == "content"}
     return json_response(completion_of(ended, model, message), headers=headers)
 
@@ -123,7 +121,7 @@ def _frame(value: dict[str, Any]) -> bytes:
 
 def _failure(turn: Turn) -> dict[str, Any] | None:
     if not turn.status.is_final:
-        return error_of("the server stops; the job goes on", "draining")
+        return draining()
     if turn.status not in (TurnStatus.FAILED, TurnStatus.INTERRUPTED) or finish_reason(turn) is not None:
         return None
     outcome = turn.outcome or Outcome(turn.status)

@@ -31,6 +31,9 @@ SESSION_HEADERS = ("X-Session-Id", *CHAT_HEADERS)
 
 OURS = "/openai/v1/"
 
+NOT_AGAIN = {"X-Should-Retry": "false"}
+"""OpenAI's clients would give the agent the same once more, by themselves."""
+
 
 @web.middleware
 async def refuse_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -69,6 +72,11 @@ def told_of(fields: Mapping[str, str]) -> Iterator[None]:
 
 def error_of(message: str, code: str, param: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": "agentsrv_error", "code": code, "param": param}}
+
+
+def draining() -> dict[str, Any]:
+    """Of a turn that a stopping server leaves running."""
+    return error_of("the server stops; the job goes on", "draining")
 
 
 def session_of(

@@ -13,6 +13,8 @@ from agentsrv.api.encode import json_response
 from agentsrv.api.generate import cancel
 from agentsrv.api.keys import RESPONSES, TURNS
 from agentsrv.api.openai import (
+    NOT_AGAIN,
+    draining,
     message_of,
     note_prompt,
     require_own_tools,
@@ -79,7 +81,10 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     if is_background:
         return json_response(await request.app[RESPONSES].view(turn), headers=headers)
     async with attended(request, on_lost):
-        return json_response(await request.app[RESPONSES].ended(turn), headers=headers)
+        response = await request.app[RESPONSES].ended(turn)
+    if response["status"] in ("queued", "in_progress"):
+        return json_response(draining(), status=503, headers=headers | NOT_AGAIN)
+    return json_response(response, headers=headers)
 
 
 async def get_response(request: web.Request) -> web.StreamResponse:

@@ -333,9 +333,11 @@ def test_client_that_gives_up_a_whole_answer_ends_its_turn(server: Server, api: 
     assert server.ended_job(job)["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
-def test_answer_that_a_stopping_server_cuts_does_not_look_whole(server: Server, is_streamed: bool) -> None:
-    path, asked = WHOLE["chat"]
+@pytest.mark.parametrize(("api", "is_streamed"), [("chat", False), ("chat", True), ("responses", False)])
+def test_answer_that_a_stopping_server_cuts_does_not_look_whole(
+    server: Server, api: str, is_streamed: bool
+) -> None:
+    path, asked = WHOLE[api]
     body = {"model": "claude-code", "session_id": "s", "stream": is_streamed, **asked}
     connection = server.send("POST", path, body)
     job = running_job(server)
