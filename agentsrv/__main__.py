@@ -7,9 +7,11 @@ stderr that says why.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 try:
     from agentsrv.cli.arguments import command_line
@@ -24,7 +26,7 @@ def main() -> None:
     open_what_is_closed()
     try:
         arguments = command_line().parse_args()
-        command = getattr(import_module(f"agentsrv.{arguments.home}"), arguments.function)
+        command = getattr(imported(f"agentsrv.{arguments.home}"), arguments.function)
         sys.exit(command(arguments))
     except StartupError as exc:
         with suppress(BrokenPipeError):
@@ -37,6 +39,16 @@ def main() -> None:
         sys.exit(0)
     finally:
         forget_who_has_gone()
+
+
+def imported(name: str) -> Any:
+    """The module. Ctrl-C ends us at once meanwhile: what is imported may not be made for an exception in its middle."""
+    if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler:
+        return import_module(name)  # Whoever started us wants Ctrl-C to do nothing.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    module = import_module(name)
+    signal.signal(signal.SIGINT, before)
+    return module
 
 
 def open_what_is_closed() -> None:

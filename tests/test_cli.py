@@ -139,6 +139,18 @@ def test_an_interrupt_while_it_begins_is_no_traceback(home: Path) -> None:
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
 
 
+def test_an_interrupt_that_an_import_takes_for_a_failure_is_no_traceback(home: Path) -> None:
+    """What is imported for a command may make something else of an exception."""
+    (home / "aiohttp.py").write_text(
+        "import signal\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except BaseException: raise RuntimeError from None\n"
+    )
+    finished = command(home, "ps", PYTHONPATH=f"{home}:{ROOT}")
+
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
 def test_a_port_in_use_is_one_line(home: Path) -> None:
     """The second server on a port says so and exits 78."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
