@@ -33,7 +33,9 @@ INCREMENTAL = 2
 """How SQLite calls the mode of a file that can be shortened in slices."""
 
 WAIT_S = 5.0
-"""So long who deletes a session waits until all of it is gone."""
+"""So long who deletes a session waits until all of it is gone, and a server that starts for its write, which a full
+disk refuses for ever.
+"""
 
 
 def begin(db: sqlite3.Connection, session_id: SessionId, *, force: bool) -> None:
@@ -123,7 +125,8 @@ class Remover:
 
     async def start(self) -> None:
         """Go on with what an earlier server has left."""
-        await self._db.write(give_up_all, must_happen=True)
+        giving_up = self._tasks.start(self._db.write(give_up_all, must_happen=True), name="give-up")
+        await asyncio.wait([giving_up], timeout=WAIT_S)
         rows = await self._db.read("SELECT id FROM sessions WHERE deletion = 'final'")
         for (session_id,) in rows:
             self._tasks.spawn(self._remove(SessionId(session_id)), name=f"remove:{session_id}")
