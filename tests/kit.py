@@ -414,6 +414,12 @@ def stat_of(pid: int) -> list[str]:
         return ["X", "0"]
 
 
+def started_at(pid: int) -> int:
+    """In ticks since the boot. The order of ids tells nothing: they begin anew behind the largest."""
+    fields = stat_of(pid)
+    return int(fields[19]) if len(fields) > 19 else 0
+
+
 def parent_of(pid: int) -> int:
     return int(stat_of(pid)[1])
 

@@ -31,7 +31,7 @@ LIMITS_OF_A_SENTINEL: Mapping[str, Any] = MappingProxyType(
 
 
 def connect(url: str) -> Redis:
-    """Connects when it is first used. Close it with `aclose`."""
+    """Connects when it is first used. Close it with `disconnect`."""
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -69,6 +69,14 @@ def _master(parts: dict[str, str]) -> Redis:
     return client
 
 
+async def disconnect(client: Redis) -> None:
+    """With the connections to its sentinels, which it leaves open."""
+    await client.aclose()
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager else ():
+        await sentinel.aclose()
+
+
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
     return host.strip("[]"), int(port or SENTINEL_PORT)
@@ -85,4 +93,4 @@ async def ping(url: str) -> bool:
     except (RedisError, OSError, TimeoutError):
         return False
     finally:
-        await client.aclose()
+        await disconnect(client)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentsrv.errors import Unavailable
 from agentsrv.fleet import PROTOCOL
-from agentsrv.fleet.connect import MAX_CONNECTIONS, TIMEOUT_S, connect
+from agentsrv.fleet.connect import MAX_CONNECTIONS, TIMEOUT_S, connect, disconnect
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -225,7 +225,7 @@ class Scripts:
 
     async def close(self) -> None:
         if self._client is not None:
-            await self._client.aclose()
+            await disconnect(self._client)
             self._client = None
 
     async def beat(

@@ -26,7 +26,7 @@ from tests.conformance.hostile import plant
 from tests.fakes import mcp_asks
 from tests.fakes.chat_api import NEW_PROMPT
 from tests.fakes.scripted import ScriptedApi, serve_in_thread
-from tests.kit import Answer, Server, cwd_of, is_alive, parent_of, script, wait_until
+from tests.kit import Answer, Server, cwd_of, is_alive, parent_of, script, started_at, wait_until
 from tests.pictures import PNG
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
@@ -86,7 +86,8 @@ class Session:
     @property
     def processes(self) -> list[int]:
         """The agent's, the first one first."""
-        return sorted(pid for pid in self.server.agents() if cwd_of(pid) == str(self.directory))
+        here = [pid for pid in self.server.agents() if cwd_of(pid) == str(self.directory)]
+        return sorted(here, key=started_at)
 
     def written(self, name: str) -> str:
         path = self.directory / name

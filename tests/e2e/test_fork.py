@@ -13,7 +13,7 @@ import pytest
 
 from tests.conformance.dialects import AGENTS
 from tests.fakes.model_api import ModelApi
-from tests.kit import Event, Server, script
+from tests.kit import Event, Server, script, started_at
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ def test_fork_whose_first_process_is_killed(forks: Fixture) -> None:
     with forks.server.generate(script("bash tail -f /dev/null"), "fork", agent=forks.agent) as stream:
         stream.until(lambda event: b"tail -f" in event.data and event.id > 1)
         # The agent before its command: else it would see that end, and its turn with it.
-        for pid in sorted(set(forks.server.agents()) - known):
+        for pid in sorted(set(forks.server.agents()) - known, key=started_at):
             with contextlib.suppress(ProcessLookupError):  # It has gone with the one before.
                 os.kill(pid, signal.SIGKILL)
         assert stream.rest()[-1].json["status"] == "failed"
