@@ -92,10 +92,10 @@ class Clock:
 
     def _limits(self) -> Iterator[tuple[Fact, float]]:
         """What comes true, and in how many seconds. Of several that end the turn, the first alone is told."""
-        state, config = self._state, self._config
-        now = now_ms()
         if self._is_stopped:
             return
+        state, config = self._state, self._config
+        now = now_ms()
         if isinstance(state, Waiting):
             for pending in state.questions.values():
                 if pending.expires_at is not None and not pending.is_settling:

@@ -63,14 +63,20 @@ def test_killed_thirty_eight_times_in_one_turn(server: Server) -> None:
     assert uncommitted_kills > 0
 
 
-def test_job_that_ends_while_there_is_no_server(server: Server) -> None:
-    """The agent finishes between two servers: the next one finds its whole answer."""
+def ended_without_server(server: Server) -> str:
+    """A job of 50 lines whose server was killed, and whose agent has finished since."""
     with server.generate(script("sleep 0.3", "lines 50 300")) as stream:
         task_id = stream.headers["X-Task-Id"]
         stream.until(lambda event: event.json.get("subtype") == "init")
         server.kill9()
     spool = next((server.directory / "state" / "runners").glob("*/out"))
     wait_until(lambda: b'"idle"' in spool.read_bytes())
+    return task_id
+
+
+def test_job_that_ends_while_there_is_no_server(server: Server) -> None:
+    """The agent finishes between two servers: the next one finds its whole answer."""
+    task_id = ended_without_server(server)
     server.start()
     events = server.follow(task_id).rest()
 
@@ -80,12 +86,7 @@ def test_job_that_ends_while_there_is_no_server(server: Server) -> None:
 
 def test_turn_that_ended_in_time_while_there_was_no_server(server: Server) -> None:
     """When the next server comes its time would be over, but its agent was done before: it has completed."""
-    with server.generate(script("sleep 0.3", "lines 50 300")) as stream:
-        task_id = stream.headers["X-Task-Id"]
-        stream.until(lambda event: event.json.get("subtype") == "init")
-        server.kill9()
-    spool = next((server.directory / "state" / "runners").glob("*/out"))
-    wait_until(lambda: b'"idle"' in spool.read_bytes())
+    task_id = ended_without_server(server)
     server.settings["TURN_TIMEOUT"] = "0.1"
     server.start()
 
